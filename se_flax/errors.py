@@ -1,0 +1,20 @@
+"""The error a user's input can cause, and the words it is told in."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Input that cannot be used. The message is one sentence and says what to do.
+
+    The commands print the message alone and exit with status 2; from Python it is a
+    `ValueError` like any other.
+    """
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns ' (did you mean "x"?)' for the valid name closest to `name`, or ''."""
+    valid = list(valid)
+    matches = [item for item in valid if item.startswith(str(name))]
+    matches = matches or difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    return f' (did you mean "{matches[0]}"?)' if matches else ""

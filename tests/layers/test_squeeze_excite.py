@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax import SqueezeExcite
+
+
+def paper_equations(x, w1, b1, w2, b2):
+    """Equations 2 to 4 of arXiv:1709.01507 for one map [h, w, c], written with loops."""
+    height, width, channels = x.shape
+    z = np.zeros(channels)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                z[c] += x[i, j, c] / (height * width)
+    hidden = np.maximum(w1.T @ z + b1, 0)
+    s = 1 / (1 + np.exp(-(w2.T @ hidden + b2)))
+    return np.stack([s[c] * x[..., c] for c in range(channels)], axis=-1), s
+
+
+def random_block(shape, **fields):
+    """A block with random parameters, biases included, and an input for it."""
+    block = SqueezeExcite(**fields)
+    x = jax.random.normal(jax.random.key(0), shape)
+    params = block.init(jax.random.key(1), x)["params"]
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return block, jax.tree.unflatten(structure, leaves), x
+
+
+@pytest.mark.parametrize(("channels", "reduction", "width"), [(32, 16, 2), (32, 4, 8), (8, 16, 1)])
+def test_equals_the_papers_equations(channels, reduction, width):
+    block, params, x = random_block((3, 5, 4, channels), reduction=reduction)
+    y, sown = block.apply({"params": params}, x, mutable="intermediates")
+    (gate,) = sown["intermediates"]["excitation"]
+
+    assert params["reduce"]["kernel"].shape == (channels, width)
+    arrays = [
+        np.asarray(params[layer][kind], np.float64)
+        for layer in ("reduce", "expand")
+        for kind in ("kernel", "bias")
+    ]
+    for image, output, image_gate in zip(np.asarray(x, np.float64), y, gate, strict=True):
+        expected, expected_gate = paper_equations(image, *arrays)
+        np.testing.assert_allclose(output, expected, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(image_gate, expected_gate, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spatial_dims", "gate_shape"),
+    [
+        ((6, 6, 16), 2, (16,)),
+        ((2, 3, 6, 6, 16), 2, (2, 3, 16)),
+        ((2, 36, 16), 1, (2, 16)),
+        ((2, 3, 4, 3, 16), 3, (2, 16)),
+    ],
+)
+def test_takes_any_batch_axes_and_any_number_of_spatial_axes(shape, spatial_dims, gate_shape):
+    block, params, x = random_block(shape, reduction=4, spatial_dims=spatial_dims)
+    y, sown = block.apply({"params": params}, x, mutable="intermediates")
+    assert sown["intermediates"]["excitation"][0].shape == gate_shape
+
+    # Every input is a batch of maps [positions, 1, c]; as such it must give the same.
+    batch = int(np.prod(gate_shape[:-1]))
+    maps = x.reshape(batch, -1, 1, 16)
+    expected = SqueezeExcite(reduction=4).apply({"params": params}, maps)
+    np.testing.assert_allclose(y, expected.reshape(shape), rtol=1e-6, atol=1e-6)
+
+
+def test_computes_in_bfloat16_but_pools_in_float32():
+    # Summed in bfloat16, 128 * 128 ones stop growing at 256.
+    block, params, _ = random_block((1, 2, 2, 16), reduction=4)
+    x = jnp.ones((1, 128, 128, 16), jnp.bfloat16)
+    y, sown = block.apply({"params": params}, x, mutable="intermediates")
+    expected = block.apply({"params": params}, x.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    assert sown["intermediates"]["excitation"][0].dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=0.03, atol=0.01)
+
+
+def test_parameters_stay_float32_in_bfloat16():
+    variables = SqueezeExcite().init(jax.random.key(0), jnp.ones((1, 4, 4, 32), jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+def test_refuses_an_input_without_positions():
+    with pytest.raises(ValueError, match=r"at least 3 axes.*shape \(4, 16\)"):
+        SqueezeExcite().init(jax.random.key(0), jnp.ones((4, 16)))
