@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+import se_flax
+from se_flax.errors import UserError
+from se_flax.models import model_info
+
+
+def test_every_backbone_has_an_se_form():
+    names = se_flax.list_models()
+    plain = [name for name in names if not name.startswith("se_")]
+    assert sorted(plain + [f"se_{name}" for name in plain]) == names
+    assert se_flax.list_models("se_resnet1??") == ["se_resnet101", "se_resnet152"]
+
+
+@pytest.mark.parametrize("name", se_flax.list_models())
+def test_every_model_gives_logits_of_the_size_asked_for(name):
+    info = model_info(name)
+    model = se_flax.create_model(name, num_classes=7)
+    images = jax.ShapeDtypeStruct((2, info.input_size, info.input_size, 3), jnp.float32)
+
+    def init_and_apply(images):
+        variables = model.init(jax.random.key(0), images, train=False)
+        return model.apply(variables, images, train=False)
+
+    logits = jax.eval_shape(init_and_apply, images)
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+
+
+def test_an_unknown_model_is_told_with_the_nearest_name():
+    with pytest.raises(UserError, match=r'no model "se_resnet20_cifra".*"se_resnet20_cifar"'):
+        se_flax.create_model("se_resnet20_cifra")
+
+
+def test_an_unknown_override_is_told_with_the_nearest_field():
+    with pytest.raises(UserError, match=r'no field "stage_size".*"stage_sizes"'):
+        se_flax.create_model("resnet18", stage_size=(1, 1, 1, 1))
+
+
+def test_reduction_reaches_every_block():
+    model = se_flax.create_model("se_resnet20_cifar", reduction=4)
+    images = jnp.zeros((1, 32, 32, 3))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), images))["params"]
+    widths = [
+        params[f"stage{i}_unit{j}"]["se"]["reduce"]["bias"].shape[0]
+        for i in (1, 2, 3)
+        for j in (1, 2, 3)
+    ]
+    assert widths == [4] * 3 + [8] * 3 + [16] * 3
+
+
+def test_reduction_without_se_is_refused():
+    with pytest.raises(UserError, match='"se_resnet18" has'):
+        se_flax.create_model("resnet18", reduction=4)
+    with pytest.raises(UserError, match="reduction must be a whole number"):
+        se_flax.create_model("se_resnet18", reduction=0)

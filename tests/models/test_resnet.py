@@ -1,0 +1,132 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax import SqueezeExcite, create_model
+from se_flax.models import model_info
+from se_flax.models.resnet import pad_shortcut
+
+
+@functools.cache
+def shapes(name, num_classes):
+    model = create_model(name, num_classes)
+    size = model_info(name).input_size
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, size, size, 3))))
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+# Millions of parameters in table 6 of He et al., arXiv:1512.03385, and the exact count worked
+# out from the layers of section 4.2.
+@pytest.mark.parametrize(
+    ("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)]
+)
+def test_cifar_resnets_have_the_published_number_of_parameters(depth, millions):
+    n = (depth - 2) // 6
+    convolutions = 9 * (3 * 16 + 2 * n * 16**2)
+    convolutions += 9 * (16 * 32 + (2 * n - 1) * 32**2 + 32 * 64 + (2 * n - 1) * 64**2)
+    batch_norms = 2 * (16 * (2 * n + 1) + 32 * 2 * n + 64 * 2 * n)
+    expected = convolutions + batch_norms + 64 * 10 + 10
+
+    parameters = count(shapes(f"resnet{depth}_cifar", 10)["params"])
+    assert parameters == expected
+    decimals = 1 if depth == 110 else 2
+    assert round(parameters / 1e6, decimals) == millions
+
+
+# Counts of torchvision's networks of the same names, from its documentation.
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+    ],
+)
+def test_imagenet_resnets_have_the_published_number_of_parameters(name, parameters):
+    assert count(shapes(name, 1000)["params"]) == parameters
+
+
+# Huang et al., arXiv:1608.06993, table 2.
+@pytest.mark.parametrize("name", ["resnet164_cifar", "preact_resnet164_cifar"])
+def test_the_164_layer_network_has_1_7_million_parameters(name):
+    assert round(count(shapes(name, 10)["params"]) / 1e6, 1) == 1.7
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet20_cifar", "resnet110_cifar", "resnet164_cifar", "resnet18", "resnet50", "resnet152"],
+)
+def test_se_adds_what_the_papers_formula_says(name):
+    # Section 4: sum over stages of N * 2 C^2 / r without biases; the biases are C / r + C.
+    info = model_info(name)
+    extra = 0
+    for units, width in zip(info.fields["stage_sizes"], info.fields["widths"], strict=True):
+        channels = width * (4 if info.fields.get("bottleneck") else 1)
+        reduced = channels // 16
+        extra += units * (2 * channels * reduced + reduced + channels)
+    plain, with_se = (count(shapes(n, 10)["params"]) for n in (name, f"se_{name}"))
+    assert with_se - plain == extra
+
+
+def test_pad_shortcut_subsamples_and_appends_zeros():
+    x = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
+    y = pad_shortcut(x, 5, 2)
+    expected = np.zeros((2, 2, 2, 5), np.float32)
+    expected[..., :3] = x[:, [0, 2]][:, :, [0, 2]]
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("name", ["se_resnet20_cifar", "se_preact_resnet110_cifar"])
+def test_the_head_and_stages_see_the_published_resolutions(name):
+    model = create_model(name, 10, stage_sizes=(1, 1, 1))
+    images = jnp.zeros((1, 32, 32, 3))
+    _, state = jax.eval_shape(
+        lambda: model.init_with_output(
+            jax.random.key(0), images, mutable=True, capture_intermediates=True
+        )
+    )
+    outputs = [
+        state["intermediates"][f"stage{i}_unit1"]["__call__"][0].shape[1:] for i in (1, 2, 3)
+    ]
+    assert outputs == [(32, 32, 16), (16, 16, 32), (8, 8, 64)]
+
+
+def test_with_zero_init_a_unit_starts_as_an_identity():
+    x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    shallow = create_model("se_resnet20_cifar", 10, stage_sizes=(1, 1, 1), zero_init=True)
+    deep = create_model("se_resnet20_cifar", 10, stage_sizes=(4, 1, 1), zero_init=True)
+    variables = deep.init(jax.random.key(1), x, train=True)
+    kept = {
+        kind: {k: v for k, v in tree.items() if k not in [f"stage1_unit{j}" for j in (2, 3, 4)]}
+        for kind, tree in variables.items()
+    }
+    np.testing.assert_allclose(
+        deep.apply(variables, x, train=False), shallow.apply(kept, x, train=False), rtol=1e-5
+    )
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_parameters_and_logits():
+    model = create_model("se_resnet20_cifar", 10, dtype=jnp.bfloat16, stage_sizes=(1, 1, 1))
+    x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+    variables = model.init(jax.random.key(1), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    logits, state = model.apply(variables, x, capture_intermediates=True)
+    assert logits.dtype == jnp.float32
+    assert state["intermediates"]["stage3_unit1"]["__call__"][0].dtype == jnp.bfloat16
+
+
+def test_se_is_passed_in_as_a_partial():
+    wide = functools.partial(SqueezeExcite, reduction=2)
+    model = create_model("resnet20_cifar", 10, se=wide, stage_sizes=(1, 1, 1))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))[
+        "params"
+    ]
+    assert params["stage1_unit1"]["se"]["reduce"]["kernel"].shape == (16, 8)
