@@ -1,0 +1,5 @@
+"""Where images come from and how they reach a device."""
+
+from se_flax.data.sources import Dataset, Split, known_datasets, load_dataset
+
+__all__ = ["Dataset", "Split", "known_datasets", "load_dataset"]

@@ -1,0 +1,213 @@
+"""Labelled images that fit in memory: TFDS data sets by name, and scikit-learn's digits."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from se_flax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 [n, height, width, channels].
+        labels: int32 [n], from 0.
+    """
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"]
+
+    def __post_init__(self):
+        object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise UserError(
+                "images must be uint8 of shape [n, height, width, channels], "
+                f"not {self.images.dtype} {list(self.images.shape)}"
+            )
+        if len(self.images) != len(self.labels) or not len(self.images):
+            raise UserError(f"got {len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A classification data set, held in memory.
+
+    Attributes:
+        name: what the data set is called.
+        train, test: the splits.
+        class_names: one a class; their number is the number of classes.
+        mean, std: of each channel of the training images, on a scale of 0 to 1.
+        mirror: whether a mirrored image keeps its meaning (of a digit it does not).
+        validation: images held out of `train`, or None.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+    validation: Split | None = None
+
+    def __post_init__(self):
+        for name in ("train", "test"):
+            labels = getattr(self, name).labels
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise UserError(
+                    f"{self.name} {name}: labels run from {labels.min()} to {labels.max()}, "
+                    f"but there are {self.num_classes} classes, numbered from 0"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def hold_out(self, fraction: float) -> "Dataset":
+        """Moves a fraction of `train` to `validation`: the same images every time."""
+        order = np.random.default_rng(0).permutation(len(self.train))
+        count = round(fraction * len(self.train))
+        if not 0 < count < len(self.train):
+            raise UserError(
+                f"validation_fraction={fraction} of {len(self.train)} training images leaves "
+                "one of the two splits empty; give a fraction between 0 and 1"
+            )
+        # Kept in the original order, so that neither split depends on how it was drawn.
+        held, kept = np.sort(order[:count]), np.sort(order[count:])
+        images, labels = self.train.images, self.train.labels
+        return dataclasses.replace(
+            self,
+            train=Split(images[kept], labels[kept]),
+            validation=Split(images[held], labels[held]),
+        )
+
+
+def _digits(data_dir: str | None) -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    train_images, test_images, train_labels, test_labels = train_test_split(
+        images, digits.target, test_size=360, random_state=0, stratify=digits.target
+    )
+    return Dataset(
+        name="digits",
+        train=Split(train_images, train_labels),
+        test=Split(test_images, test_labels),
+        class_names=tuple(str(name) for name in digits.target_names),
+        mean=(0.3054,),
+        std=(0.3760,),
+        mirror=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TfdsInfo:
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool
+
+
+# Statistics of the official training splits.
+_TFDS = {
+    "cifar10": _TfdsInfo((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True),
+    "cifar100": _TfdsInfo((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True),
+    "svhn_cropped": _TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
+}
+
+
+def _tfds(name: str, data_dir: str | None) -> Dataset:
+    # TFDS reads prepared data without TensorFlow, and imports it only to prepare them.
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    if not builder.is_prepared():
+        _prepare(builder)
+    info = _TFDS[name]
+    return Dataset(
+        name=name,
+        train=_read(builder, "train"),
+        test=_read(builder, "test"),
+        class_names=tuple(builder.info.features["label"].names),
+        mean=info.mean,
+        std=info.std,
+        mirror=info.mirror,
+    )
+
+
+def _prepare(builder) -> None:
+    import requests
+
+    try:
+        # A download that cannot succeed is retried for minutes; this one fails at once.
+        requests.head(builder.info.homepage, timeout=20)
+        builder.download_and_prepare()
+    except OSError as error:
+        raise UserError(
+            f'the data set "{builder.name}" is not prepared in {builder.data_path.parent.parent} '
+            f"and cannot be downloaded ({type(error).__name__}); where there is a network, run "
+            f'python -c \'import tensorflow_datasets as tfds; tfds.builder("{builder.name}", '
+            f'file_format="array_record").download_and_prepare()\', and set TFDS_DATA_DIR to '
+            "the folder that holds the result"
+        ) from error
+
+
+def _read(builder, split: str) -> Split:
+    try:
+        source = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise UserError(
+            f"{builder.data_path} was prepared as {builder.info.file_format.value}, which cannot "
+            'be read at random; prepare it in another folder with file_format="array_record" '
+            "and set TFDS_DATA_DIR to that folder"
+        ) from error
+    records = source.__getitems__(range(len(source)))
+    return Split(
+        np.stack([record["image"] for record in records]),
+        np.array([record["label"] for record in records]),
+    )
+
+
+_LOADERS: dict[str, Callable[[str | None], Dataset]] = {
+    "digits": _digits,
+    **{name: lambda data_dir, name=name: _tfds(name, data_dir) for name in _TFDS},
+}
+
+
+def known_datasets() -> list[str]:
+    """Returns the names `load_dataset` takes."""
+    return sorted(_LOADERS)
+
+
+def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
+    """Reads a data set into memory, downloading and preparing it first where needed.
+
+    Args:
+        name: one of `known_datasets()`. `digits` is scikit-learn's 1,797 handwritten digits of
+            8x8 pixels, split into 1,437 to train on and 360 to test on, and needs no download.
+        data_dir: where TFDS keeps data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+        UserError: if there is no such data set, or it is neither prepared nor downloadable.
+    """
+    check_dataset_name(name)
+    return _LOADERS[name](str(pathlib.Path(data_dir).expanduser()) if data_dir else None)
+
+
+def check_dataset_name(name: str) -> None:
+    """Raises `UserError` unless `load_dataset` knows the name."""
+    if name not in _LOADERS:
+        raise UserError(
+            f'there is no data set "{name}"{nearest(name, _LOADERS)}; '
+            f"known are {', '.join(known_datasets())}"
+        )
