@@ -1,0 +1,171 @@
+"""Checkpoints of a run: the latest and the best are kept, and saving does not hold it up.
+
+A run's `workdir/checkpoints` holds one folder a step, each with the `TrainState`, what is
+known of the run's progress, and, where it was evaluated, its metrics.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from se_flax.errors import UserError
+from se_flax.state import TrainState
+
+# A checkpoint continues a run only if these are what they were when it was begun.
+_FIXED = (
+    "model.name",
+    "model.overrides",
+    "dataset.name",
+    "validation_fraction",
+    "batch_size",
+    "seed",
+)
+
+
+class Checkpoints:
+    """The checkpoints under a run's workdir.
+
+    Args:
+        workdir: the run's folder; made if it does not exist, unless `read_only`.
+        read_only: never write nor delete anything.
+    """
+
+    def __init__(self, workdir: pathlib.Path, read_only: bool = False):
+        policies = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            (workdir / "checkpoints").absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_top1,
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [
+                        policies.LatestN(1),
+                        policies.BestN(
+                            get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False
+                        ),
+                    ]
+                ),
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, or None if there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step of the evaluated checkpoint of highest top-1, or None if there is none."""
+        return self._manager.best_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, in increasing order."""
+        return sorted(self._manager.all_steps())
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Returns what the evaluation of a checkpoint gave."""
+        return dict(self._manager.metrics(step))
+
+    def save(
+        self,
+        state: TrainState,
+        progress: dict[str, Any],
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        """Saves the state in the background.
+
+        Args:
+            state: what to save; its arrays are copied before this returns.
+            progress: plain values to keep beside it.
+            metrics: what its evaluation gave, if it was evaluated.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+            ),
+            metrics=metrics,
+            force=True,
+        )
+
+    def restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the state and the progress saved at a step.
+
+        Args:
+            abstract_state: the state's shapes, types and, if they matter, shardings.
+
+        Raises:
+            UserError: if the checkpoint holds the state of another network or optimiser.
+        """
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract_state),
+                    progress=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint of step {step} in {self._manager.directory} does not fit this "
+                "network and optimiser; give the config it was made with, or another --workdir"
+            ) from error
+        return restored.state, restored.progress
+
+    def wait(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is on disk, and ends the threads that put it there."""
+        self._manager.close()
+
+
+def _top1(metrics: dict[str, float]) -> float:
+    return metrics["top1"]
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes `config.json`."""
+    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2)
+    (workdir / "config.json").write_text(text + "\n")
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """Returns the config of a run from its `config.json`; raises `UserError` if there is none."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json")
+    return ConfigDict(json.loads(path.read_text()))
+
+
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether a run has saved anything in the workdir."""
+    return any(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+
+
+def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Raises `UserError` if the workdir holds a checkpoint that `config` cannot continue."""
+    if not has_checkpoint(workdir):
+        return
+    before = read_config(workdir)
+    for field in _FIXED:
+        old, new = (_plain(tree, field) for tree in (before, config))
+        if old != new:
+            raise UserError(
+                f"{workdir} holds a run with config.{field}={old}, not {new}; "
+                "give another --workdir, or the config of that run"
+            )
+
+
+def _plain(config: ConfigDict, field: str) -> Any:
+    value = json.loads(config.to_json_best_effort())
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

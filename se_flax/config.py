@@ -1,0 +1,191 @@
+"""The fields of a run's configuration, what they mean, and the check of a given one."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from se_flax.data.sources import check_dataset_name
+from se_flax.errors import UserError, nearest
+from se_flax.models import create_model
+
+Check = Callable[[Any], bool]
+
+
+def default_config() -> ConfigDict:
+    """Returns the configuration that every config file starts from.
+
+    Its fields are locked: setting one that does not exist is an error.
+    """
+    config = ConfigDict()
+    config.seed = 0  # of initialisation, data order and augmentation
+
+    config.model = ConfigDict()
+    config.model.name = "se_resnet20_cifar"
+    config.model.overrides = ConfigDict()  # keyword arguments for create_model
+    config.dtype = "float32"  # of computation ("bfloat16"); parameters stay float32
+    config.sync_batch_norm = False  # batch statistics over all devices, not each one's own
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "cifar10"
+    config.dataset.data_dir = ""  # empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.validation_fraction = 0.0  # of train, held out to choose the best checkpoint on
+
+    config.augment = ConfigDict()
+    config.augment.crop_padding = 4  # zeros around the image before a random crop; 0: none
+    config.augment.mirror = True  # left to right, for data sets where that keeps the meaning
+
+    config.batch_size = 128  # over all devices
+    config.num_epochs = 200
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.decay_norm_and_bias = False  # decay batch norm and biases too
+    config.optimizer.clip_norm = 0.0  # largest global norm of a gradient; 0: no limit
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "step"  # or "cosine", "constant"
+    config.schedule.warmup = 0.005  # fraction of the run; linear, from warmup_start
+    config.schedule.warmup_start = 0.1  # fraction of learning_rate
+    config.schedule.drop_at = (0.5, 0.75)  # "step": fractions of num_epochs
+    config.schedule.drop_factor = 0.1
+
+    config.label_smoothing = 0.0
+    config.ema_decay = 0.0  # of parameters and batch statistics, a step; 0: none kept
+
+    config.steps_per_dispatch = 0  # 0: one on a CPU, chosen by the program elsewhere
+    config.log_every_steps = 100  # a row in metrics.jsonl; besides that one an epoch
+    config.eval_every_epochs = 1
+    config.eval_batch_size = 500
+    config.checkpoint_every_minutes = 5.0  # between the checkpoints after each evaluation
+    config.lock()
+    config.model.overrides.unlock()
+    return config
+
+
+def _is(kind: type | tuple[type, ...]) -> Check:
+    return lambda value: isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _number(low: float, high: float = float("inf")) -> Check:
+    return lambda value: _is((int, float))(value) and low <= value <= high
+
+
+def _count(low: int) -> Check:
+    return lambda value: _is(int)(value) and value >= low
+
+
+# What each field may be: the check, and the words for it.
+_FLAG = (lambda value: isinstance(value, bool), "True or False")
+_TEXT = (_is(str), "a text")
+_FRACTION = (lambda value: _number(0)(value) and value < 1, "a number from 0 to below 1")
+_RULES: dict[str, tuple[Check, str]] = {
+    "seed": (_count(0), "a whole number of at least 0"),
+    "model.name": _TEXT,
+    "dtype": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
+    "sync_batch_norm": _FLAG,
+    "dataset.name": _TEXT,
+    "dataset.data_dir": _TEXT,
+    "validation_fraction": _FRACTION,
+    "augment.crop_padding": (_count(0), "a whole number of at least 0"),
+    "augment.mirror": _FLAG,
+    "batch_size": (_count(1), "a whole number of at least 1"),
+    "num_epochs": (_count(1), "a whole number of at least 1"),
+    "optimizer.learning_rate": (_number(0), "a number of at least 0"),
+    "optimizer.momentum": (_number(0, 1), "a number from 0 to 1"),
+    "optimizer.nesterov": _FLAG,
+    "optimizer.weight_decay": (_number(0), "a number of at least 0"),
+    "optimizer.decay_norm_and_bias": _FLAG,
+    "optimizer.clip_norm": (_number(0), "a number of at least 0"),
+    "schedule.name": (
+        lambda value: value in ("step", "cosine", "constant"),
+        '"step", "cosine" or "constant"',
+    ),
+    "schedule.warmup": _FRACTION,
+    "schedule.warmup_start": (_number(0, 1), "a number from 0 to 1"),
+    "schedule.drop_at": (
+        lambda value: (
+            isinstance(value, tuple | list)
+            and all(_number(0, 1)(item) for item in value)
+            and list(value) == sorted(set(value))
+        ),
+        "increasing fractions of the run, from 0 to 1",
+    ),
+    "schedule.drop_factor": (_number(0, 1), "a number from 0 to 1"),
+    "label_smoothing": _FRACTION,
+    "ema_decay": _FRACTION,
+    "steps_per_dispatch": (_count(0), "a whole number of at least 0"),
+    "log_every_steps": (_count(1), "a whole number of at least 1"),
+    "eval_every_epochs": (_count(1), "a whole number of at least 1"),
+    "eval_batch_size": (_count(1), "a whole number of at least 1"),
+    "checkpoint_every_minutes": (_number(0), "a number of at least 0"),
+}
+
+
+def _leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict) and f"{prefix}{key}" != "model.overrides":
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
+    """Raises `UserError` for the first field of a configuration that cannot be used.
+
+    Everything that can be told without reading data or compiling is checked here: names and
+    types of fields, their ranges, the model with its overrides, and the data set's name
+    (unless it is not `config` that names the data).
+    """
+    given = dict(_leaves(config))
+    for field in given:
+        if field not in _RULES and field != "model.overrides":
+            raise UserError(f'there is no config field "{field}"{nearest(field, _RULES)}')
+    for field, (is_valid, expected) in _RULES.items():
+        if field not in given:
+            raise UserError(
+                f'the config lacks the field "{field}"; start from se_flax.config.default_config()'
+            )
+        if not is_valid(given[field]):
+            raise UserError(f"config.{field} must be {expected}, not {given[field]!r}")
+    if names_dataset:
+        check_dataset_name(config.dataset.name)
+    for field, value in given["model.overrides"].items():
+        if not isinstance(value, bool | int | float | str | tuple | list):
+            raise UserError(f"config.model.overrides.{field} must be a plain value, not {value!r}")
+    build_model(config, num_classes=2)
+
+
+def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = None) -> nn.Module:
+    """Returns the network that a config describes.
+
+    Args:
+        config: the run's configuration.
+        num_classes: size of the classifier's output.
+        sync_axis: mapped axis over which batch statistics are shared, if any.
+    """
+    overrides = config.model.overrides.to_dict()
+    # A config that went through a file has lists where it had tuples.
+    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    return create_model(
+        config.model.name,
+        num_classes,
+        dtype=jnp.dtype(config.dtype),
+        sync_axis=sync_axis,
+        **overrides,
+    )
+
+
+def check_devices(config: ConfigDict, num_devices: int) -> None:
+    """Raises `UserError` unless the batch can be shared evenly among the devices."""
+    if config.batch_size % num_devices:
+        lower = config.batch_size - config.batch_size % num_devices
+        raise UserError(
+            f"config.batch_size ({config.batch_size}) cannot be shared evenly by {num_devices} "
+            f"devices; use a multiple of {num_devices}, such as {lower or num_devices}"
+        )

@@ -1,0 +1,51 @@
+"""Trains a network: python -m se_flax.main --config=configs/quickstart.py."""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError, nearest
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File that describes the run, and after a colon its argument."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for the results; by default runs/<name of the config>."
+)
+INTERRUPTED = 75  # exit status of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
+
+
+def default_workdir(config_filename: str) -> pathlib.Path:
+    """Returns runs/<name>[_<argument>] for a config FILE[:argument]."""
+    path, _, argument = config_filename.partition(":")
+    name = pathlib.Path(path).stem
+    return pathlib.Path("runs") / (f"{name}_{argument}" if argument else name)
+
+
+def main(argv: list[str]) -> None:
+    """Trains what the flags describe."""
+    if _CONFIG.value is None:
+        raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
+    from se_flax.train import RunInterrupted, train
+
+    filename = flags.FLAGS["config"].config_filename
+    path = pathlib.Path(filename.partition(":")[0])
+    if not path.is_file():
+        others = [str(other) for other in path.parent.glob("*.py")]
+        raise UserError(f'there is no config file "{path}"{nearest(str(path), others)}')
+    workdir = _WORKDIR.value or default_workdir(filename)
+    try:
+        train(_CONFIG.value, workdir)
+    except RunInterrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    app.run(run_command(main), flags_parser=parse_flags)

@@ -1,0 +1,167 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import TextIO
+
+import jax
+from tqdm import tqdm
+
+from se_flax.steps import Metrics
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
+
+
+class Meter:
+    """Training metrics since the last row, and the speed of the training alone.
+
+    What a dispatch returns is read only when the next one has been issued, so that the device
+    never waits for the host.
+
+    Args:
+        sums: `sums()` of the run that this one continues.
+    """
+
+    def __init__(self, sums: dict[str, float] | None = None):
+        self._sums = Metrics(**(sums or dict.fromkeys(Metrics.__dataclass_fields__, 0.0)))
+        self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
+        self._pending = None
+        self._started = None
+        self._seconds, self._images = 0.0, 0
+
+    def add(self, metrics: Metrics, images: int) -> None:
+        """Takes what a dispatch over a number of images returned."""
+        self._read()
+        self._pending = metrics, images
+
+    def sums(self) -> dict[str, float]:
+        """Returns the sums since the last row, once the last dispatch is done."""
+        self._read()
+        return {name: float(value) for name, value in vars(self._sums).items()}
+
+    def means(self) -> dict[str, float]:
+        """Returns the means since the last row, or of that row, over what has been read."""
+        return self._sums.means() if self._sums.count else self._last_row
+
+    def finish_row(self) -> dict[str, float]:
+        """Returns the means since the last row, once the last dispatch is done; starts anew."""
+        self._read()
+        self._last_row = self._sums.means()
+        self._sums = jax.tree.map(lambda _: 0.0, self._sums)
+        return dict(self._last_row)
+
+    def start_clock(self) -> None:
+        """Counts time and images from now on, once the last dispatch is done."""
+        self._read()
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Leaves out what comes, until the clock is started again."""
+        self._read()
+        if self._started is not None:
+            self._seconds += time.perf_counter() - self._started
+            self._started = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the clock runs."""
+        return self._started is not None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images per second over all the time the clock has run, 0 if it has not."""
+        running = 0.0 if self._started is None else time.perf_counter() - self._started
+        return self._images / (self._seconds + running) if self._images else 0.0
+
+    def _read(self) -> None:
+        if self._pending is not None:
+            metrics, images = self._pending
+            self._pending = None
+            done = jax.device_get(metrics)
+            self._sums = jax.tree.map(lambda a, b: float(a) + float(b), self._sums, done)
+            if self._started is not None:
+                self._images += images
+
+
+class Progress:
+    """Shows how far a run is.
+
+    Args:
+        total_steps, steps_per_epoch: length of the run and of an epoch, in steps.
+        first_step: the step it goes on from.
+        stream: where to; by default the standard output.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        steps_per_epoch: int,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+    ):
+        self._stream = stream or sys.stdout
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total_steps,
+                initial=first_step,
+                file=self._stream,
+                bar_format=_BAR,
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def update(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
+        """Moves the bar to a step; where there is no bar, does nothing."""
+        if self._bar is None:
+            return
+        self._bar.set_description_str(self._epoch(step), refresh=False)
+        self._bar.set_postfix_str(_numbers(metrics, images_per_second), refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def log(
+        self, step: int, metrics: dict[str, float], images_per_second: float, batch_size: int
+    ) -> None:
+        """Prints a line on the training so far; where there is a bar, that says it already."""
+        if self._bar is None:
+            seconds = (self._total_steps - step) * batch_size / max(images_per_second, 1e-9)
+            left = tqdm.format_interval(seconds) if images_per_second else "?"
+            self.say(
+                f"{self._epoch(step)}  step {step}/{self._total_steps}  "
+                f"{_numbers(metrics, images_per_second)}, {left} left"
+            )
+
+    def say_results(self, step: int, split: str, results: dict[str, float]) -> None:
+        """Prints a line on an evaluation."""
+        self.say(f"{self._epoch(step)}  {format_results(split, results)}")
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._bar is None:
+            print(line, file=self._stream, flush=True)
+        else:
+            self._bar.write(line, file=self._stream)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _epoch(self, step: int) -> str:
+        epochs = self._total_steps // self._steps_per_epoch
+        epoch = min(epochs, max(1, -(-step // self._steps_per_epoch)))
+        return f"epoch {epoch:{len(str(epochs))}d}/{epochs}"
+
+
+def _numbers(metrics: dict[str, float], images_per_second: float) -> str:
+    return (
+        f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
+        f"{images_per_second:,.0f} images/s"
+    )
+
+
+def format_results(split: str, results: dict[str, float]) -> str:
+    """Returns one line with top-1/3/5 accuracy and loss of a split."""
+    accuracies = ", ".join(f"top-{k} {results[f'top{k}']:.2f}%" for k in (1, 3, 5))
+    return f"{split}: {accuracies}, loss {results['loss']:.4f}"

@@ -1,0 +1,192 @@
+"""One step of training or evaluation: pure functions of one device's share, and their pmaps."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+from se_flax.data.in_memory import Batch, DeviceSplit, Preprocessing, eval_batch, train_batch
+from se_flax.state import TrainState
+
+AXIS = "batch"
+
+
+@flax.struct.dataclass
+class Metrics:
+    """Sums over images; divided by `count` they are means.
+
+    Attributes:
+        loss: of the cross entropy (in training, with label smoothing), in nats.
+        top1, top3, top5: of whether the label is among the 1, 3, 5 largest logits.
+        count: number of images.
+    """
+
+    loss: Float[Array, ""]
+    top1: Float[Array, ""]
+    top3: Float[Array, ""]
+    top5: Float[Array, ""]
+    count: Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls, logits: Float[Array, "b c"], labels: Int[Array, " b"], loss: Float[Array, " b"],
+        mask: Bool[Array, " b"],
+    ) -> "Metrics":  # fmt: skip
+        """Sums over the images that the mask counts."""
+        best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+        hits = jnp.where(mask[:, None], best == labels[:, None], False)
+        return cls(
+            loss=jnp.sum(jnp.where(mask, loss, 0.0)),
+            top1=jnp.sum(hits[:, :1], dtype=jnp.float32),
+            top3=jnp.sum(hits[:, :3], dtype=jnp.float32),
+            top5=jnp.sum(hits[:, :5], dtype=jnp.float32),
+            count=jnp.sum(mask, dtype=jnp.float32),
+        )
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        return jax.tree.map(jnp.add, self, other)
+
+    def means(self) -> dict[str, float]:
+        """Returns the loss in nats and top-1/3/5 accuracies in percent, as Python floats."""
+        sums = jax.device_get(self)
+        accuracies = {name: 100 * getattr(sums, name) for name in ("top1", "top3", "top5")}
+        return {
+            name: float(total / sums.count)
+            for name, total in {"loss": sums.loss, **accuracies}.items()
+        }
+
+
+def make_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the training step, a pure function of one device's share of the batch.
+
+    Gradients, batch statistics and metrics are averaged or summed over the mapped axis `AXIS`,
+    so every device returns the same state.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        dropout_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
+
+        def loss_of(params):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch.images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
+            )
+            targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
+            targets = optax.smooth_labels(targets, config.label_smoothing)
+            loss = optax.softmax_cross_entropy(logits, targets)
+            return jnp.mean(loss), (logits, loss, updated.get("batch_stats", {}))
+
+        gradients, (logits, loss, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            current = {"params": params, "batch_stats": batch_stats}
+            # As in TensorFlow's moving average: a younger average follows more closely.
+            decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = optax.incremental_update(current, ema, 1 - decay)
+        metrics = Metrics.of(logits, batch.labels, loss, batch.mask)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=ema,
+        )
+        return state, jax.lax.psum(metrics, AXIS)
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Metrics]:
+    """Returns the evaluation step, a pure function of one device's share of the batch."""
+
+    def eval_step(variables: dict[str, Any], batch: Batch) -> Metrics:
+        logits = model.apply(variables, batch.images, train=False)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
+
+    return eval_step
+
+
+def batch_slots(batch_size: int) -> Int[Array, "local_devices b"]:
+    """Returns which places of the global batch each local device fills."""
+    share = batch_size // jax.device_count()
+    first = jax.process_index() * jax.local_device_count()
+    return jnp.arange(jax.local_device_count() * share).reshape(-1, share) + first * share
+
+
+def pmap_train(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> Callable[[TrainState, DeviceSplit, Int[Array, "d b"], int], tuple[TrainState, Metrics]]:
+    """Returns `train(state, split, slots, num_steps)`: steps on all devices in one dispatch.
+
+    The state is donated. Its arrays have no device axis; `slots` (see `batch_slots`) is what is
+    mapped. A single step is compiled without a loop around it, because on a CPU XLA runs
+    convolutions many times slower inside one.
+    """
+
+    def one_step(state, split, slots):
+        positions = state.step * batch_size + slots
+        return train_step(state, train_batch(split, preprocessing, state.seed, positions))
+
+    @functools.partial(
+        jax.pmap,
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        static_broadcasted_argnums=3,
+        donate_argnums=0,
+    )
+    def train(state, split, slots, num_steps):
+        if num_steps == 1:
+            return one_step(state, split, slots)
+        state, metrics = jax.lax.scan(
+            lambda carry, _: one_step(carry, split, slots), state, length=num_steps
+        )
+        return state, jax.tree.map(jnp.sum, metrics)
+
+    return train
+
+
+def pmap_eval(
+    eval_step: Callable[[dict[str, Any], Batch], Metrics], preprocessing: Preprocessing
+) -> Callable[[dict[str, Any], DeviceSplit, Int[Array, "d b"], Int[Array, ""]], Metrics]:
+    """Returns `evaluate(variables, split, slots, start)`: one batch on all devices."""
+
+    @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0, None), out_axes=None)
+    def evaluate(variables, split, slots, start):
+        return eval_step(variables, eval_batch(split, preprocessing, start + slots))
+
+    return evaluate
+
+
+def evaluate_split(
+    evaluate: Callable[..., Metrics],
+    variables: dict[str, Any],
+    split: DeviceSplit,
+    batch_size: int,
+) -> dict[str, float]:
+    """Returns loss and top-1/3/5 over exactly the images of a split (see `Metrics.means`)."""
+    devices = jax.device_count()
+    size = len(split.labels)
+    batch_size = -(-min(batch_size, size) // devices) * devices
+    slots = batch_slots(batch_size)
+    batches = [evaluate(variables, split, slots, start) for start in range(0, size, batch_size)]
+    return functools.reduce(Metrics.__add__, batches).means()

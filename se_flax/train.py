@@ -1,0 +1,327 @@
+"""A training run, from a config to a trained network."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax
+import jax
+import jaxlib
+import numpy as np
+import optax
+import orbax.checkpoint
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from se_flax.checkpoints import Checkpoints, check_same_run, write_config
+from se_flax.config import build_model, check_config, check_devices
+from se_flax.data import Dataset, load_dataset
+from se_flax.data.in_memory import DeviceSplit, Preprocessing
+from se_flax.interrupt import Interrupt
+from se_flax.optim import learning_rate_schedule, make_optimizer
+from se_flax.progress import Meter, Progress, format_results
+from se_flax.state import TrainState, abstract_replicated, create_state, replicate
+from se_flax.steps import (
+    AXIS,
+    Metrics,
+    batch_slots,
+    evaluate_split,
+    make_eval_step,
+    make_train_step,
+    pmap_eval,
+    pmap_train,
+)
+from se_flax.writers import make_writer
+
+
+class RunInterrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a config and its data set make: the data on the devices and the compiled steps.
+
+    Attributes:
+        splits: the data by name of the split.
+        selection: the split on which the best checkpoint is chosen: held-out images where
+            there are any, so that its accuracy on the test split is an honest one.
+        steps_per_epoch, total_steps: length of an epoch and of the run, in steps.
+        steps_per_dispatch: how many of them the devices are given at once.
+        learning_rate: as a function of the step.
+        initial_state: makes the state a run begins with.
+        train: `train(state, num_steps)` returns the new state and the metrics; the old state
+            is donated.
+        evaluate: `evaluate(state, split_name)` returns loss and top-1/3/5 (`Metrics.means`).
+    """
+
+    splits: dict[str, DeviceSplit]
+    selection: str
+    steps_per_epoch: int
+    total_steps: int
+    steps_per_dispatch: int
+    learning_rate: optax.Schedule
+    initial_state: Callable[[], TrainState]
+    train: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+    evaluate: Callable[[TrainState, str], dict[str, float]]
+
+
+def build_program(config: ConfigDict, dataset: Dataset) -> Program:
+    """Returns what it takes to run a config on a data set; compiles nothing yet."""
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    splits = {name: replicate(DeviceSplit.of(split)) for name, split in splits.items() if split}
+    steps_per_epoch = max(1, round(len(dataset.train) / config.batch_size))
+    preprocessing = Preprocessing.of(dataset, config.augment.crop_padding, config.augment.mirror)
+
+    model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
+    learning_rate = learning_rate_schedule(config, steps_per_epoch)
+    optimizer = make_optimizer(config, learning_rate)
+    train_step = make_train_step(model, optimizer, config)
+    train_steps = pmap_train(train_step, preprocessing, config.batch_size)
+    eval_step = pmap_eval(make_eval_step(model), preprocessing)
+    slots = batch_slots(config.batch_size)
+
+    def initial_state():
+        image_shape = dataset.train.images.shape[1:]
+        return create_state(model, optimizer, image_shape, config.seed, config.ema_decay > 0)
+
+    def train(state, num_steps):
+        return train_steps(state, splits["train"], slots, num_steps)
+
+    def evaluate(state, split):
+        return evaluate_split(eval_step, state.variables, splits[split], config.eval_batch_size)
+
+    return Program(
+        splits=splits,
+        selection="validation" if "validation" in splits else "test",
+        steps_per_epoch=steps_per_epoch,
+        total_steps=config.num_epochs * steps_per_epoch,
+        steps_per_dispatch=config.steps_per_dispatch or default_steps_per_dispatch(steps_per_epoch),
+        learning_rate=learning_rate,
+        initial_state=initial_state,
+        train=train,
+        evaluate=evaluate,
+    )
+
+
+def train(
+    config: ConfigDict, workdir: str | pathlib.Path, dataset: Dataset | None = None
+) -> dict[str, Any]:
+    """Trains a network, going on from the newest checkpoint in the workdir if there is one.
+
+    Killed at any moment and called again, a run ends in the parameters it would have ended in
+    undisturbed, to the bit, on the same hardware.
+
+    Args:
+        config: see `se_flax.config.default_config`.
+        workdir: where config.json, checkpoints, TensorBoard events, metrics.jsonl,
+            parameters.txt and summary.json go.
+        dataset: what to train on, instead of reading what `config.dataset.name` names.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        UserError: before anything is compiled or written, if the config cannot be used or
+            the workdir belongs to another run.
+        RunInterrupted: after SIGINT or SIGTERM, once the state is saved.
+    """
+    begun = time.perf_counter()
+    config = config.copy_and_resolve_references()
+    workdir = pathlib.Path(workdir).expanduser()
+    check_config(config, names_dataset=dataset is None)
+    check_devices(config, jax.device_count())
+    check_same_run(workdir, config)
+    if dataset is None:
+        dataset = load_dataset(config.dataset.name, config.dataset.data_dir)
+    if config.validation_fraction:
+        dataset = dataset.hold_out(config.validation_fraction)
+    program = build_program(config, dataset)
+    abstract_state = abstract_replicated(jax.eval_shape(program.initial_state))
+
+    with contextlib.ExitStack() as stack:
+        saved = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
+        if saved.latest is None:
+            state = replicate(jax.jit(program.initial_state)())
+            seconds, sums = 0.0, None
+        else:
+            state, carried = saved.restore(abstract_state, saved.latest)
+            seconds, sums = carried["seconds"], carried["sums"]
+        first_step = int(state.step)
+        summary_path = workdir / "summary.json"
+        if first_step >= program.total_steps and summary_path.exists():
+            print(f"this run is complete, see {summary_path}; for another, give another --workdir")
+            return json.loads(summary_path.read_text())
+
+        write_config(workdir, config)
+        overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        (workdir / "parameters.txt").write_text(overview + "\n")
+        writer = stack.enter_context(contextlib.closing(make_writer(workdir, first_step)))
+        progress = stack.enter_context(
+            contextlib.closing(Progress(program.total_steps, program.steps_per_epoch, first_step))
+        )
+        for line in introduction(config, dataset, program, state, workdir):
+            progress.say(line)
+        interrupt = stack.enter_context(Interrupt())
+        meter = Meter(sums)
+
+        def save(results=None):
+            elapsed = seconds + time.perf_counter() - begun
+            saved.save(state, {"seconds": elapsed, "sums": meter.sums()}, results)
+
+        step, last_save = first_step, time.monotonic()
+        while step < program.total_steps:
+            epoch = step // program.steps_per_epoch + 1
+            epoch_end = epoch * program.steps_per_epoch
+            num_steps = min(program.steps_per_dispatch, epoch_end - step)
+            state, metrics = program.train(state, num_steps)
+            meter.add(metrics, num_steps * config.batch_size)
+            if step == first_step:
+                meter.start_clock()  # what came before was compilation
+                progress.say(f"first step done {time.perf_counter() - begun:.1f} s after the start")
+            logs_before, step = step // config.log_every_steps, step + num_steps
+            progress.update(step, meter.means(), meter.images_per_second)
+
+            log_now = step // config.log_every_steps > logs_before or step == epoch_end
+            if log_now:
+                row = meter.finish_row()
+                progress.log(step, row, meter.images_per_second, config.batch_size)
+                row["learning_rate"] = float(program.learning_rate(step - 1))
+                _write(writer, step, "train", row)
+
+            stopping = interrupt.requested
+            minutes = (time.monotonic() - last_save) / 60
+            finished = step == program.total_steps
+            if finished or (step == epoch_end and epoch % config.eval_every_epochs == 0):
+                meter.stop_clock()
+                results = program.evaluate(state, program.selection)
+                progress.say_results(step, program.selection, results)
+                _write(writer, step, program.selection, results)
+                save(results)
+            elif stopping or (log_now and minutes >= config.checkpoint_every_minutes):
+                meter.stop_clock()
+                save()
+            if not meter.running:
+                last_save = time.monotonic()
+                meter.start_clock()
+            if stopping and not finished:
+                raise RunInterrupted(f"stopped at step {step}; the same command goes on from there")
+        meter.stop_clock()
+
+        saved.wait()
+        final = {"step": step, **program.evaluate(state, "test")}
+        best = final
+        if saved.best != step:
+            best_state, _ = saved.restore(abstract_state, saved.best)
+            best = {"step": saved.best, **program.evaluate(best_state, "test")}
+        summary = {
+            "model": config.model.name,
+            "parameters": int(parameter_overview.count_parameters(state.params)),
+            "dataset": dataset.name,
+            "final": final,
+            "best": best,
+            "best_chosen_on": program.selection,
+            "seed": config.seed,
+            "steps": step,
+            "seconds": round(seconds + time.perf_counter() - begun, 1),
+            "images_per_second": round(meter.images_per_second, 1),
+            **environment(),
+        }
+        _write_json(summary_path, summary)
+        progress.say(format_results(f"final (step {step}) on test", final))
+        progress.say(
+            format_results(f"best on {program.selection} (step {best['step']}) on test", best)
+        )
+        progress.say(f"{summary['seconds']:.0f} s in all; results are in {workdir}")
+        return summary
+
+
+def default_steps_per_dispatch(steps_per_epoch: int) -> int:
+    """Returns how many steps to give the device at once.
+
+    One on a CPU, where XLA runs convolutions inside a loop many times slower. Elsewhere enough
+    to hide the host's work, and a divisor of the epoch where there is one, so that only one
+    program needs compiling.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    divisors = [n for n in range(16, 129) if steps_per_epoch % n == 0]
+    return max(divisors, default=64)
+
+
+def introduction(
+    config: ConfigDict,
+    dataset: Dataset,
+    program: Program,
+    state: TrainState,
+    workdir: pathlib.Path,
+) -> Iterator[str]:
+    """Yields the lines that tell what is about to run."""
+    sizes: dict[str, int] = {}
+    for name, subtree in state.params.items():
+        part = name.split("_")[0]
+        sizes[part] = sizes.get(part, 0) + parameter_overview.count_parameters(subtree)
+    yield f"{config.model.name}, {config.dtype}, {sum(sizes.values()):,} parameters"
+    for part, size in sizes.items():
+        yield f"  {part:<20}{size:>12,}"
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split)
+    height, width = dataset.train.images.shape[1:3]
+    yield f"{dataset.name}: {counts} images of {height}x{width}, {dataset.num_classes} classes"
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    yield (
+        f"{config.num_epochs} epochs, {program.total_steps:,} steps of {config.batch_size} images "
+        f"on {devices}"
+    )
+    if state.step:
+        yield f"going on from step {int(state.step)} in {workdir}"
+    else:
+        yield f"results go to {workdir}"
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a result depends on besides its config: device, versions, revision."""
+    modules = (jax, jaxlib, flax, optax, orbax.checkpoint, np)
+    return {
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "device_count": jax.device_count(),
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in modules},
+        },
+        "git_revision": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """Returns the commit of the source, "+" if changed since; None outside its repository."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        output = subprocess.run(
+            ["git", "-C", root, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or no commit yet
+        return None
+    return output.strip()
+
+
+def _write(writer, step: int, prefix: str, values: dict[str, float]) -> None:
+    writer.write_scalars(step, {f"{prefix}/{key}": value for key, value in values.items()})
+
+
+def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,74 @@
+"""What several test files use."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from se_flax.data import Dataset, Split
+from tests import tiny_run
+
+# Programs that several tests compile are compiled once, in child processes too.
+_CACHE = tempfile.TemporaryDirectory(prefix="se_flax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def stripes() -> Dataset:
+    """100 training and 37 test images of 8x8: red or blue stripes, across or upright."""
+    generator = np.random.default_rng(0)
+
+    def split(n):
+        labels = np.arange(n) % 4
+        images = generator.integers(0, 100, (n, 8, 8, 3))
+        for image, label in zip(images, labels, strict=True):
+            stripes = image[::2] if label % 2 else image[:, ::2]
+            stripes[..., 2 * (label // 2)] += 150
+        return Split(images.astype(np.uint8), labels)
+
+    return Dataset(
+        name="stripes",
+        train=split(100),
+        test=split(37),
+        class_names=("red upright", "red across", "blue upright", "blue across"),
+        mean=(0.3, 0.2, 0.3),
+        std=(0.2, 0.1, 0.2),
+        mirror=True,
+    )
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """A run on `stripes`: 6 epochs of 6 steps, a few seconds in all."""
+    config = tiny_run.get_config()
+    config.batch_size = 16
+    config.log_every_steps = 4
+    return config
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Runs `python ARGUMENTS` in the repository's root; returns the finished process."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

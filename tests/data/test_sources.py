@@ -1,0 +1,136 @@
+import hashlib
+import os
+
+import numpy as np
+import pytest
+import requests
+
+from se_flax.data import Dataset, Split, load_dataset
+from se_flax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    """A TFDS folder in which the first images of each split are noise, and prepared."""
+    import tensorflow_datasets as tfds
+
+    data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
+    for name, classes in (("cifar10", 10), ("cifar100", 100), ("svhn_cropped", 10)):
+        generator = np.random.default_rng(classes)
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+
+        def examples(size, name=name, classes=classes, generator=generator, builder=builder):
+            for index in range(size):
+                example = {"image": generator.integers(0, 256, (32, 32, 3), np.uint8)}
+                example["label"] = index % classes
+                if name == "cifar100":
+                    example["coarse_label"] = 0
+                if "id" in builder.info.features:
+                    example["id"] = str(index)
+                yield index, example
+
+        builder._split_generators = lambda *args, examples=examples, **kwargs: {
+            "train": examples(200),
+            "test": examples(110),
+        }
+        builder.download_and_prepare()
+    return str(data_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "mirror"),
+    [("cifar10", 10, True), ("cifar100", 100, True), ("svhn_cropped", 10, False)],
+)
+def test_prepared_tfds_data_are_read_whole(tfds_dir, name, classes, mirror):
+    dataset = load_dataset(name, tfds_dir)
+    assert (len(dataset.train), len(dataset.test)) == (200, 110)
+    assert dataset.train.images.shape == (200, 32, 32, 3)
+    assert dataset.num_classes == classes
+    assert dataset.mirror == mirror
+    generator = np.random.default_rng(classes)
+    written = {generator.integers(0, 256, (32, 32, 3), np.uint8).tobytes() for _ in range(200)}
+    assert {image.tobytes() for image in dataset.train.images} == written
+    np.testing.assert_array_equal(np.bincount(dataset.train.labels), 200 // classes)
+
+
+def test_tfds_data_dir_is_read_from_the_environment(tfds_dir, run_python):
+    program = "from se_flax.data import load_dataset; print(len(load_dataset('cifar10').test))"
+    process = run_python("-c", program, TFDS_DATA_DIR=tfds_dir)
+    assert process.stdout.strip() == "110", process.stderr
+
+
+def test_data_neither_prepared_nor_downloadable_say_what_to_do(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise requests.ConnectionError("no network")
+
+    monkeypatch.setattr(requests, "head", no_network)
+    with pytest.raises(UserError) as error:
+        load_dataset("svhn_cropped", str(tmp_path))
+    message = str(error.value)
+    assert str(tmp_path) in message
+    assert "download_and_prepare()" in message
+    assert "TFDS_DATA_DIR" in message
+    assert "\n" not in message
+
+
+def test_an_unknown_data_set_is_told_with_the_nearest_name():
+    with pytest.raises(UserError, match=r'no data set "cifar1000".*"cifar100"'):
+        load_dataset("cifar1000")
+
+
+def test_digits_are_split_once_and_for_all():
+    digits = load_dataset("digits")
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.train.images.shape[1:] == (8, 8, 1)
+    assert digits.train.images.max() == 255
+    digest = hashlib.sha256(digits.test.images.tobytes() + digits.test.labels.tobytes())
+    assert digest.hexdigest()[:16] == "eb33daa4a6fa9662"
+    assert np.bincount(digits.test.labels).min() >= 35  # every class has its share
+
+
+def test_statistics_are_those_of_the_training_images():
+    digits = load_dataset("digits")
+    assert digits.mean == pytest.approx([digits.train.images.mean() / 255], abs=1e-4)
+    assert digits.std == pytest.approx([digits.train.images.std() / 255], abs=1e-4)
+
+
+def test_held_out_images_leave_train_and_are_the_same_every_time(stripes):
+    first, second = stripes.hold_out(0.2), stripes.hold_out(0.2)
+    assert (len(first.train), len(first.validation), len(first.test)) == (80, 20, 37)
+    np.testing.assert_array_equal(first.validation.images, second.validation.images)
+    together = np.concatenate([first.train.images, first.validation.images])
+    assert {image.tobytes() for image in together} == {
+        image.tobytes() for image in stripes.train.images
+    }
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_holding_out_none_or_all_is_refused(stripes, fraction):
+    with pytest.raises(UserError, match="leaves one of the two splits empty"):
+        stripes.hold_out(fraction)
+
+
+def test_arrays_that_are_no_images_are_refused():
+    with pytest.raises(UserError, match="must be uint8"):
+        Split(np.zeros((2, 8, 8, 3), np.float32), np.zeros(2))
+    with pytest.raises(UserError, match="2 images but 3 labels"):
+        Split(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(3))
+
+
+def test_labels_out_of_range_are_refused():
+    split = Split(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 2]))
+    with pytest.raises(UserError, match="labels run from 0 to 2, but there are 2 classes"):
+        Dataset("x", split, split, ("a", "b"), (0.5,) * 3, (0.3,) * 3, mirror=False)
+
+
+@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped"])
+def test_statistics_of_real_data_are_the_documented_ones(name):
+    import tensorflow_datasets as tfds
+
+    if not tfds.builder(name, file_format="array_record").is_prepared():
+        pytest.skip(f"{name} is not prepared in TFDS_DATA_DIR")
+    dataset = load_dataset(name)
+    images = dataset.train.images
+    np.testing.assert_allclose(images.mean((0, 1, 2)) / 255, dataset.mean, atol=1e-3)
+    np.testing.assert_allclose(images.std((0, 1, 2)) / 255, dataset.std, atol=1e-3)

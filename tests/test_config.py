@@ -1,0 +1,130 @@
+import importlib
+
+import pytest
+
+from se_flax.config import build_model, check_config, check_devices, default_config
+from se_flax.errors import UserError
+
+RECIPES = ["resnet_cifar10", "se_resnet_cifar10", "resnet_cifar100", "se_resnet_cifar100"]
+
+
+def load(name, *argument):
+    return importlib.import_module(f"configs.{name}").get_config(*argument)
+
+
+def test_the_quickstart_is_valid_and_needs_no_download():
+    config = load("quickstart")
+    check_config(config)
+    assert config.dataset.name == "digits"
+    assert not config.augment.mirror
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid_and_by_default_110_layers_deep(name):
+    config = load(name)
+    check_config(config)
+    network, dataset = name.rsplit("_", 1)
+    assert config.model.name == f"{network}110_cifar"
+    assert config.dataset.name == dataset
+    assert (config.batch_size, config.num_epochs) == (128, 200)
+
+
+@pytest.mark.parametrize("depth", ["20", "32", "44", "56", "110", "164"])
+def test_a_recipe_takes_the_depth_as_its_argument(depth):
+    config = load("se_resnet_cifar100", depth)
+    check_config(config)
+    assert config.model.name == f"se_resnet{depth}_cifar"
+
+
+def test_a_depth_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match='no CIFAR ResNet of depth "21"'):
+        load("resnet_cifar10", "21")
+
+
+def test_only_se_networks_differ_from_plain_ones_by_their_model():
+    plain, with_se = load("resnet_cifar10", "56"), load("se_resnet_cifar10", "56")
+    with_se.model = plain.model
+    assert plain.to_dict() == with_se.to_dict()
+
+
+def test_a_misspelt_field_in_a_config_file_is_refused():
+    config = default_config()
+    with pytest.raises(AttributeError, match="num_epochs"):
+        config.num_epoch = 3
+
+
+def test_a_misspelt_field_in_a_config_of_ones_own_is_told_with_the_nearest():
+    config = default_config()
+    with config.unlocked():
+        config.optimizer.learning_rat = 0.1
+    with pytest.raises(UserError, match=r'field "optimizer.learning_rat".*learning_rate"'):
+        check_config(config)
+
+
+def test_a_missing_field_is_told():
+    config = default_config()
+    with config.unlocked():
+        del config.schedule.warmup
+    with pytest.raises(UserError, match=r'lacks the field "schedule.warmup"'):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.name", "se_resnet_20", r'no model "se_resnet_20".*did you mean'),
+        ("dataset.name", "cifar_10", r'no data set "cifar_10".*"cifar10"'),
+        ("batch_size", 0, "config.batch_size must be a whole number of at least 1, not 0"),
+        ("num_epochs", -1, "config.num_epochs"),
+        ("seed", -1, "config.seed"),
+        ("dtype", "float16", '"float32" or "bfloat16", not \'float16\''),
+        ("validation_fraction", 1.0, "from 0 to below 1"),
+        ("label_smoothing", 1.0, "from 0 to below 1"),
+        ("ema_decay", -0.1, "config.ema_decay"),
+        ("optimizer.learning_rate", -0.1, "config.optimizer.learning_rate"),
+        ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate"),
+        ("optimizer.momentum", 1.5, "config.optimizer.momentum"),
+        ("schedule.name", "linear", '"step", "cosine" or "constant"'),
+        ("schedule.drop_at", (0.75, 0.5), "increasing fractions"),
+        ("schedule.warmup", 1.0, "from 0 to below 1"),
+        ("steps_per_dispatch", -1, "config.steps_per_dispatch"),
+    ],
+)
+def test_a_value_out_of_range_is_told_with_what_was_expected(field, value, message):
+    config = default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message) as error:
+        check_config(config)
+    assert "\n" not in str(error.value)
+
+
+def test_an_override_that_the_model_does_not_know_is_told():
+    config = default_config()
+    config.model.overrides.reductoin = 4
+    with pytest.raises(UserError, match=r'no field "reductoin"'):
+        check_config(config)
+
+
+def test_an_override_that_cannot_be_written_to_a_file_is_refused():
+    config = default_config()
+    config.model.overrides.conv = print
+    with pytest.raises(UserError, match=r"overrides.conv must be a plain value"):
+        check_config(config)
+
+
+def test_the_batch_must_be_shared_evenly():
+    config = default_config()
+    config.batch_size = 100
+    check_devices(config, 4)
+    with pytest.raises(UserError, match="multiple of 8, such as 96"):
+        check_devices(config, 8)
+
+
+def test_build_model_follows_the_config():
+    config = default_config()
+    config.model.overrides.reduction = 4
+    config.dtype = "bfloat16"
+    model = build_model(config, 7, sync_axis="batch")
+    assert (model.num_classes, model.sync_axis) == (7, "batch")
+    assert model.dtype == "bfloat16"
+    assert model.se.keywords["reduction"] == 4

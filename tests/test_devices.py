@@ -1,0 +1,42 @@
+import json
+
+import numpy as np
+import pytest
+
+EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+
+
+def curve(run_python, workdir, sync, **environment):
+    process = run_python(
+        *("-m", "se_flax.main", "--config=tests/tiny_run.py", f"--workdir={workdir}"),
+        *("--config.num_epochs=2", "--config.log_every_steps=1"),
+        f"--config.sync_batch_norm={sync}",
+        **environment,
+    )
+    assert process.returncode == 0, process.stderr
+    rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = np.array([row["train/loss"] for row in rows if "train/loss" in row])
+    return losses, json.loads((workdir / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_device(run_python, tmp_path_factory):
+    losses, _ = curve(run_python, tmp_path_factory.mktemp("one"), sync=False)
+    return losses
+
+
+def test_eight_devices_with_shared_statistics_follow_the_curve_of_one(
+    run_python, tmp_path, one_device
+):
+    losses, summary = curve(run_python, tmp_path, sync=True, **EIGHT_DEVICES)
+    assert summary["device_count"] == 8
+    assert len(losses) == 22
+    np.testing.assert_allclose(losses[:5], one_device[:5], rtol=1e-5)
+    # Rounding differences grow from step to step, as they do between any two orders of summing.
+    np.testing.assert_allclose(losses, one_device, rtol=1e-3)
+
+
+def test_eight_devices_each_with_its_own_statistics_do_not(run_python, tmp_path, one_device):
+    losses, _ = curve(run_python, tmp_path, sync=False, **EIGHT_DEVICES)
+    assert np.abs(losses[:5] - one_device[:5]).max() > 1e-3
+    assert losses[-1] < losses[0]

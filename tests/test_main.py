@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from se_flax.main import default_workdir
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("configs/quickstart.py", "runs/quickstart"),
+        ("configs/se_resnet_cifar100.py:56", "runs/se_resnet_cifar100_56"),
+    ],
+)
+def test_results_go_to_a_folder_named_like_the_config(config, expected):
+    assert str(default_workdir(config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        (["--config.num_epoch=3"], {}, 'no config field "num_epoch" (Did you mean "num_epochs"'),
+        (["--config.optimizer.learning_rte=3"], {}, '"learning_rate"'),
+        (["--config.model.overrides.reductn=3"], {}, '"reduction"'),
+        (["--config.num_epochs=many"], {}, "--config.num_epochs=many"),
+        (["--config.model.name=se_resnet20"], {}, '"se_resnet20_cifar"'),
+        (["--config.dataset.name=digit"], {}, '"digits"'),
+        (["--config.dtype=float16"], {}, "bfloat16"),
+        (["--wrokdir=x"], {}, "workdir"),
+        (["runs/x"], {}, 'unknown argument "runs/x"'),
+        (
+            ["--config.batch_size=100"],
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+            "multiple of 8, such as 96",
+        ),
+    ],
+    ids=lambda value: str(value[0]) if isinstance(value, list) else "",
+)
+def test_bad_input_is_told_in_one_line(run_python, tmp_path, arguments, environment, expected):
+    workdir = tmp_path / "run"
+    process = run_python(
+        *("-m", "se_flax.main", "--config=tests/tiny_run.py", f"--workdir={workdir}"),
+        *arguments,
+        **environment,
+    )
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert expected in line
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--config=FILE is missing"),
+        (["--config=configs/quikstart.py"], '(did you mean "configs/quickstart.py"?)'),
+        (["--config=configs/resnet_cifar10.py:21"], ':21: there is no CIFAR ResNet of depth "21"'),
+        (["--config=configs/quickstart.py:21"], "takes 0 positional arguments"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_told_in_one_line(run_python, arguments, expected):
+    process = run_python("-m", "se_flax.main", *arguments)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert expected in line
+
+
+def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
+    options = ["--config=tests/tiny_run.py", f"--workdir={tmp_path}", "--config.num_epochs=3"]
+    process = run_python("-m", "se_flax.main", *options)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert "epoch 1/3" in process.stdout
+    assert "images/s" in process.stdout
+
+    process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path}", "--step=latest")
+    line, as_json = process.stdout.splitlines()
+    result = json.loads(as_json)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {key: result[key] for key in summary["final"]} == pytest.approx(summary["final"])
+    assert f"top-1 {result['top1']:.2f}%" in line
+    assert result["images"] == 360
+
+    process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path / 'nothing'}")
+    assert process.returncode == 2
+    assert "not the workdir of a run" in process.stderr

@@ -1,0 +1,220 @@
+import functools
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from se_flax import train as train_module
+from se_flax.checkpoints import Checkpoints
+from se_flax.errors import UserError
+from se_flax.evaluate import evaluate_workdir
+from se_flax.train import RunInterrupted, default_steps_per_dispatch, train
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, stripes):
+    """A finished run on `stripes`, its summary and its workdir."""
+    from tests import tiny_run
+
+    config = tiny_run.get_config()
+    config.batch_size, config.log_every_steps = 16, 4
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return train(config, workdir, stripes), workdir, config
+
+
+def test_a_run_learns(finished):
+    summary, _, _ = finished
+    assert summary["final"]["top1"] > 60  # four classes: chance is 25
+    assert summary["best"]["top1"] >= summary["final"]["top1"]
+
+
+def test_a_workdir_holds_what_the_readme_says(finished):
+    summary, workdir, config = finished
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    for field in ("model", "dataset", "parameters", "seed", "steps", "seconds", "device"):
+        assert field in summary
+    assert summary["steps"] == 36
+    assert summary["images_per_second"] > 0
+    assert summary["best_chosen_on"] == "test"
+    assert "jax" in summary["versions"]
+    assert json.loads((workdir / "config.json").read_text())["model"] == json.loads(
+        config.model.to_json()
+    )
+    assert "stage1_unit1" in (workdir / "parameters.txt").read_text()
+    assert list(workdir.glob("events.out.tfevents.*"))
+
+
+def test_metrics_have_a_row_a_log_and_an_evaluation_an_epoch(finished):
+    _, workdir, _ = finished
+    logged = rows(workdir)
+    train_steps = [row["step"] for row in logged if "train/loss" in row]
+    assert train_steps == sorted({*range(4, 37, 4), *range(6, 37, 6)})
+    assert [row["step"] for row in logged if "test/top1" in row] == [6, 12, 18, 24, 30, 36]
+    first = logged[0]
+    assert first["train/learning_rate"] == pytest.approx(0.1)
+    assert 0 < first["train/loss"] < 3 * math.log(4)
+
+
+def test_the_latest_and_the_best_checkpoint_are_kept(finished):
+    summary, workdir, _ = finished
+    saved = Checkpoints(workdir, read_only=True)
+    assert saved.steps == sorted({summary["best"]["step"], 36})
+    assert (saved.best, saved.latest) == (summary["best"]["step"], 36)
+    saved.close()
+
+
+@pytest.mark.parametrize("step", ["best", "latest"])
+def test_evaluation_gives_what_the_summary_says(finished, stripes, step):
+    summary, workdir, _ = finished
+    result = evaluate_workdir(workdir, step, dataset=stripes)
+    expected = summary["best" if step == "best" else "final"]
+    assert {key: result[key] for key in expected} == pytest.approx(expected)
+    assert result["images"] == 37
+
+
+def test_evaluation_of_what_does_not_exist_is_told(finished, stripes, tmp_path):
+    _, workdir, _ = finished
+    with pytest.raises(UserError, match=r'no checkpoint "7".*36'):
+        evaluate_workdir(workdir, 7, dataset=stripes)
+    with pytest.raises(UserError, match='no split "validation"; known are train, test'):
+        evaluate_workdir(workdir, split="validation", dataset=stripes)
+    with pytest.raises(UserError, match="not the workdir of a run"):
+        evaluate_workdir(tmp_path, dataset=stripes)
+
+
+def test_a_complete_run_is_not_run_again(finished, stripes, capsys):
+    summary, workdir, config = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    assert train(config, workdir, stripes) == summary
+    assert "complete" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()} == before
+
+
+def test_a_longer_run_goes_on_from_where_the_shorter_one_ended(tmp_path, tiny_config, stripes):
+    tiny_config.num_epochs = 2
+    train(tiny_config, tmp_path / "run", stripes)
+    tiny_config.num_epochs = 3
+    summary = train(tiny_config, tmp_path / "run", stripes)
+    assert summary["steps"] == 18
+    assert [row["step"] for row in rows(tmp_path / "run") if "test/top1" in row] == [6, 12, 18]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.name": "resnet20_cifar", "model.overrides": {}}, "config.model.name"),
+        ({"model.overrides": {"reduction": 4}}, "config.model.overrides"),
+        ({"batch_size": 32}, "config.batch_size=16, not 32"),
+        ({"seed": 1}, "config.seed=0, not 1"),
+        ({"validation_fraction": 0.2}, "config.validation_fraction"),
+        ({"ema_decay": 0.9}, "does not fit"),
+        ({"optimizer.momentum": 0.0}, "does not fit"),
+    ],
+)
+def test_the_workdir_of_another_run_is_left_alone(finished, stripes, change, message):
+    _, workdir, config = finished
+    other = config.copy_and_resolve_references()
+    with other.unlocked():
+        for field, value in change.items():
+            *parents, name = field.split(".")
+            functools.reduce(getattr, parents, other)[name] = value
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=message):
+        train(other, workdir, stripes)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_the_best_is_chosen_on_held_out_images_where_there_are_any(tmp_path, tiny_config, stripes):
+    tiny_config.validation_fraction = 0.3
+    tiny_config.num_epochs = 3
+    summary = train(tiny_config, tmp_path, stripes)
+    assert summary["best_chosen_on"] == "validation"
+    logged = rows(tmp_path)
+    by_step = {row["step"]: row["validation/top1"] for row in logged if "validation/top1" in row}
+    assert by_step[summary["best"]["step"]] == max(by_step.values())
+    assert not any(key.startswith("test/") for row in logged for key in row)
+    for name in ("best", "final"):
+        expected = evaluate_workdir(tmp_path, summary[name]["step"], dataset=stripes)
+        assert summary[name]["top1"] == pytest.approx(expected["top1"])
+    held_out = evaluate_workdir(tmp_path, split="validation", dataset=stripes)
+    assert held_out["images"] == 30
+    assert held_out["top1"] == pytest.approx(max(by_step.values()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        {"ema_decay": 0.8, "label_smoothing": 0.1, "optimizer.clip_norm": 1.0},
+        {"schedule.name": "cosine", "steps_per_dispatch": 4},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_the_options_of_a_run_train_too(tmp_path, tiny_config, stripes, changes):
+    tiny_config.update_from_flattened_dict(changes)
+    summary = train(tiny_config, tmp_path, stripes)
+    assert summary["final"]["top1"] > 40
+    result = evaluate_workdir(tmp_path, "latest", dataset=stripes)
+    assert result["loss"] == pytest.approx(summary["final"]["loss"], rel=1e-5)
+
+
+def test_stopping_saves_and_the_same_call_goes_on(tmp_path, tiny_config, stripes, monkeypatch):
+    undisturbed = train(tiny_config, tmp_path / "undisturbed", stripes)
+
+    class StopAtOnce(train_module.Interrupt):
+        requested = property(lambda self: True, lambda self, value: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "Interrupt", StopAtOnce)
+        for step in (1, 2, 3):
+            with pytest.raises(RunInterrupted, match=f"stopped at step {step};"):
+                train(tiny_config, tmp_path / "stopped", stripes)
+    resumed = train(tiny_config, tmp_path / "stopped", stripes)
+    assert resumed["final"] == undisturbed["final"]
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "undisturbed")
+
+
+def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
+    tmp_path, tiny_config, stripes, monkeypatch
+):
+    undisturbed = train(tiny_config, tmp_path / "undisturbed", stripes)
+
+    def fail_late(self, step, split, results):
+        if step == 24:
+            raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.Progress, "say_results", fail_late)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(tiny_config, tmp_path / "failed", stripes)
+    saved = Checkpoints(tmp_path / "failed", read_only=True)
+    assert saved.latest == 18
+    saved.close()
+    assert train(tiny_config, tmp_path / "failed", stripes)["final"] == undisturbed["final"]
+    assert rows(tmp_path / "failed") == rows(tmp_path / "undisturbed")
+
+
+def test_steps_per_dispatch_on_an_accelerator_divide_the_epoch(monkeypatch):
+    assert default_steps_per_dispatch(391) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert default_steps_per_dispatch(391) == 23
+    assert default_steps_per_dispatch(390) == 78
+    assert default_steps_per_dispatch(397) == 64  # a prime number
+
+
+def test_parameters_are_where_the_submodules_names_say(finished, stripes):
+    _, workdir, config = finished
+    program = train_module.build_program(config, stripes)
+    saved = Checkpoints(workdir, read_only=True)
+    state, progress = saved.restore(jax.eval_shape(program.initial_state), 36)
+    saved.close()
+    assert state.params["stage2_unit1"]["se"]["expand"]["kernel"].shape == (4, 8)
+    assert int(state.step) == 36
+    assert progress["seconds"] > 0
+    assert np.isfinite(jax.tree.leaves(state.params)[0]).all()

@@ -1,0 +1,41 @@
+import json
+
+from se_flax.writers import JsonlWriter, make_writer
+
+
+def test_rows_after_the_last_checkpoint_are_written_anew(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path, last_step=0)
+    for step in (10, 20, 30):
+        writer.write_scalars(step, {"loss": step / 10})
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"step": 40, "lo')  # cut short by a kill
+
+    writer = JsonlWriter(path, last_step=20)
+    writer.write_scalars(30, {"loss": 3.0})
+    writer.close()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": step, "loss": step / 10} for step in (10, 20, 30)]
+
+
+def test_a_row_is_on_disk_at_once(tmp_path):
+    writer = JsonlWriter(tmp_path / "metrics.jsonl", last_step=0)
+    writer.write_scalars(1, {"loss": 2.5})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 2.5}
+    writer.close()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    writer = make_writer(tmp_path, last_step=0)
+    writer.write_scalars(5, {"train/loss": 1.25})
+    writer.close()
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})
+    events.Reload()
+    (event,) = events.Tensors("train/loss")
+    assert event.step == 5
+    assert make_ndarray(event.tensor_proto) == 1.25
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["train/loss"] == 1.25
