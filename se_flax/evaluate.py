@@ -16,11 +16,6 @@ from se_flax.progress import format_results
 from se_flax.state import abstract_replicated
 from se_flax.train import build_program
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-_STEP = flags.DEFINE_string("step", "best", 'Which checkpoint: "best", "latest" or a step.')
-_SPLIT = flags.DEFINE_string("split", "test", '"test", "train" or, if held out, "validation".')
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not as in the run.")
-
 
 def evaluate_workdir(
     workdir: str | pathlib.Path,
@@ -80,15 +75,27 @@ def evaluate_workdir(
     }
 
 
+def define_flags() -> None:
+    """Declares the options of this command."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("step", "best", 'Which checkpoint: "best", "latest" or a step.')
+    flags.DEFINE_string("split", "test", '"test", "train" or, if held out, "validation".')
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not as in the run.")
+
+
 def main(argv: list[str]) -> None:
     """Prints the results as a line and as JSON."""
-    if _WORKDIR.value is None:
+    options = flags.FLAGS
+    if options.workdir is None:
         raise UserError("--workdir=DIR is missing, for example --workdir=runs/quickstart")
-    results = evaluate_workdir(_WORKDIR.value, _STEP.value, _SPLIT.value, data_dir=_DATA_DIR.value)
+    results = evaluate_workdir(
+        options.workdir, options.step, options.split, data_dir=options.data_dir
+    )
     title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
     print(format_results(f"{title} {results['split']}, {results['images']:,} images", results))
     print(json.dumps(results))
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(run_command(main), flags_parser=parse_flags)

@@ -9,13 +9,17 @@ from ml_collections import config_flags
 from se_flax.command import parse_flags, run_command
 from se_flax.errors import UserError, nearest
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File that describes the run, and after a colon its argument."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for the results; by default runs/<name of the config>."
-)
 INTERRUPTED = 75  # exit status of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
+
+
+def define_flags() -> None:
+    """Declares the options of this command."""
+    config_flags.DEFINE_config_file(
+        "config", None, "File that describes the run, and after a colon its argument."
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder for the results; by default runs/<name of the config>."
+    )
 
 
 def default_workdir(config_filename: str) -> pathlib.Path:
@@ -27,18 +31,19 @@ def default_workdir(config_filename: str) -> pathlib.Path:
 
 def main(argv: list[str]) -> None:
     """Trains what the flags describe."""
-    if _CONFIG.value is None:
+    options = flags.FLAGS
+    if options.config is None:
         raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
     from se_flax.train import RunInterrupted, train
 
-    filename = flags.FLAGS["config"].config_filename
+    filename = options["config"].config_filename
     path = pathlib.Path(filename.partition(":")[0])
     if not path.is_file():
         others = [str(other) for other in path.parent.glob("*.py")]
         raise UserError(f'there is no config file "{path}"{nearest(str(path), others)}')
-    workdir = _WORKDIR.value or default_workdir(filename)
+    workdir = options.workdir or default_workdir(filename)
     try:
-        train(_CONFIG.value, workdir)
+        train(options.config, workdir)
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -48,4 +53,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(run_command(main), flags_parser=parse_flags)
