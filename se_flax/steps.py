@@ -55,11 +55,10 @@ class Metrics:
 
     def means(self) -> dict[str, float]:
         """Returns the loss in nats and top-1/3/5 accuracies in percent, as Python floats."""
-        sums = jax.device_get(self)
-        accuracies = {name: 100 * getattr(sums, name) for name in ("top1", "top3", "top5")}
+        sums = {name: float(value) for name, value in vars(jax.device_get(self)).items()}
+        count = sums.pop("count")
         return {
-            name: float(total / sums.count)
-            for name, total in {"loss": sums.loss, **accuracies}.items()
+            name: total / count * (1 if name == "loss" else 100) for name, total in sums.items()
         }
 
 

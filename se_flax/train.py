@@ -217,7 +217,7 @@ def train(
         saved.wait()
         final = {"step": step, **program.evaluate(state, "test")}
         best = final
-        if saved.best != step:
+        if saved.best not in (None, step):
             best_state, _ = saved.restore(abstract_state, saved.best)
             best = {"step": saved.best, **program.evaluate(best_state, "test")}
         summary = {
