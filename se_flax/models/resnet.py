@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from se_flax.layers.residual import residual_sum
 from se_flax.models.registry import register
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -93,8 +94,7 @@ class ResidualUnit(nn.Module):
                 shortcut = self.norm(name="shortcut_bn")(shortcut)
         elif not same_shape:
             shortcut = pad_shortcut(shortcut, channels, self.stride)
-        y = shortcut + y
-        return y if self.preactivation else jax.nn.relu(y)
+        return residual_sum(shortcut, y, None if self.preactivation else jax.nn.relu)
 
 
 class ResNet(nn.Module):

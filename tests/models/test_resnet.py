@@ -113,6 +113,28 @@ def test_with_zero_init_a_unit_starts_as_an_identity():
     )
 
 
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_the_work_of_a_step_grows_with_the_depth_and_not_with_its_square(preactivation):
+    images = jnp.zeros((2, 8, 8, 3))
+
+    def work(units):
+        model = create_model(
+            "resnet20_cifar", 10, stage_sizes=(units,), widths=(8,), preactivation=preactivation
+        )
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+
+        def loss(params, batch_stats):
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return jnp.sum(logits)
+
+        compiled = jax.jit(jax.grad(loss)).lower(variables["params"], variables["batch_stats"])
+        return compiled.compile().cost_analysis()["bytes accessed"]
+
+    first, second = work(6) - work(3), work(12) - work(6)
+    assert second == pytest.approx(2 * first, rel=0.05)
+
+
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters_and_logits():
     model = create_model("se_resnet20_cifar", 10, dtype=jnp.bfloat16, stage_sizes=(1, 1, 1))
     x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
