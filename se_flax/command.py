@@ -26,6 +26,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         _exit(UserError(f'unknown argument "{rest[1]}"; options begin with --'))
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # absl's own default tells of every step of Orbax
+    # Orbax's warning at a checkpoint between two evaluations, which is as it should be.
+    logging.get_absl_logger().addFilter(lambda record: "tracked_metric" not in str(record.msg))
     return rest
 
 
