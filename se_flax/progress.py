@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from se_flax.steps import Metrics
 
+QUIET_SECONDS = 30  # where there is no terminal, the longest time without a line
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
 
 
@@ -88,6 +89,7 @@ class Progress:
 
     Args:
         total_steps, steps_per_epoch: length of the run and of an epoch, in steps.
+        batch_size: images a step.
         first_step: the step it goes on from.
         stream: where to; by default the standard output.
     """
@@ -96,11 +98,14 @@ class Progress:
         self,
         total_steps: int,
         steps_per_epoch: int,
+        batch_size: int,
         first_step: int = 0,
         stream: TextIO | None = None,
     ):
         self._stream = stream or sys.stdout
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._batch_size = batch_size
+        self._last_line = time.monotonic()
         self._bar = None
         if self._stream.isatty():
             self._bar = tqdm(
@@ -113,19 +118,19 @@ class Progress:
             )
 
     def update(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
-        """Moves the bar to a step; where there is no bar, does nothing."""
+        """Moves the bar to a step; where there is no bar, prints a line now and then."""
         if self._bar is None:
+            if time.monotonic() - self._last_line >= QUIET_SECONDS:
+                self.log(step, metrics, images_per_second)
             return
         self._bar.set_description_str(self._epoch(step), refresh=False)
         self._bar.set_postfix_str(_numbers(metrics, images_per_second), refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def log(
-        self, step: int, metrics: dict[str, float], images_per_second: float, batch_size: int
-    ) -> None:
+    def log(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
         """Prints a line on the training so far; where there is a bar, that says it already."""
         if self._bar is None:
-            seconds = (self._total_steps - step) * batch_size / max(images_per_second, 1e-9)
+            seconds = (self._total_steps - step) * self._batch_size / max(images_per_second, 1e-9)
             left = tqdm.format_interval(seconds) if images_per_second else "?"
             self.say(
                 f"{self._epoch(step)}  step {step}/{self._total_steps}  "
@@ -140,6 +145,7 @@ class Progress:
         """Prints a line, above the bar if there is one."""
         if self._bar is None:
             print(line, file=self._stream, flush=True)
+            self._last_line = time.monotonic()
         else:
             self._bar.write(line, file=self._stream)
 

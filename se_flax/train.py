@@ -164,7 +164,11 @@ def train(
         (workdir / "parameters.txt").write_text(overview + "\n")
         writer = stack.enter_context(contextlib.closing(make_writer(workdir, first_step)))
         progress = stack.enter_context(
-            contextlib.closing(Progress(program.total_steps, program.steps_per_epoch, first_step))
+            contextlib.closing(
+                Progress(
+                    program.total_steps, program.steps_per_epoch, config.batch_size, first_step
+                )
+            )
         )
         for line in introduction(config, dataset, program, state, workdir):
             progress.say(line)
@@ -191,7 +195,7 @@ def train(
             log_now = step // config.log_every_steps > logs_before or step == epoch_end
             if log_now:
                 row = meter.finish_row()
-                progress.log(step, row, meter.images_per_second, config.batch_size)
+                progress.log(step, row, meter.images_per_second)
                 row["learning_rate"] = float(program.learning_rate(step - 1))
                 _write(writer, step, "train", row)
 

@@ -16,9 +16,9 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_lines_are_plain():
     stream = io.StringIO()
-    progress = Progress(total_steps=100, steps_per_epoch=10, stream=stream)
+    progress = Progress(total_steps=100, steps_per_epoch=10, batch_size=128, stream=stream)
     progress.update(14, RESULTS, 64.0)
-    progress.log(15, RESULTS, 64.0, batch_size=128)
+    progress.log(15, RESULTS, 64.0)
     progress.say_results(20, "test", RESULTS)
     progress.close()
     assert stream.getvalue().splitlines() == [
@@ -27,9 +27,22 @@ def test_without_a_terminal_lines_are_plain():
     ]
 
 
+def test_without_a_terminal_a_slow_run_is_never_silent_for_long(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("se_flax.progress.time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = Progress(total_steps=100, steps_per_epoch=10, batch_size=128, stream=stream)
+    for step in range(1, 9):
+        now[0] += 10
+        progress.update(step, RESULTS, 12.8)
+    assert [line.split()[3] for line in stream.getvalue().splitlines()] == ["3/100", "6/100"]
+
+
 def test_on_a_terminal_there_is_a_live_bar():
     stream = Terminal()
-    progress = Progress(total_steps=100, steps_per_epoch=10, first_step=10, stream=stream)
+    progress = Progress(
+        total_steps=100, steps_per_epoch=10, batch_size=8, first_step=10, stream=stream
+    )
     progress.update(14, RESULTS, 64.0)
     progress.say("a line")
     progress.close()
