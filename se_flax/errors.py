@@ -18,3 +18,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     matches = [item for item in valid if item.startswith(str(name))]
     matches = matches or difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
+
+
+def check_choice(field: str, value: str, valid: Iterable[str]) -> None:
+    """Raises `UserError` unless the value of a field is one of the valid ones."""
+    if value not in (valid := list(valid)):
+        raise UserError(
+            f'there is no {field} "{value}"{nearest(value, valid)}; known are {", ".join(valid)}'
+        )

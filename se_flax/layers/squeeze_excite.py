@@ -1,10 +1,35 @@
-"""The Squeeze-and-Excitation block (Hu et al., arXiv:1709.01507, section 3)."""
+"""The Squeeze-and-Excitation block (Hu et al., arXiv:1709.01507, section 3) and its relatives."""
+
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from se_flax.errors import UserError, check_choice
+
+SQUEEZES = ("average", "maximum", "none")
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "swish": jax.nn.swish,
+}
+
+# Widths of the dense layers before the last one, from the bottleneck's width w and the width d
+# for half the reduction.
+VARIANTS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+    "standard": lambda w, d: (w,),
+    "slow_squeeze": lambda w, d: (d, w),
+    "slow_excite": lambda w, d: (w, d),
+    "slow_squeeze_slow_excite": lambda w, d: (d, w, d),
+    "bump": lambda w, d: (w, w),
+}
 
 
 class SqueezeExcite(nn.Module):
@@ -22,18 +47,51 @@ class SqueezeExcite(nn.Module):
     Attributes:
         reduction: the ratio r by which the bottleneck is narrower than the input; a
             width that it does not divide is rounded down, to no less than 1.
+        width: the bottleneck's width itself, instead of a ratio.
+        squeeze: "average", "maximum", or "none": a gate for each position, shape
+            [*batch, h, w, c], from 1x1 convolutions at full resolution (section 6.2 of the
+            paper, NoSqueeze).
+        variant: the dense layers before the last one, each followed by `activation`:
+            "standard", or one of those of "Variations of Squeeze and Excitation networks"
+            (arXiv:2304.06502, section 4): "slow_squeeze" reduces in two steps, by half of r
+            first; "slow_excite" goes back in two steps; "slow_squeeze_slow_excite" does
+            both; "bump" has one more layer at the bottleneck's width.
+        activation: after those layers, "relu" or another of `ACTIVATIONS`.
+        gate: of the last layer: "sigmoid", "hard_sigmoid", "tanh", "relu".
+        use_bias: whether the dense layers have biases.
         spatial_dims: how many axes before the channels are positions: 2 for images,
             1 for sequences, 3 for volumes. All axes before those are batch axes.
-        dtype: computation type of the two dense layers and of the product; by default
-            that of the input. The mean is taken in float32 whatever the type.
+        dtype: computation type of the dense layers and of the product; by default that of
+            the input. The squeeze is computed in float32 whatever the type.
 
     Raises:
-        ValueError: on call, if the input has fewer than `spatial_dims + 1` axes.
+        ValueError: if a field has none of these values, and on call, if the input has fewer
+            than `spatial_dims + 1` axes.
     """
 
     reduction: int = 16
+    width: int | None = None
+    squeeze: str = "average"
+    variant: str = "standard"
+    activation: str = "relu"
+    gate: str = "sigmoid"
+    use_bias: bool = True
     spatial_dims: int = 2
     dtype: DTypeLike | None = None
+
+    def __post_init__(self):
+        for field, valid in (
+            ("squeeze", SQUEEZES),
+            ("variant", VARIANTS),
+            ("activation", ACTIVATIONS),
+            ("gate", ACTIVATIONS),
+        ):
+            check_choice(field, getattr(self, field), valid)
+        for field in ("reduction", "width"):
+            value = getattr(self, field)
+            if (field, value) != ("width", None) and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
@@ -47,9 +105,27 @@ class SqueezeExcite(nn.Module):
         dtype = self.dtype or x.dtype
         positions = tuple(range(-1 - self.spatial_dims, -1))
 
-        squeezed = jnp.mean(x, axis=positions, dtype=jnp.float32).astype(dtype)
-        width = max(1, channels // self.reduction)
-        hidden = jax.nn.relu(nn.Dense(width, dtype=dtype, name="reduce")(squeezed))
-        gate = jax.nn.sigmoid(nn.Dense(channels, dtype=dtype, name="expand")(hidden))
+        if self.squeeze == "average":
+            y = jnp.mean(x, axis=positions, dtype=jnp.float32).astype(dtype)
+        elif self.squeeze == "maximum":
+            y = jnp.max(x, axis=positions).astype(dtype)
+        else:
+            y = x
+        width = self.width or max(1, channels // self.reduction)
+        widths = VARIANTS[self.variant](width, min(2 * width, max(width, channels)))
+        for i, features in enumerate(widths):
+            name = "reduce" if i == 0 else f"hidden{i + 1}"
+            y = nn.Dense(features, use_bias=self.use_bias, dtype=dtype, name=name)(y)
+            y = ACTIVATIONS[self.activation](y)
+        y = nn.Dense(channels, use_bias=self.use_bias, dtype=dtype, name="expand")(y)
+        gate = ACTIVATIONS[self.gate](y)
         self.sow("intermediates", "excitation", gate)
-        return x.astype(dtype) * jnp.expand_dims(gate, positions)
+        if self.squeeze != "none":
+            gate = jnp.expand_dims(gate, positions)
+        return x.astype(dtype) * gate
+
+
+SlowSqueezeExcite = functools.partial(SqueezeExcite, variant="slow_squeeze")
+SqueezeSlowExcite = functools.partial(SqueezeExcite, variant="slow_excite")
+SlowSqueezeSlowExcite = functools.partial(SqueezeExcite, variant="slow_squeeze_slow_excite")
+Bump = functools.partial(SqueezeExcite, variant="bump")

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,9 @@ from jax.typing import DTypeLike
 
 from se_flax.errors import UserError, nearest
 from se_flax.layers.squeeze_excite import SqueezeExcite
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,10 @@ class ModelInfo:
         module: the `nn.Module` class that builds it.
         fields: the class's fields that make this network of it.
         input_size: height and width, in pixels, of the images it was published for.
+        crop: which part of the image, resized to a short side of input_size / crop, its
+            published accuracy is measured on: the centre of input_size.
+        mean, std: of red, green and blue, where white is 1: images are normalised to
+            (image - mean) / std. Those of CIFAR networks are their data set's.
         paper: where it was published.
     """
 
@@ -29,6 +37,9 @@ class ModelInfo:
     module: type[nn.Module]
     fields: dict[str, Any]
     input_size: int
+    crop: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     paper: str
 
 
@@ -38,14 +49,34 @@ SE_PAPER = "Hu et al., Squeeze-and-Excitation Networks, arXiv:1709.01507"
 
 
 def register(
-    name: str, module: type[nn.Module], *, input_size: int, paper: str, **fields: Any
+    name: str,
+    module: type[nn.Module],
+    *,
+    input_size: int,
+    paper: str,
+    crop: float = 0.875,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    published_with_se: bool = False,
+    se: Callable[..., nn.Module] = SqueezeExcite,
+    **fields: Any,
 ) -> None:
-    """Adds a network under `name`, and the same with SE blocks (r = 16) under `se_<name>`."""
-    _MODELS[name] = ModelInfo(name, module, fields, input_size, paper)
-    with_se = {**fields, "se": functools.partial(SqueezeExcite, reduction=16)}
-    _MODELS[f"se_{name}"] = ModelInfo(
-        f"se_{name}", module, with_se, input_size, f"{SE_PAPER}; body: {paper}"
-    )
+    """Adds a network under `name`, and the same with SE blocks under `se_<name>`.
+
+    Args:
+        name, module, input_size, paper, crop, mean, std: see `ModelInfo`.
+        published_with_se: the network called `name` has SE blocks already (SENet-154,
+            EfficientNet); both names give it, and `se=None` one without.
+        se: makes its SE block; by default with r = 16.
+        **fields: see `ModelInfo.fields`.
+    """
+    info = ModelInfo(name, module, fields, input_size, crop, mean, std, paper)
+    with_se = dataclasses.replace(info, name=f"se_{name}", fields={**fields, "se": se})
+    if published_with_se:
+        info = dataclasses.replace(info, fields=with_se.fields)
+    else:
+        with_se = dataclasses.replace(with_se, paper=f"{SE_PAPER}; body: {paper}")
+    _MODELS[info.name], _MODELS[with_se.name] = info, with_se
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -79,28 +110,36 @@ def create_model(
         num_classes: size of the classifier's output.
         dtype: computation type; parameters and batch statistics stay float32.
         **overrides: fields of the module to set otherwise than the published network does,
-            such as `se=functools.partial(SqueezeExcite, reduction=8)`; for a network with SE
-            blocks, `reduction=8` says the same in short.
+            such as `se_stages=(2, 3)` or `se=functools.partial(SqueezeExcite, reduction=8)`;
+            for a network with SE blocks, fields of those too, such as `reduction=8` or
+            `variant="bump"`.
 
     Raises:
-        UserError: if there is no such model or the model has no such field.
+        UserError: if there is no such model, or it has no such field or value of a field.
     """
     info = model_info(name)
     fields = {**info.fields, "num_classes": num_classes, "dtype": dtype}
-    if "reduction" in overrides:
-        if fields.get("se") is None:
-            raise UserError(
-                f'"reduction" does not apply to "{name}", which has no SE block ("se_{name}" has)'
-            )
-        reduction = overrides.pop("reduction")
-        if not isinstance(reduction, int) or reduction < 1:
-            raise UserError(f"reduction must be a whole number of at least 1, not {reduction!r}")
-        fields["se"] = functools.partial(fields["se"], reduction=reduction)
-    known = {field.name for field in dataclasses.fields(info.module)} - {"parent", "name"}
+    known = _field_names(info.module)
+    of_block = _field_names(SqueezeExcite) - known
     for field in overrides:
-        if field not in known:
+        if field not in known | of_block:
             raise UserError(
                 f'the model "{name}" has no field "{field}"'
-                f"{nearest(field, known)}; its fields are {', '.join(sorted(known))}"
+                f"{nearest(field, known | of_block)}; its fields are {', '.join(sorted(known))}, "
+                f"and those of its SE blocks {', '.join(sorted(of_block))}"
             )
-    return info.module(**{**fields, **overrides})
+    fields.update({field: value for field, value in overrides.items() if field in known})
+    for_block = {field: value for field, value in overrides.items() if field in of_block}
+    if for_block:
+        if fields.get("se") is None:
+            raise UserError(
+                f'"{next(iter(for_block))}" does not apply to "{name}" without SE blocks'
+                + ("" if name.startswith("se_") else f' ("se_{name}" has them)')
+            )
+        fields["se"] = functools.partial(fields["se"], **for_block)
+        fields["se"]()  # refuses values that the block does not know
+    return info.module(**fields)
+
+
+def _field_names(module: type[nn.Module]) -> set[str]:
+    return {field.name for field in dataclasses.fields(module)} - {"parent", "name"}

@@ -4,6 +4,12 @@ import numpy as np
 import pytest
 
 from se_flax import SqueezeExcite
+from se_flax.layers.squeeze_excite import (
+    Bump,
+    SlowSqueezeExcite,
+    SlowSqueezeSlowExcite,
+    SqueezeSlowExcite,
+)
 
 
 def paper_equations(x, w1, b1, w2, b2):
@@ -88,3 +94,86 @@ def test_parameters_stay_float32_in_bfloat16():
 def test_refuses_an_input_without_positions():
     with pytest.raises(ValueError, match=r"at least 3 axes.*shape \(4, 16\)"):
         SqueezeExcite().init(jax.random.key(0), jnp.ones((4, 16)))
+
+
+def dense(params, layer, x):
+    return x @ params[layer]["kernel"] + params[layer]["bias"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "expected"),
+    [
+        ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("hard_sigmoid", lambda x: np.clip(x / 6 + 0.5, 0, 1)),
+        ("tanh", np.tanh),
+        ("relu", lambda x: np.maximum(x, 0)),
+    ],
+)
+@pytest.mark.parametrize("squeeze", ["average", "maximum"])
+def test_squeeze_and_gate_are_the_operators_they_are_called(squeeze, gate, expected):
+    block, params, x = random_block((3, 5, 4, 16), reduction=4, squeeze=squeeze, gate=gate)
+    pooled = {"average": np.mean, "maximum": np.max}[squeeze](np.asarray(x), axis=(1, 2))
+    hidden = np.maximum(dense(params, "reduce", pooled), 0)
+    gates = expected(dense(params, "expand", hidden))
+    y = block.apply({"params": params}, x)
+    np.testing.assert_allclose(y, x * gates[:, None, None], rtol=1e-4, atol=1e-5)
+
+
+def test_without_squeeze_each_position_has_a_gate_of_its_own():
+    block, params, x = random_block((2, 3, 4, 16), reduction=4, squeeze="none")
+    y, sown = block.apply({"params": params}, x, mutable="intermediates")
+    gates = 1 / (1 + np.exp(-dense(params, "expand", np.maximum(dense(params, "reduce", x), 0))))
+    assert sown["intermediates"]["excitation"][0].shape == x.shape
+    np.testing.assert_allclose(y, x * gates, rtol=1e-4, atol=1e-5)
+
+
+# Widths between the input and the gate for 64 channels and r = 16, from the descriptions in
+# section 4 of arXiv:2304.06502.
+@pytest.mark.parametrize(
+    ("make", "widths"),
+    [
+        (SqueezeExcite, [4]),
+        (SlowSqueezeExcite, [8, 4]),
+        (SqueezeSlowExcite, [4, 8]),
+        (SlowSqueezeSlowExcite, [8, 4, 8]),
+        (Bump, [4, 4]),
+    ],
+)
+def test_variants_have_the_layers_of_their_paper(make, widths):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 64))
+    block = make(reduction=16)
+    params = block.init(jax.random.key(1), x)["params"]
+    layers = ["reduce", *(f"hidden{i}" for i in range(2, len(widths) + 1)), "expand"]
+    assert sorted(params) == sorted(layers)
+    assert [params[layer]["kernel"].shape[1] for layer in layers] == [*widths, 64]
+    y = np.mean(x, axis=(1, 2))
+    for layer in layers[:-1]:
+        y = np.maximum(dense(params, layer, y), 0)
+    gates = 1 / (1 + np.exp(-dense(params, "expand", y)))
+    np.testing.assert_allclose(
+        block.apply({"params": params}, x), x * gates[:, None, None], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_bottleneck_can_be_given_by_its_width_and_go_without_biases():
+    x = jnp.ones((1, 2, 2, 16))
+    params = SqueezeExcite(width=5, use_bias=False).init(jax.random.key(0), x)["params"]
+    assert jax.tree.map(jnp.shape, params) == {
+        "reduce": {"kernel": (16, 5)},
+        "expand": {"kernel": (5, 16)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("squeeze", "mean", "average, maximum, none"),
+        ("gate", "sigmoidal", 'mean "sigmoid"'),
+        ("variant", "bumpy", 'mean "bump"'),
+        ("reduction", 0, "at least 1, not 0"),
+        ("width", 2.5, "at least 1, not 2.5"),
+    ],
+)
+def test_a_field_it_does_not_know_is_told(field, value, words):
+    with pytest.raises(ValueError, match=words):
+        SqueezeExcite(**{field: value})

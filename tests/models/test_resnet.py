@@ -152,3 +152,81 @@ def test_se_is_passed_in_as_a_partial():
         "params"
     ]
     assert params["stage1_unit1"]["se"]["reduce"]["kernel"].shape == (16, 8)
+
+
+def unit_outputs(placement):
+    """Inputs and outputs of a network's second unit, which keeps the shape."""
+    model = create_model("se_resnet20_cifar", 10, stage_sizes=(2,), widths=(8,), reduction=2)
+    model = model.clone(se_placement=placement)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    variables = model.init(jax.random.key(1), x)
+    _, state = model.apply(variables, x, capture_intermediates=True)
+    state = state["intermediates"]
+    first, unit = state["stage1_unit1"]["__call__"][0], state["stage1_unit2"]
+    return first, unit
+
+
+# SE paper, figure 5, written out for a unit whose shortcut is the identity.
+@pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
+def test_se_stands_where_its_placement_says(placement):
+    x, unit = unit_outputs(placement)
+    branch, output = unit["bn2"]["__call__"][0], unit["__call__"][0]
+    gate = unit["se"]["excitation"][0][:, None, None]
+    expected = {
+        "standard": lambda: jax.nn.relu(x + gate * branch),
+        "pre": lambda: jax.nn.relu(x + branch),
+        "post": lambda: gate * jax.nn.relu(x + branch),
+        "identity": lambda: jax.nn.relu(gate * x + branch),
+    }[placement]()
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+    if placement == "pre":
+        np.testing.assert_allclose(unit["se"]["__call__"][0], gate * x, rtol=1e-6)
+        # and that is what the branch's first layer sees
+        other, *_ = unit_outputs("standard")[1]["conv1"]["__call__"]
+        assert not np.allclose(unit["conv1"]["__call__"][0], other)
+
+
+def test_only_the_stages_asked_for_carry_se():
+    model = create_model("se_resnet20_cifar", 10, se_stages=(2,))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    carriers = {name for name, unit in params["params"].items() if "se" in unit}
+    assert carriers == {"stage2_unit1", "stage2_unit2", "stage2_unit3"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"se_placement": "prior"}, 'no se_placement "prior"'),
+        ({"se_stages": (0, 1)}, "no stage 0"),
+        ({"se_stages": (4,)}, "stages are 1 to 3"),
+        ({"variant": "bmp"}, '"bump"'),
+    ],
+)
+def test_a_placement_stage_or_variant_that_is_none_is_told(overrides, words):
+    with pytest.raises(ValueError, match=words):
+        create_model("se_resnet20_cifar", 10, **overrides)
+
+
+@pytest.mark.parametrize("variant", ["slow_squeeze", "bump"])
+@pytest.mark.parametrize("placement", ["pre", "post", "identity"])
+def test_any_variant_goes_in_any_placement_of_any_unit(variant, placement):
+    for name in ("se_resnet18", "se_resnext29_8x64d_cifar", "se_preact_resnet110_cifar"):
+        model = create_model(name, 10, variant=variant, se_placement=placement, se_stages=(1, 3))
+        model = model.clone(stage_sizes=(1,) * len(model.stage_sizes))
+        x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+        logits, _ = jax.eval_shape(lambda x, m=model: m.init_with_output(jax.random.key(0), x), x)
+        assert logits.shape == (2, 10)
+
+
+def test_features_are_the_maps_that_the_stages_give():
+    model = create_model("se_resnet50", 10)
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    maps, _ = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, features=True), x
+    )
+    assert {name: y.shape for name, y in maps.items()} == {
+        "stage1": (2, 56, 56, 256),
+        "stage2": (2, 28, 28, 512),
+        "stage3": (2, 14, 14, 1024),
+        "stage4": (2, 7, 7, 2048),
+    }
