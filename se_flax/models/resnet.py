@@ -33,6 +33,7 @@ class ResidualUnit(nn.Module):
     Attributes:
         width: channels of the branch's 3x3 convolutions, if not grouped.
         stride: 1, or 2 to halve height and width.
+        first: this is the network's first unit, right after the stem.
         shortcut_kernel: size of the shortcut's convolution, where it is one.
         se: makes the block that rescales the branch before the addition, if any.
         se_placement: see `ResNet`, as all that is not named here.
@@ -41,6 +42,7 @@ class ResidualUnit(nn.Module):
 
     width: int
     stride: int
+    first: bool
     shortcut_kernel: int
     bottleneck: bool
     groups: int
@@ -88,7 +90,7 @@ class ResidualUnit(nn.Module):
             )
             if self.preactivation:
                 y = jax.nn.relu(self.norm(name=f"bn{i}")(y))
-                if i == 1 and not same_shape:
+                if i == 1 and (self.first or not same_shape):
                     shortcut = y
                 y = conv(y)
             elif i < len(convolutions):
@@ -135,7 +137,9 @@ class ResNet(nn.Module):
         stride_in_first: a bottleneck halves height and width in its first convolution, as the
             networks trained in Caffe do, rather than in the 3x3 one.
         preactivation: batch norm and ReLU stand before each convolution (He et al. 2016)
-            rather than batch norm after it, ReLU between and after the addition.
+            rather than batch norm after it, ReLU between and after the addition. The first
+            one of a unit is also on its shortcut where shapes differ and in the first unit
+            (their appendix).
         projection: where shapes differ the shortcut is a convolution, with batch norm unless
             pre-activated; otherwise it is `pad_shortcut`.
         shortcut_kernel: size of that convolution, from the second stage on.
@@ -232,6 +236,7 @@ class ResNet(nn.Module):
                 x = ResidualUnit(
                     width=width,
                     stride=2 if i > 1 and j == 1 else 1,
+                    first=i == j == 1,
                     shortcut_kernel=self.shortcut_kernel if i > 1 else 1,
                     bottleneck=self.bottleneck,
                     groups=self.groups,

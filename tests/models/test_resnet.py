@@ -218,6 +218,24 @@ def test_any_variant_goes_in_any_placement_of_any_unit(variant, placement):
         assert logits.shape == (2, 10)
 
 
+def test_the_first_unit_with_preactivation_activates_before_its_shortcut_too():
+    # He et al. 2016, appendix: "we adopt the first activation right after conv1 and before
+    # splitting into two paths".
+    model = create_model("preact_resnet110_cifar", 10, stage_sizes=(2,), widths=(8,))
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    _, state = model.init_with_output(jax.random.key(1), x, capture_intermediates=True)
+    state = state["intermediates"]
+    stem = state["stem_conv"]["__call__"][0]
+    first, second = state["stage1_unit1"], state["stage1_unit2"]
+    for unit, shortcut in (
+        (first, jax.nn.relu(first["bn1"]["__call__"][0])),
+        (second, first["__call__"][0]),
+    ):
+        expected = shortcut + unit["conv2"]["__call__"][0]
+        np.testing.assert_allclose(unit["__call__"][0], expected, rtol=1e-6)
+    assert not np.allclose(first["__call__"][0], stem + first["conv2"]["__call__"][0])
+
+
 def test_features_are_the_maps_that_the_stages_give():
     model = create_model("se_resnet50", 10)
     x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
