@@ -23,7 +23,13 @@ class Split:
     labels: Int[np.ndarray, " n"]
 
     def __post_init__(self):
-        object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
+        object.__setattr__(self, "images", np.asarray(self.images))
+        labels = np.asarray(self.labels)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            raise UserError(
+                f"labels must be integers of shape [n], not {labels.dtype} {list(labels.shape)}"
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int32))
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise UserError(
                 "images must be uint8 of shape [n, height, width, channels], "
@@ -59,12 +65,29 @@ class Dataset:
     validation: Split | None = None
 
     def __post_init__(self):
-        for name in ("train", "test"):
-            labels = getattr(self, name).labels
+        for name in ("train", "validation", "test"):
+            split = getattr(self, name)
+            if split is None:
+                continue
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise UserError(
+                    f"{self.name} {name}: images of {list(split.images.shape[1:])}, but those to "
+                    f"train on are of {list(self.train.images.shape[1:])}"
+                )
+            labels = split.labels
             if labels.min() < 0 or labels.max() >= self.num_classes:
                 raise UserError(
                     f"{self.name} {name}: labels run from {labels.min()} to {labels.max()}, "
                     f"but there are {self.num_classes} classes, numbered from 0"
+                )
+
+        channels = self.train.images.shape[-1]
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != channels or not all(0 <= value <= 1 for value in values):
+                raise UserError(
+                    f"{self.name}: {name} must be {channels} numbers from 0 to 1, one a channel, "
+                    f"not {values}"
                 )
 
     @property
@@ -73,7 +96,15 @@ class Dataset:
         return len(self.class_names)
 
     def hold_out(self, fraction: float) -> "Dataset":
-        """Moves a fraction of `train` to `validation`: the same images every time."""
+        """Moves a fraction of `train` to `validation`: the same images every time.
+
+        Raises:
+            UserError: if there is a `validation` already, or one of the two would be empty.
+        """
+        if self.validation is not None:
+            raise UserError(
+                f"{self.name} has a validation split of its own; leave validation_fraction at 0"
+            )
         order = np.random.default_rng(0).permutation(len(self.train))
         count = round(fraction * len(self.train))
         if not 0 < count < len(self.train):
@@ -127,10 +158,14 @@ _TFDS = {
 
 
 def _tfds(name: str, data_dir: str | None) -> Dataset:
-    # TFDS reads prepared data without TensorFlow, and imports it only to prepare them.
+    # TFDS reads ArrayRecord without TensorFlow, and imports it to prepare data or to read those
+    # prepared as TFRecord.
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except ValueError:  # prepared in another format
+        builder = tfds.builder(name, data_dir=data_dir)
     if not builder.is_prepared():
         _prepare(builder)
     info = _TFDS[name]
@@ -163,14 +198,13 @@ def _prepare(builder) -> None:
 
 
 def _read(builder, split: str) -> Split:
+    import tensorflow_datasets as tfds
+
     try:
         source = builder.as_data_source(split)
-    except NotImplementedError as error:
-        raise UserError(
-            f"{builder.data_path} was prepared as {builder.info.file_format.value}, which cannot "
-            'be read at random; prepare it in another folder with file_format="array_record" '
-            "and set TFDS_DATA_DIR to that folder"
-        ) from error
+    except NotImplementedError:
+        records = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+        return Split(records["image"], records["label"])
     records = source.__getitems__(range(len(source)))
     return Split(
         np.stack([record["image"] for record in records]),

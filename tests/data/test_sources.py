@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 
@@ -59,6 +60,28 @@ def test_tfds_data_dir_is_read_from_the_environment(tfds_dir, run_python):
     assert process.stdout.strip() == "110", process.stderr
 
 
+def test_data_prepared_as_tfrecord_are_read_too(tfds_dir, tmp_path):
+    import tensorflow_datasets as tfds
+
+    as_arrays = load_dataset("cifar10", tfds_dir)
+    builder = tfds.builder("cifar10", data_dir=tmp_path, file_format="tfrecord")
+
+    def examples(split):
+        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            yield index, {"image": image, "label": label, "id": str(index)}
+
+    builder._split_generators = lambda *args, **kwargs: {
+        "train": examples(as_arrays.train),
+        "test": examples(as_arrays.test),
+    }
+    builder.download_and_prepare()
+    read = load_dataset("cifar10", str(tmp_path))
+    for split in ("train", "test"):
+        ours, expected = getattr(read, split), getattr(as_arrays, split)
+        assert {i.tobytes() for i in ours.images} == {i.tobytes() for i in expected.images}
+        np.testing.assert_array_equal(np.bincount(ours.labels), np.bincount(expected.labels))
+
+
 def test_data_neither_prepared_nor_downloadable_say_what_to_do(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise requests.ConnectionError("no network")
@@ -112,9 +135,34 @@ def test_holding_out_none_or_all_is_refused(stripes, fraction):
 
 def test_arrays_that_are_no_images_are_refused():
     with pytest.raises(UserError, match="must be uint8"):
-        Split(np.zeros((2, 8, 8, 3), np.float32), np.zeros(2))
+        Split(np.zeros((2, 8, 8, 3), np.float32), np.zeros(2, int))
     with pytest.raises(UserError, match="2 images but 3 labels"):
-        Split(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(3))
+        Split(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(3, int))
+
+
+@pytest.mark.parametrize("labels", [np.zeros(2), np.zeros((2, 10), int)])
+def test_labels_that_are_no_class_numbers_are_refused(labels):
+    with pytest.raises(UserError, match="must be integers"):
+        Split(np.zeros((2, 8, 8, 3), np.uint8), labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mean": (125.0, 122.0, 114.0)}, "mean must be 3 numbers from 0 to 1"),
+        ({"std": (0.5,)}, "std must be 3 numbers"),
+        ({"test": Split(np.zeros((2, 9, 9, 3), np.uint8), np.array([0, 1]))}, r"\[9, 9, 3\]"),
+        ({"validation": Split(np.zeros((1, 8, 8, 3), np.uint8), np.array([7]))}, "from 7 to 7"),
+    ],
+)
+def test_a_data_set_that_does_not_fit_together_is_refused(stripes, changes, words):
+    with pytest.raises(UserError, match=words):
+        dataclasses.replace(stripes, **changes)
+
+
+def test_a_validation_split_of_ones_own_is_not_replaced(stripes):
+    with pytest.raises(UserError, match="of its own"):
+        stripes.hold_out(0.2).hold_out(0.2)
 
 
 def test_labels_out_of_range_are_refused():
