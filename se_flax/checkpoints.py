@@ -6,6 +6,7 @@ known of the run's progress, and, where it was evaluated, its metrics.
 
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -111,10 +112,11 @@ class Checkpoints:
                     progress=ocp.args.JsonRestore(),
                 ),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # Orbax and TensorStore raise many kinds
             raise UserError(
-                f"the checkpoint of step {step} in {self._manager.directory} does not fit this "
-                "network and optimiser; give the config it was made with, or another --workdir"
+                f"the checkpoint of step {step} in {self._manager.directory} is damaged or does "
+                "not fit this network and optimiser; give the config it was made with, or another "
+                "--workdir"
             ) from error
         return restored.state, restored.progress
 
@@ -134,7 +136,9 @@ def _top1(metrics: dict[str, float]) -> float:
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json`."""
     text = json.dumps(json.loads(config.to_json_best_effort()), indent=2)
-    (workdir / "config.json").write_text(text + "\n")
+    partial = workdir / "config.tmp"
+    partial.write_text(text + "\n")
+    partial.replace(workdir / "config.json")
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -142,7 +146,10 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json")
-    return ConfigDict(json.loads(path.read_text()))
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
@@ -162,6 +169,33 @@ def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
                 f"{workdir} holds a run with config.{field}={old}, not {new}; "
                 "give another --workdir, or the config of that run"
             )
+
+
+def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Returns "config.x is 2, before 1" for each field not as it was in the workdir's run."""
+    if not has_checkpoint(workdir):
+        return []
+    old, new = (
+        dict(_leaves(tree.to_json_best_effort())) for tree in (read_config(workdir), config)
+    )
+    return [
+        f"config.{field} is {value}, before {old.get(field)}"
+        for field, value in new.items()
+        if old.get(field) != value
+    ]
+
+
+def _leaves(text: str) -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, plain value) of the fields of a config written as JSON."""
+
+    def walk(tree, prefix):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return walk(json.loads(text), "")
 
 
 def _plain(config: ConfigDict, field: str) -> Any:

@@ -20,14 +20,21 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     # Besides absl's errors, what a config file raises for a field or argument it does not know.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        SyntaxError,
+    ) as error:
         _exit(error)
     if len(rest) > 1:
         _exit(UserError(f'unknown argument "{rest[1]}"; options begin with --'))
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # absl's own default tells of every step of Orbax
-    # Orbax's warning at a checkpoint between two evaluations, which is as it should be.
-    logging.get_absl_logger().addFilter(lambda record: "tracked_metric" not in str(record.msg))
+        # Orbax and TFDS tell of every step, and warn of what is as it should be.
+        logging.set_verbosity(logging.ERROR)
     return rest
 
 
@@ -37,7 +44,7 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     def wrapped(argv: list[str]) -> None:
         try:
             main(argv)
-        except UserError as error:
+        except (UserError, OSError) as error:
             _exit(error)
 
     return wrapped
@@ -52,10 +59,13 @@ def _one_sentence(error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, AttributeError | KeyError):
         # ml_collections quotes the field, and below it the nearest one: once, or once more.
-        field, *hint = text.strip("\"'").replace("\\n", "\n").replace("\\'", "'").splitlines()
-        field = field.strip("'")
-        text = f'there is no config field "{field}"' if " " not in field else field
-        text += f" ({hint[0]})" if hint else ""
+        if text[:1] in "\"'":
+            text = text.strip("\"'")
+        field, *hint = text.replace("\\n", "\n").replace("\\'", "'").splitlines()
+        if " " not in field:
+            name = field.strip("'")
+            field = f'there is no config field "{name}"'
+        text = f"{field} ({hint[0]})" if hint else field
     first, *_, last = [text, *text.splitlines()]
     if "Traceback" in first:  # of a config's get_config; its last line is what was raised
         text = f"{first.partition(': ')[0]}: {last.partition(': ')[2] or last}"

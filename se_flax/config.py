@@ -62,7 +62,8 @@ def default_config() -> ConfigDict:
     config.log_every_steps = 100  # a row in metrics.jsonl; besides that one an epoch
     config.eval_every_epochs = 1
     config.eval_batch_size = 500
-    config.checkpoint_every_minutes = 5.0  # between the checkpoints after each evaluation
+    # After each evaluation, and between them at the first row after so many minutes.
+    config.checkpoint_every_minutes = 5.0
     config.lock()
     config.model.overrides.unlock()
     return config
@@ -85,7 +86,10 @@ _FLAG = (lambda value: isinstance(value, bool), "True or False")
 _TEXT = (_is(str), "a text")
 _FRACTION = (lambda value: _number(0)(value) and value < 1, "a number from 0 to below 1")
 _RULES: dict[str, tuple[Check, str]] = {
-    "seed": (_count(0), "a whole number of at least 0"),
+    "seed": (
+        lambda value: _count(0)(value) and value < 2**32,
+        "a whole number from 0 to 4294967295",
+    ),
     "model.name": _TEXT,
     "dtype": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "sync_batch_norm": _FLAG,

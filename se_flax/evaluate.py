@@ -10,7 +10,7 @@ from absl import app, flags
 from se_flax.checkpoints import Checkpoints, has_checkpoint, read_config
 from se_flax.command import parse_flags, run_command
 from se_flax.config import check_config
-from se_flax.data import Dataset, load_dataset
+from se_flax.data import Dataset, known_datasets, load_dataset
 from se_flax.errors import UserError
 from se_flax.progress import format_results
 from se_flax.state import abstract_replicated
@@ -42,6 +42,11 @@ def evaluate_workdir(
     """
     workdir = pathlib.Path(workdir).expanduser()
     config = read_config(workdir)
+    if dataset is None and config.dataset.name not in known_datasets():
+        raise UserError(
+            f'{workdir} was trained on "{config.dataset.name}", which is not read by name; call '
+            "se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
+        )
     check_config(config, names_dataset=dataset is None)
     if not has_checkpoint(workdir):
         raise UserError(f"{workdir} has no checkpoint yet")

@@ -30,4 +30,8 @@ class Interrupt:
     def _note(self, number, frame) -> None:
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        print(
+            "\nstopping after the next step; Ctrl-C again stops at once",
+            file=sys.stderr,
+            flush=True,
+        )

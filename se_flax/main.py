@@ -1,5 +1,6 @@
 """Trains a network: python -m se_flax.main --config=configs/quickstart.py."""
 
+import os
 import pathlib
 import sys
 
@@ -34,8 +35,6 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if options.config is None:
         raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
-    from se_flax.train import RunInterrupted, train
-
     filename = options["config"].config_filename
     path = pathlib.Path(filename.partition(":")[0])
     if not path.is_file():
@@ -43,13 +42,18 @@ def main(argv: list[str]) -> None:
         raise UserError(f'there is no config file "{path}"{nearest(str(path), others)}')
     workdir = options.workdir or default_workdir(filename)
     try:
+        from se_flax.train import RunInterrupted, train
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    try:
         train(options.config, workdir)
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own
 
 
 if __name__ == "__main__":

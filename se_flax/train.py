@@ -19,10 +19,11 @@ import orbax.checkpoint
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from se_flax.checkpoints import Checkpoints, check_same_run, write_config
+from se_flax.checkpoints import Checkpoints, changed_fields, check_same_run, write_config
 from se_flax.config import build_model, check_config, check_devices
 from se_flax.data import Dataset, load_dataset
 from se_flax.data.in_memory import DeviceSplit, Preprocessing
+from se_flax.errors import UserError
 from se_flax.interrupt import Interrupt
 from se_flax.optim import learning_rate_schedule, make_optimizer
 from se_flax.progress import Meter, Progress, format_results
@@ -129,23 +130,27 @@ def train(
 
     Raises:
         UserError: before anything is compiled or written, if the config cannot be used or
-            the workdir belongs to another run.
+            the workdir belongs to another run; later, if the loss is no longer finite.
         RunInterrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     begun = time.perf_counter()
     config = config.copy_and_resolve_references()
     workdir = pathlib.Path(workdir).expanduser()
+    if dataset is not None:
+        config.dataset.name = dataset.name
     check_config(config, names_dataset=dataset is None)
     check_devices(config, jax.device_count())
     check_same_run(workdir, config)
+    changes = changed_fields(workdir, config)
     if dataset is None:
         dataset = load_dataset(config.dataset.name, config.dataset.data_dir)
     if config.validation_fraction:
         dataset = dataset.hold_out(config.validation_fraction)
     program = build_program(config, dataset)
-    abstract_state = abstract_replicated(jax.eval_shape(program.initial_state))
+    abstract_state = abstract_replicated(abstract_initial_state(program))
 
     with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
         saved = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
         if saved.latest is None:
             state = replicate(jax.jit(program.initial_state)())
@@ -155,7 +160,14 @@ def train(
             seconds, sums = carried["seconds"], carried["sums"]
         first_step = int(state.step)
         summary_path = workdir / "summary.json"
-        if first_step >= program.total_steps and summary_path.exists():
+        if first_step > program.total_steps:
+            raise UserError(
+                f"{workdir} is at step {first_step}, past the {program.total_steps} steps of "
+                f"config.num_epochs={config.num_epochs}; give another --workdir"
+            )
+        if first_step == program.total_steps and summary_path.exists():
+            for change in changes:
+                print(f"not applied, because this run is complete: {change}")
             print(f"this run is complete, see {summary_path}; for another, give another --workdir")
             return json.loads(summary_path.read_text())
 
@@ -172,7 +184,8 @@ def train(
         )
         for line in introduction(config, dataset, program, state, workdir):
             progress.say(line)
-        interrupt = stack.enter_context(Interrupt())
+        for change in changes:
+            progress.say(f"from step {first_step} on, {change}")
         meter = Meter(sums)
 
         def save(results=None):
@@ -196,6 +209,12 @@ def train(
             if log_now:
                 row = meter.finish_row()
                 progress.log(step, row, meter.images_per_second)
+                if not np.isfinite(row["loss"]):
+                    raise UserError(
+                        f"training has diverged: the loss is {row['loss']} at step {step}; use a "
+                        "lower config.optimizer.learning_rate, a longer config.schedule.warmup or "
+                        "config.optimizer.clip_norm"
+                    )
                 row["learning_rate"] = float(program.learning_rate(step - 1))
                 _write(writer, step, "train", row)
 
@@ -244,6 +263,18 @@ def train(
         )
         progress.say(f"{summary['seconds']:.0f} s in all; results are in {workdir}")
         return summary
+
+
+def abstract_initial_state(program: Program) -> TrainState:
+    """Returns shapes and types of the state; raises `UserError` if the network has none."""
+    try:
+        return jax.eval_shape(program.initial_state)
+    except (TypeError, ValueError, AttributeError, flax.errors.FlaxError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            "the network cannot be built; look at config.model.overrides and at the size of the "
+            f"images: {reason}"
+        ) from error
 
 
 def default_steps_per_dispatch(steps_per_epoch: int) -> int:

@@ -26,6 +26,8 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
         (["--config.model.name=se_resnet20"], {}, '"se_resnet20_cifar"'),
         (["--config.dataset.name=digit"], {}, '"digits"'),
         (["--config.dtype=float16"], {}, "bfloat16"),
+        (["--config.seed=4294967296"], {}, "from 0 to 4294967295"),
+        (["--config.model.overrides.stage_sizes=(1,1,1)"], {}, "config.model.overrides"),
         (["--wrokdir=x"], {}, "workdir"),
         (["runs/x"], {}, 'unknown argument "runs/x"'),
         (
@@ -57,6 +59,9 @@ def test_bad_input_is_told_in_one_line(run_python, tmp_path, arguments, environm
         (["--config=configs/quikstart.py"], '(did you mean "configs/quickstart.py"?)'),
         (["--config=configs/resnet_cifar10.py:21"], ':21: there is no CIFAR ResNet of depth "21"'),
         (["--config=configs/quickstart.py:21"], "takes 0 positional arguments"),
+        (["--config=README.md"], "(README.md, line"),
+        (["--config=configs/cifar_recipe.py"], "no attribute 'get_config'"),
+        (["--config=tests/tiny_run.py", "--workdir=README.md"], "README.md"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_told_in_one_line(run_python, arguments, expected):
@@ -75,6 +80,7 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     assert "images/s" in process.stdout
 
     process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path}", "--step=latest")
+    assert process.stderr == ""
     line, as_json = process.stdout.splitlines()
     result = json.loads(as_json)
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -15,6 +16,13 @@ from se_flax.train import RunInterrupted, default_steps_per_dispatch, train
 
 def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def copy_of(finished, tmp_path):
+    """The workdir of the finished run, to be gone on with, and its config."""
+    _, workdir, config = finished
+    shutil.copytree(workdir, tmp_path / "copy")
+    return tmp_path / "copy", config.copy_and_resolve_references()
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +226,59 @@ def test_parameters_are_where_the_submodules_names_say(finished, stripes):
     assert int(state.step) == 36
     assert progress["seconds"] > 0
     assert np.isfinite(jax.tree.leaves(state.params)[0]).all()
+
+
+def test_what_a_config_changes_of_a_run_it_goes_on_with_is_told(
+    finished, stripes, tmp_path, capsys
+):
+    workdir, config = copy_of(finished, tmp_path)
+    config.optimizer.learning_rate = 0.05
+    train(config, workdir, stripes)
+    assert "not applied, because this run is complete: config.optimizer.learning_rate is 0.05" in (
+        capsys.readouterr().out
+    )
+    assert json.loads((workdir / "config.json").read_text())["optimizer"]["learning_rate"] == 0.1
+    config.num_epochs += 1
+    train(config, workdir, stripes)
+    output = capsys.readouterr().out
+    assert "from step 36 on, config.optimizer.learning_rate is 0.05, before 0.1" in output
+    assert "from step 36 on, config.num_epochs is 7, before 6" in output
+
+
+def test_a_run_past_the_end_asked_for_is_refused(finished, stripes, tmp_path):
+    workdir, config = copy_of(finished, tmp_path)
+    config.num_epochs = 2
+    with pytest.raises(UserError, match="at step 36, past the 12 steps"):
+        train(config, workdir, stripes)
+    assert json.loads((workdir / "config.json").read_text())["num_epochs"] == 6
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path, tiny_config, stripes):
+    tiny_config.num_epochs = 1
+    train(tiny_config, tmp_path, stripes)
+    tiny_config.num_epochs = 3
+    tiny_config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match="diverged"):
+        train(tiny_config, tmp_path, stripes)
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.steps == [6]
+    checkpoints.close()
+
+
+def test_a_run_on_arrays_is_evaluated_on_arrays(finished):
+    _, workdir, _ = finished
+    with pytest.raises(UserError, match='trained on "stripes", which is not read by name'):
+        evaluate_workdir(workdir)
+
+
+@pytest.mark.parametrize("file", ["config.json", "checkpoints/36/state"])
+def test_a_damaged_workdir_is_told(finished, stripes, tmp_path, file):
+    workdir, _ = copy_of(finished, tmp_path)
+    if file == "config.json":
+        (workdir / file).write_text('{"seed": 0')
+    else:
+        shutil.rmtree(workdir / file / "ocdbt.process_0")
+        (workdir / file / "manifest.ocdbt").write_bytes(b"not a database")
+    with pytest.raises(UserError, match="damaged"):
+        evaluate_workdir(workdir, "latest", dataset=stripes)
