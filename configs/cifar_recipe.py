@@ -1,11 +1,12 @@
 """The published recipe for residual networks on CIFAR, shared by the configs of this folder.
 
-He et al. (arXiv:1512.03385, section 4.2), which Hu et al. (arXiv:1709.01507, section 5.2) take
+He et al. (arXiv:1512.03385, section 4.2), which Hu et al. (arXiv:1709.01507, section 5.1) take
 over for their SE networks: SGD with momentum 0.9, batch 128, learning rate 0.1 divided by 10 at
 half and at three quarters of the training, images padded by 4 zeros, cropped and mirrored at
 random. Here 200 epochs rather than 64,000 steps (164 epochs of 50,000 images), the length that
-later work settled on, and Nesterov momentum as in the authors' published code
-(facebook/fb.resnet.torch).
+later work settled on; Nesterov momentum and normalisation by each channel's mean and standard
+deviation as in Facebook's published code (facebook/fb.resnet.torch), where the paper subtracts
+the mean of each pixel.
 
 What makes the very deep ones converge, with SE blocks and without:
 

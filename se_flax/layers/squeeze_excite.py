@@ -49,7 +49,7 @@ class SqueezeExcite(nn.Module):
             width that it does not divide is rounded down, to no less than 1.
         width: the bottleneck's width itself, instead of a ratio.
         squeeze: "average", "maximum", or "none": a gate for each position, shape
-            [*batch, h, w, c], from 1x1 convolutions at full resolution (section 6.2 of the
+            [*batch, h, w, c], from 1x1 convolutions at full resolution (section 7.1 of the
             paper, NoSqueeze).
         variant: the dense layers before the last one, each followed by `activation`:
             "standard", or one of those of "Variations of Squeeze and Excitation networks"
