@@ -1,0 +1,124 @@
+"""Turns tensors published for PyTorch into the variables of our networks."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from se_flax.errors import UserError
+
+Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+Transform = Callable[[np.ndarray], np.ndarray]
+
+_LEAVES = {
+    ("params", "kernel"): "weight",
+    ("params", "bias"): "bias",
+    ("params", "scale"): "weight",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+_SHOWN = 5  # names told of each kind of mismatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one library names the tensors of a family of networks.
+
+    Attributes:
+        source: whose layout it is, for messages.
+        rules: (pattern, replacement) pairs; each rewrites, in order, every match in the path
+            of one of our modules, such as `stage1_unit2/se/reduce`.
+        ignored: pattern of the names of tensors that our network has no use for.
+        transforms: (pattern, function) pairs; the function is applied to the tensors whose
+            names match, before their axes are put in our order.
+    """
+
+    source: str
+    rules: Rules
+    ignored: str = "$^"
+    transforms: tuple[tuple[str, Transform], ...] = ()
+
+    def name(self, path: tuple[str, ...]) -> str:
+        """Returns the tensor's name for a leaf's path, (collection, *modules, leaf)."""
+        collection, *modules, leaf = path
+        prefix = "/".join(modules)
+        for pattern, replacement in self.rules:
+            prefix = re.sub(pattern, replacement, prefix)
+        return f"{prefix.replace('/', '.')}.{_LEAVES[collection, leaf]}"
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    model: nn.Module,
+    input_size: int,
+    layouts: Iterable[Layout],
+    new_head: bool = False,
+) -> dict[str, Any]:
+    """Returns the variables of a network, made of tensors in one of the layouts.
+
+    Args:
+        tensors: by name, convolutions [out, in, height, width] and dense layers [out, in].
+        model: the network.
+        input_size: height and width of images it can take.
+        layouts: those that the tensors may be in.
+        new_head: the tensors of the classifiers are left out, and those of the result random.
+
+    Raises:
+        UserError: if a tensor is missing, left over or of another shape than the network's.
+    """
+    images = jnp.zeros((1, input_size, input_size, 3))
+    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    expected = flax.traverse_util.flatten_dict(abstract)
+    tensors = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
+    named = {layout: {path: layout.name(path) for path in expected} for layout in layouts}
+    layout = max(named, key=lambda layout: len(tensors.keys() & set(named[layout].values())))
+    names = named[layout]
+    head = {path for path in expected if new_head and path[-2].endswith("classifier")}
+
+    missing = [name for path, name in names.items() if path not in head and name not in tensors]
+    known = set(names.values())
+    left_over = [k for k in tensors if k not in known and not re.match(layout.ignored, k)]
+    converted, misshapen = {}, []
+    for path, name in names.items():
+        if path in head or name not in tensors:
+            continue
+        value = _our_axes(tensors[name], layout, name, len(expected[path].shape))
+        converted[path] = value
+        if value.shape != expected[path].shape:
+            misshapen.append(f"{name} {list(value.shape)} not {list(expected[path].shape)}")
+    problems = {
+        "missing": missing,
+        "left over": left_over,
+        "of the wrong shape, in our order of axes": misshapen,
+    }
+    if any(problems.values()):
+        raise UserError(
+            f"the weights do not fit the network, read with {layout.source} names: "
+            + "; ".join(_listed(kind, items) for kind, items in problems.items() if items)
+        )
+    if head:
+        fresh = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+        fresh = flax.traverse_util.flatten_dict(fresh)
+        converted.update({path: fresh[path] for path in head})
+    return flax.traverse_util.unflatten_dict(converted)
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def _our_axes(tensor: np.ndarray, layout: Layout, name: str, ndim: int) -> np.ndarray:
+    for pattern, transform in layout.transforms:
+        if re.match(pattern, name):
+            tensor = transform(tensor)
+    tensor = np.asarray(tensor, np.float32)
+    if tensor.ndim == 4 and ndim == 2 and tensor.shape[2:] == (1, 1):
+        tensor = tensor[:, :, 0, 0]  # a dense layer written as a 1x1 convolution
+    return tensor.transpose(*range(2, tensor.ndim), 1, 0) if tensor.ndim >= 2 else tensor

@@ -1,0 +1,82 @@
+"""Networks of independent PyTorch implementations, with random weights and statistics."""
+
+import re
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+# torchvision's compiled operators are not in every build that its version number fits; none of
+# them is used here, and its import asks for no more than their names.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+for _operator in (
+    *("nms", "qnms", "roi_align", "qroi_align", "_roi_align_backward"),
+    *("roi_pool", "_roi_pool_backward", "ps_roi_align", "_ps_roi_align_backward"),
+    *("ps_roi_pool", "_ps_roi_pool_backward", "deform_conv2d", "_deform_conv2d_backward"),
+):
+    if not hasattr(torch.ops.torchvision, _operator):
+        _LIBRARY.define(f"{_operator}(Tensor x) -> Tensor")
+
+warnings.filterwarnings("ignore", module="timm|torchvision|pretrainedmodels")
+import pretrainedmodels  # noqa: E402
+import timm  # noqa: E402
+import torchvision  # noqa: E402
+
+
+def build(reference: str) -> torch.nn.Module:
+    """Returns the network `library:name`, not pretrained."""
+    library, _, name = reference.partition(":")
+    makers: dict[str, Callable[[], torch.nn.Module]] = {
+        "timm": lambda: timm.create_model(name),
+        "torchvision": lambda: torchvision.models.get_model(name, weights=None),
+        "pretrainedmodels": lambda: vars(pretrainedmodels)[name](pretrained=None),
+    }
+    return makers[library]()
+
+
+def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
+    """Gives a network random weights, biases, batch-norm scales and statistics; returns it.
+
+    The statistics are those of a random batch, with which activations neither vanish nor
+    explode in any network, moved by a random part of themselves.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(like: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        return torch.empty_like(like).uniform_(low, high, generator=generator)
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += uniform(parameter, -0.2, 0.2)
+            elif parameter.ndim == 2:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
+        norms = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+        for name, norm in norms.items():
+            if re.search(r"layer\d\.\d+\.bn", name):
+                # Branches of residual units weaker than what they are added to, as after
+                # training; a deep network is chaotic otherwise, and magnifies rounding.
+                norm.weight *= 0.3
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        model(torch.randn(2, 3, input_size, input_size, generator=generator))
+        for norm in norms.values():
+            norm.running_mean += norm.running_var.sqrt() * uniform(norm.running_mean, -0.1, 0.1)
+            norm.running_var *= uniform(norm.running_var, 0.8, 1.2)
+            # Dividing by next to nothing would turn rounding into results.
+            norm.running_var.clamp_(min=0.1 * float(norm.running_var.mean()))
+    return model.eval()
+
+
+def tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Returns a network's parameters and statistics by name."""
+    return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+
+
+def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    """Returns the logits for images [n, h, w, c], computed in float64."""
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).double()
+    with torch.no_grad():
+        return model.double()(images).numpy()
