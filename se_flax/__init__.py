@@ -1,7 +1,8 @@
 """Squeeze-and-Excitation networks in JAX and Flax."""
 
+from se_flax.layers.add_se import add_se
 from se_flax.layers.squeeze_excite import SqueezeExcite
 from se_flax.models import create_model, list_models
 
-__all__ = ["SqueezeExcite", "create_model", "list_models"]
+__all__ = ["SqueezeExcite", "add_se", "create_model", "list_models"]
 __version__ = "0.1.0"
