@@ -1,0 +1,130 @@
+"""Reads published weights from a file or a hub into the variables of our networks."""
+
+import pathlib
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from se_flax.errors import UserError
+from se_flax.models import create_model, model_info
+from se_flax.pretrained.convert import convert
+from se_flax.pretrained.layouts import layouts_of
+
+_TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
+
+
+def load_pretrained(
+    name: str, source: str | pathlib.Path, *, num_classes: int | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Returns a network's variables, read from weights published for PyTorch.
+
+        variables = load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
+        logits = create_model("se_resnet50_caffe").apply(variables, images, train=False)
+
+    What images must be like (size, mean and standard deviation) is in
+    `se_flax.models.model_info(name)`. Nothing in a file is ever executed: a PyTorch file that
+    holds more than tensors is refused.
+
+    Args:
+        name: one of `list_models()`.
+        source: id of a repository on the Hugging Face hub with a `model.safetensors`; or path
+            of a `.safetensors` or a PyTorch file (.pth, .pt, .th, .bin) of a state dict.
+        num_classes: size of the classifier's output; by default that of the weights. With
+            another one, the classifier is a new, random one, and a warning says so.
+        **overrides: as for `create_model`.
+
+    Raises:
+        UserError: if the source cannot be read, or its tensors are not those of the network;
+            the message lists what is missing, left over or of the wrong shape.
+    """
+    layouts = layouts_of(name)
+    info = model_info(name)
+    if not layouts:
+        raise UserError(f'no weights are known to be published for "{name}"')
+    tensors = read_tensors(source)
+    heads = [layout.name(("params", "classifier", "bias")) for layout in layouts]
+    own_classes = next((len(tensors[head]) for head in heads if head in tensors), None)
+    new_head = None not in (num_classes, own_classes) and num_classes != own_classes
+    if new_head:
+        warnings.warn(
+            f"the weights in {source} are for {own_classes} classes; the body is kept, and the "
+            f"classifier of {num_classes} is new and random",
+            stacklevel=2,
+        )
+    model = create_model(name, num_classes or own_classes or 1000, **overrides)
+    try:
+        return convert(tensors, model, info.input_size, layouts, new_head)
+    except UserError as error:
+        raise UserError(f'{source} does not hold weights of "{name}": {error}') from error
+
+
+def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a hub id or file by name; raises `UserError` if it cannot."""
+    path = pathlib.Path(source).expanduser()
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix in _TORCH_SUFFIXES:
+            return _read_torch(path)
+        raise UserError(
+            f"{source} is neither a .safetensors file nor a PyTorch file "
+            f"({', '.join(_TORCH_SUFFIXES)})"
+        )
+    if path.suffix in (".safetensors", *_TORCH_SUFFIXES) or str(source).count("/") != 1:
+        raise UserError(f"there is no file {source}")
+    return _read_safetensors(_download(str(source)))
+
+
+def _download(repository: str) -> pathlib.Path:
+    huggingface_hub = _import("huggingface_hub")
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot read model.safetensors of {repository} from the Hugging Face hub: {reason}"
+        ) from error
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    safetensors = _import("safetensors.numpy", "safetensors")
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+    torch = _import("torch")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged or holds more than tensors, and is not read, because that could "
+            "run code"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} is damaged: {reason}") from error
+    if isinstance(content, Mapping):
+        content = content.get("state_dict", content)
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    ):
+        raise UserError(f"{path} does not hold a state dict, tensors by name")
+    return {name.removeprefix("module."): value.float().numpy() for name, value in content.items()}
+
+
+def _import(name: str, package: str | None = None) -> Any:
+    package = package or name
+    try:
+        __import__(name)
+        return __import__(package)
+    except ImportError as error:
+        raise UserError(
+            f"these weights need {package} to be read: pip install {package}"
+        ) from error

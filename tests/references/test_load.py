@@ -1,0 +1,142 @@
+"""Published weights are read from files and the hub, and bad ones are refused."""
+
+import os
+import pathlib
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+import se_flax
+from se_flax.errors import UserError
+
+pytestmark = pytest.mark.references
+
+
+@pytest.fixture(scope="module")
+def reference():
+    from tests.references import torch_models
+
+    return torch_models.randomise(torch_models.build("timm:legacy_seresnet50"), 65)
+
+
+@pytest.fixture(scope="module")
+def files(reference, tmp_path_factory):
+    """The reference's weights in every format that is read."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("weights")
+    state = reference.state_dict()
+    save_file(state, folder / "weights.safetensors")
+    torch.save(state, folder / "weights.pth")
+    torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+    wrapped = {"state_dict": {f"module.{name}": value for name, value in state.items()}}
+    torch.save({**wrapped, "epoch": 3}, folder / "checkpoint.bin")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "file", ["weights.safetensors", "weights.pth", "old.pth", "checkpoint.bin"]
+)
+def test_every_format_gives_the_references_logits(files, reference, file):
+    from tests.references import torch_models
+
+    variables = se_flax.load_pretrained("se_resnet50_caffe", files / file)
+    images = np.random.default_rng(0).standard_normal((1, 65, 65, 3), np.float32)
+    model = se_flax.create_model("se_resnet50_caffe")
+    logits = jax.jit(model.apply)(variables, images)
+    expected = torch_models.logits(reference, images)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.max(np.abs(expected)))
+    reference.float()
+
+
+def test_a_hub_id_is_fetched_from_the_hub(files, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repository, filename):
+        asked.append((repository, filename))
+        return str(files / "weights.safetensors")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    variables = se_flax.load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
+    assert asked == [("timm/legacy_seresnet50.in1k", "model.safetensors")]
+    assert variables["params"]["classifier"]["bias"].shape == (1000,)
+
+
+def test_without_a_network_the_hub_is_one_sentence(monkeypatch):
+    import huggingface_hub
+
+    def download(*args):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nlong story")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(UserError, match=r"from the Hugging Face hub: no network$"):
+        se_flax.load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
+
+
+def test_another_number_of_classes_keeps_the_body_and_says_so(files):
+    with pytest.warns(UserWarning, match="for 1000 classes; the body is kept.* 7 is new"):
+        variables = se_flax.load_pretrained(
+            "se_resnet50_caffe", files / "weights.safetensors", num_classes=7
+        )
+    assert variables["params"]["classifier"]["kernel"].shape == (2048, 7)
+
+
+def test_the_usual_form_refuses_weights_of_the_caffe_form(files):
+    with pytest.raises(UserError, match='not hold weights of "se_resnet50"'):
+        se_flax.load_pretrained("se_resnet50", files / "weights.safetensors")
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth", "old.pth"])
+def test_a_truncated_file_is_refused(files, tmp_path, file):
+    path = tmp_path / file
+    path.write_bytes((files / file).read_bytes()[:-100_000])
+    with pytest.raises(UserError, match="damaged"):
+        se_flax.load_pretrained("se_resnet50_caffe", path)
+
+
+class Malice:
+    """When unpickled, makes a file."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path, zipped):
+    import torch
+
+    trace, path = tmp_path / "it ran", tmp_path / "weights.pth"
+    torch.save({"a": Malice(trace)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="more than tensors"):
+        se_flax.load_pretrained("se_resnet50_caffe", path)
+    assert not trace.exists()
+    path.write_bytes(pickle.dumps(Malice(trace)))
+    with pytest.raises(UserError):
+        se_flax.load_pretrained("se_resnet50_caffe", path)
+    assert not trace.exists()
+    pickle.loads(path.read_bytes())
+    assert trace.exists()  # it would have
+
+
+def test_what_is_no_weight_file_is_told(tmp_path):
+    import torch
+
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    (tmp_path / "weights.txt").write_text("0.1")
+    for source, words in (
+        (tmp_path / "list.pth", "not hold a state dict"),
+        (tmp_path / "weights.txt", "neither a .safetensors"),
+        (tmp_path / "none.pth", "there is no file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            se_flax.load_pretrained("se_resnet50_caffe", source)
+    with pytest.raises(UserError, match="no weights are known to be published"):
+        se_flax.load_pretrained("resnet20_cifar", tmp_path / "list.pth")
