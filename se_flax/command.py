@@ -12,8 +12,13 @@ from se_flax.errors import UserError
 USER_ERROR = 2  # exit status after bad input
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Reads the command line; exits with one line, and status 2, if it cannot be used."""
+def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
+    """Reads the command line; exits with one line, and status 2, if it cannot be used.
+
+    Args:
+        argv: the command line.
+        positional: how many arguments that are no options it may have.
+    """
     # TensorFlow writes the TensorBoard events and nothing else; it need not introduce itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -30,8 +35,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         SyntaxError,
     ) as error:
         _exit(error)
-    if len(rest) > 1:
-        _exit(UserError(f'unknown argument "{rest[1]}"; options begin with --'))
+    if len(rest) > 1 + positional:
+        _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options begin with --'))
     if not flags.FLAGS["verbosity"].present:
         # Orbax and TFDS tell of every step, and warn of what is as it should be.
         logging.set_verbosity(logging.ERROR)

@@ -1,0 +1,205 @@
+"""Parameters, memory and multiply-adds of networks: python -m se_flax.burden "se_resnet*"."""
+
+import csv
+import dataclasses
+import functools
+import importlib.resources
+import math
+
+import flax.linen as nn
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from absl import app, flags
+
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError
+from se_flax.models import create_model, list_models, model_info
+
+_BYTES = 4  # of a float32
+_MB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Burden:
+    """What one forward pass over one image takes.
+
+    Attributes:
+        parameters: number of them, without batch statistics.
+        parameter_mb: their memory in float32, batch statistics included, in units of 2^20 bytes.
+        feature_mb: memory of the input and of every layer's output in float32, if none is
+            re-used, in units of 2^20 bytes; layers are convolutions and dense layers with
+            their biases, batch norms, poolings, concatenations and sums. What follows
+            elementwise, such as a ReLU or the scaling by a gate, is in place.
+        multiply_adds: of all convolutions and matrix products.
+    """
+
+    parameters: int
+    parameter_mb: float
+    feature_mb: float
+    multiply_adds: int
+
+
+def burden(model: nn.Module, input_size: int, channels: int = 3) -> Burden:
+    """Counts the burden of a network from its traced computation.
+
+    Args:
+        model: a network called as those of `create_model` are.
+        input_size, channels: of an image.
+    """
+    images = jax.ShapeDtypeStruct((1, input_size, input_size, channels), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    leaves, structure = jax.tree.flatten(variables)
+
+    def forward(images, *leaves):
+        return model.apply(jax.tree.unflatten(structure, leaves), images, train=False)
+
+    graph = _Graph()
+    jaxpr = jax.make_jaxpr(forward)(images, *leaves).jaxpr
+    graph.visit(jaxpr, [graph.image(images.size), *[None] * len(leaves)])
+    return Burden(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        parameter_mb=sum(leaf.size for leaf in leaves) * _BYTES / _MB,
+        feature_mb=graph.features * _BYTES / _MB,
+        multiply_adds=graph.multiply_adds,
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Buffer:
+    """Memory that a layer writes its output to, and others may go on writing to in place."""
+
+    layer: str
+    size: int
+
+
+class _Graph:
+    """Follows a computation, and counts its buffers and multiply-adds.
+
+    Values that depend on the image are represented by their buffer, all others by None.
+    """
+
+    _VIEWS = frozenset(
+        ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type", "copy")
+    )
+    _MULTIPLYING = frozenset(("conv_general_dilated", "dot_general"))
+
+    def __init__(self):
+        self.features = 0
+        self.multiply_adds = 0
+
+    def image(self, size: int) -> _Buffer:
+        """Returns the buffer of the input."""
+        return self._new("image", size)
+
+    def visit(self, jaxpr: jex.Jaxpr, inputs: list[_Buffer | None]) -> list[_Buffer | None]:
+        """Follows the equations of a computation; returns the buffers of its results."""
+        buffers = dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def read(value):
+            return None if isinstance(value, jex.Literal) else buffers.get(value)
+
+        for equation in jaxpr.eqns:
+            operands = [read(value) for value in equation.invars]
+            inner = _inner(equation)
+            if inner is not None:
+                results = self.visit(inner, operands[len(operands) - len(inner.invars) :])
+            else:
+                results = [self._result(equation, operands)] * len(equation.outvars)
+            buffers.update(zip(equation.outvars, results, strict=True))
+        return [read(value) for value in jaxpr.outvars]
+
+    def _result(self, equation: jex.JaxprEqn, operands: list[_Buffer | None]) -> _Buffer | None:
+        given = [buffer for buffer in operands if buffer is not None]
+        if not given:
+            return None
+        operation, (output, *_) = equation.primitive.name, equation.outvars
+        size = output.aval.size
+        if operation in self._VIEWS:
+            return given[0]
+        if operation in self._MULTIPLYING:
+            self.multiply_adds += _multiply_adds(equation)
+            return self._new(operation, size)
+        alike = {
+            buffer
+            for buffer, value in zip(operands, equation.invars, strict=True)
+            if buffer is not None and value.aval.size == size
+        }
+        in_place = len(alike) == 1
+        if in_place:
+            (buffer,) = alike
+            # A batch norm begins by taking away the mean; a bias belongs to its convolution.
+            in_place = not (buffer.layer in self._MULTIPLYING and operation == "sub")
+        if in_place and operation not in ("concatenate", "pad", "reduce_window_max"):
+            return buffer
+        return self._new(operation, size)
+
+    def _new(self, layer: str, size: int) -> _Buffer:
+        self.features += size
+        return _Buffer(layer, size)
+
+
+def _inner(equation: jex.JaxprEqn) -> jex.Jaxpr | None:
+    """Returns the computation that an equation calls, if any."""
+    parameters = equation.params
+    if "branches" in parameters:  # of those for several platforms, the general one
+        return parameters["branches"][-1].jaxpr
+    for name in ("jaxpr", "call_jaxpr"):
+        if name in parameters:
+            inner = parameters[name]
+            return getattr(inner, "jaxpr", inner)
+    return None
+
+
+def _multiply_adds(equation: jex.JaxprEqn) -> int:
+    left, right = (value.aval.shape for value in equation.invars)
+    output = math.prod(equation.outvars[0].aval.shape)
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return output * math.prod(left[axis] for axis in contracted)
+    out_features = right[equation.params["dimension_numbers"].rhs_spec[0]]
+    return output * (math.prod(right) // out_features)
+
+
+def published_burden(name: str) -> list[dict[str, str]]:
+    """Returns the published figures of a network, each with its `source`."""
+    table = importlib.resources.files("se_flax") / "published_burden.csv"
+    with table.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["model"] == name]
+
+
+def define_flags() -> None:
+    """Declares the options of this command."""
+    flags.DEFINE_integer(
+        "input_size", None, "Height and width of images; by default each network's own.", 1
+    )
+    flags.DEFINE_integer("num_classes", 1000, "Size of the classifier's output.", 1)
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table of the networks whose names match, with the published figures below."""
+    options = flags.FLAGS
+    pattern = argv[1] if len(argv) > 1 else "*"
+    names = list_models(pattern)
+    if not names:
+        raise UserError(f'no model\'s name matches "{pattern}"')
+    print(f"{'model':<28}{'input':>6}{'parameters':>13}{'MB':>9}{'feature MB':>12}{'GMACs':>9}")
+    for name in names:
+        size = options.input_size or model_info(name).input_size
+        counted = burden(create_model(name, options.num_classes), size)
+        print(
+            f"{name:<28}{size:>6}{counted.parameters:>13,}{counted.parameter_mb:>9.1f}"
+            f"{counted.feature_mb:>12.1f}{counted.multiply_adds / 1e9:>9.3f}",
+            flush=True,
+        )
+        if (size, options.num_classes) == (model_info(name).input_size, 1000):
+            for row in published_burden(name):
+                print(
+                    f"{'  published':<47}{row['parameter_mb']:>9}{row['feature_mb']:>12}"
+                    f"{row['gmacs']:>9}  {row['source']}"
+                )
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(run_command(main), flags_parser=functools.partial(parse_flags, positional=1))
