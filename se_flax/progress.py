@@ -1,5 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -107,7 +108,7 @@ class Progress:
         self._batch_size = batch_size
         self._last_line = time.monotonic()
         self._bar = None
-        if self._stream.isatty():
+        if _can_show_bar(self._stream):
             self._bar = tqdm(
                 total=total_steps,
                 initial=first_step,
@@ -158,6 +159,15 @@ class Progress:
         epochs = self._total_steps // self._steps_per_epoch
         epoch = min(epochs, max(1, -(-step // self._steps_per_epoch)))
         return f"epoch {epoch:{len(str(epochs))}d}/{epochs}"
+
+
+def _can_show_bar(stream: TextIO) -> bool:
+    if not stream.isatty():
+        return False
+    try:
+        return all(os.get_terminal_size(stream.fileno()))  # one of no size shows nothing
+    except OSError:  # of a stream that only stands for a terminal
+        return True
 
 
 def _numbers(metrics: dict[str, float], images_per_second: float) -> str:

@@ -1,4 +1,6 @@
 import io
+import os
+import pty
 
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_on_a_terminal_there_is_a_live_bar():
     assert "loss 1.5000, top-1 50.00%, 64 images/s" in text
     assert "left" in text
     assert "a line\n" in text
+
+
+def test_on_a_terminal_of_no_size_lines_are_plain():
+    ours, theirs = pty.openpty()  # made with 0 rows and 0 columns
+    with os.fdopen(theirs, "w") as stream:
+        progress = Progress(total_steps=100, steps_per_epoch=10, batch_size=8, stream=stream)
+        progress.log(15, RESULTS, 64.0)
+        progress.close()
+        assert b"step 15/100" in os.read(ours, 1000)
+    os.close(ours)
 
 
 def metrics(loss, top1):
