@@ -41,8 +41,58 @@ RELEASED_SENET = Layout(
     ),
 )
 
+CAFFE_BN_INCEPTION = Layout(
+    source="pretrainedmodels'",
+    rules=(
+        (r"^(inception_\d\w)/", r"\1_"),
+        ("/conv$", ""),
+        ("/bn$", "_bn"),
+        ("^classifier$", "last_linear"),
+    ),
+    # It takes blue, green and red in this order, our network red, green and blue.
+    transforms=((r"conv1_7x7_s2\.weight$", lambda tensor: tensor[:, ::-1]),),
+)
+
+INCEPTION_V3 = Layout(
+    source="torchvision's and timm's",
+    rules=(
+        ("^mixed_", "Mixed_"),
+        (r"^conv2d_(1a|2a|2b|4a)", r"Conv2d_\1_3x3"),
+        ("^conv2d_3b", "Conv2d_3b_1x1"),
+        ("^auxiliary_conv1", "AuxLogits/conv0"),
+        ("^auxiliary_conv2", "AuxLogits/conv1"),
+        ("^auxiliary_classifier$", "AuxLogits/fc"),
+        ("^classifier$", "fc"),
+    ),
+    # There, and of no use to a network with `auxiliary=False`.
+    ignored=r"AuxLogits\.",
+)
+
+TIMM_INCEPTION_RESNET = Layout(
+    source="timm's",
+    rules=(
+        (r"^block35_(\d+)", lambda match: f"repeat/{int(match[1]) - 1}"),
+        (r"^block17_(\d+)", lambda match: f"repeat_1/{int(match[1]) - 1}"),
+        ("^block8_10/", "block8/"),
+        (r"^block8_(\d)", lambda match: f"repeat_2/{int(match[1]) - 1}"),
+        (r"branch(\d)_(\d)", lambda match: f"branch{match[1]}/{int(match[2]) - 1}"),
+        ("projection", "conv2d"),
+        ("^classifier$", "classif"),
+    ),
+)
+
+RELEASED_INCEPTION_RESNET = dataclasses.replace(
+    TIMM_INCEPTION_RESNET,
+    source="pretrainedmodels'",
+    rules=(*TIMM_INCEPTION_RESNET.rules, ("^classif$", "last_linear")),
+)
+
 # The first pattern that a network's name matches counts.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
+    ("bn_inception", (CAFFE_BN_INCEPTION,)),
+    ("inception_v3", (INCEPTION_V3,)),
+    ("inception_resnet_v2", (TIMM_INCEPTION_RESNET, RELEASED_INCEPTION_RESNET)),
+    ("*inception*", ()),
     ("*senet154", (RELEASED_SENET,)),
     ("se_resne*_caffe", (RELEASED_SENET,)),
     ("resne*_caffe", (TIMM_RESNET, CAFFE_RESNET)),

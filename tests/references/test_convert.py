@@ -52,3 +52,15 @@ def test_another_number_of_classes_is_refused_unless_the_head_is_to_be_new(tenso
     body.pop("classifier")
     ours["params"].pop("classifier")
     jax.tree.map(np.testing.assert_array_equal, ours["params"], body)
+
+
+def test_an_auxiliary_classifier_is_new_with_the_head_and_ignored_where_there_is_none():
+    from tests.references import torch_models
+
+    tensors = torch_models.tensors(torch_models.build("torchvision:inception_v3"))
+    layouts = layouts_of("inception_v3")
+    ours = convert(tensors, create_model("inception_v3", 7), 299, layouts, new_head=True)
+    for head in ("classifier", "auxiliary_classifier"):
+        assert ours["params"][head]["kernel"].shape[-1] == 7
+    ours = convert(tensors, create_model("inception_v3", auxiliary=False), 75, layouts)
+    assert not [name for name in ours["params"] if "auxiliary" in name]

@@ -31,20 +31,33 @@ REFERENCES = {
     "se_resnext50_32x4d_caffe": "pretrainedmodels:se_resnext50_32x4d",
     "se_resnext101_32x4d_caffe": "timm:legacy_seresnext101_32x4d",
     "senet154": "timm:legacy_senet154",
+    "bn_inception": "pretrainedmodels:bninception",
+    "inception_v3": "torchvision:inception_v3",
+    "inception_resnet_v2": "timm:inception_resnet_v2",
 }
 
+# Second references, or in other forms: fields of our network that are not the published ones.
+MORE_REFERENCES = [
+    ("inception_v3", "timm:inception_v3", {"auxiliary": False}),
+    ("inception_resnet_v2", "pretrainedmodels:inceptionresnetv2", {}),
+]
 
-@pytest.mark.parametrize(("name", "reference"), REFERENCES.items())
-def test_equals_its_reference(name, reference, record_property):
+
+@pytest.mark.parametrize(
+    ("name", "reference", "fields"),
+    [*((name, reference, {}) for name, reference in REFERENCES.items()), *MORE_REFERENCES],
+)
+def test_equals_its_reference(name, reference, fields, record_property):
     from tests.references import torch_models
 
     info = model_info(name)
     # Odd, so that every rounding of a size counts, and small, for speed; but the heads of
-    # pretrainedmodels take no size but the published one.
-    size = info.input_size if "pretrainedmodels" in reference else min(info.input_size, 129)
+    # pretrainedmodels and auxiliary classifiers take no size but the published one.
+    published_size = "pretrainedmodels" in reference or reference == "torchvision:inception_v3"
+    size = info.input_size if published_size else min(info.input_size, 129)
     theirs = torch_models.randomise(torch_models.build(reference), size)
     tensors = torch_models.tensors(theirs)
-    ours = create_model(name)
+    ours = create_model(name, **fields)
     variables = convert(tensors, ours, size, layouts_of(name))
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -58,3 +71,30 @@ def test_equals_its_reference(name, reference, record_property):
     print(f"{name} = {reference}, {parameters:,} parameters, deviation {deviation:.1e}")
     assert deviation < 1e-4
     assert np.std(expected) > 1e-3  # of logits that say nothing, equality would say nothing
+
+
+def test_auxiliary_logits_in_training_equal_torchvisions():
+    from tests.references import torch_models
+
+    theirs = torch_models.randomise(torch_models.build("torchvision:inception_v3"), 299)
+    tensors = torch_models.tensors(theirs)
+    ours = create_model("inception_v3", dropout=0.0)
+    variables = convert(tensors, ours, 299, layouts_of("inception_v3"))
+
+    images = np.random.default_rng(0).standard_normal((4, 299, 299, 3), np.float32)
+    theirs.train().dropout.p = 0.0
+    expected = torch_models.outputs(theirs, images)
+    logits, state = jax.jit(
+        lambda variables, images: ours.apply(
+            variables, images, train=True, mutable=["batch_stats", "intermediates"]
+        )
+    )(variables, images)
+    (auxiliary,) = state["intermediates"]["auxiliary_logits"]
+    for name, actual, wanted in (
+        ("logits", logits, expected.logits.numpy()),
+        ("auxiliary_logits", auxiliary, expected.aux_logits.numpy()),
+    ):
+        deviation = np.max(np.abs(actual - wanted)) / np.max(np.abs(wanted))
+        print(f"inception_v3 in training, {name}: deviation {deviation:.1e}")
+        assert deviation < 1e-3  # batch statistics of 4 images magnify rounding
+        assert np.std(wanted) > 1e-3

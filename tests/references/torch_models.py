@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ warnings.filterwarnings("ignore", module="timm|torchvision|pretrainedmodels")
 import pretrainedmodels  # noqa: E402
 import timm  # noqa: E402
 import torchvision  # noqa: E402
+from pretrainedmodels.models.bninception import BNInception  # noqa: E402
 
 
 def build(reference: str) -> torch.nn.Module:
@@ -75,8 +77,15 @@ def tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
 
 
-def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    """Returns the logits for images [n, h, w, c], computed in float64."""
+def outputs(model: torch.nn.Module, images: np.ndarray) -> Any:
+    """Returns what a network gives for images [n, h, w, RGB], computed in float64."""
     images = torch.from_numpy(images).permute(0, 3, 1, 2).double()
+    if isinstance(model, BNInception):
+        images = images.flip(1)  # it takes blue, green and red
     with torch.no_grad():
-        return model.double()(images).numpy()
+        return model.double()(images)
+
+
+def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    """Returns the logits for images [n, h, w, RGB], computed in float64."""
+    return outputs(model, images).numpy()
