@@ -1,6 +1,6 @@
 """Networks. Importing this package fills the registry."""
 
-from se_flax.models import inception, resnet
+from se_flax.models import efficientnet, inception, resnet
 from se_flax.models.registry import create_model, list_models, model_info
 
-__all__ = ["create_model", "inception", "list_models", "model_info", "resnet"]
+__all__ = ["create_model", "efficientnet", "inception", "list_models", "model_info", "resnet"]

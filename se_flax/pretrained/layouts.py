@@ -87,6 +87,32 @@ RELEASED_INCEPTION_RESNET = dataclasses.replace(
     rules=(*TIMM_INCEPTION_RESNET.rules, ("^classif$", "last_linear")),
 )
 
+TIMM_EFFICIENTNET = Layout(
+    source="timm's",
+    rules=(
+        ("^stem_conv$", "conv_stem"),
+        ("^stem_bn$", "bn1"),
+        ("^head_conv$", "conv_head"),
+        ("^head_bn$", "bn2"),
+        # The units of the first stage have no convolution that expands.
+        (r"^(stage1_unit\d+)/depthwise_bn", r"\1/bn1"),
+        (r"^(stage1_unit\d+)/project_conv", r"\1/conv_pw"),
+        (r"^(stage1_unit\d+)/project_bn", r"\1/bn2"),
+        (
+            r"stage(\d+)_unit(\d+)",
+            lambda match: f"blocks/{int(match[1]) - 1}/{int(match[2]) - 1}",
+        ),
+        ("expand_conv", "conv_pw"),
+        ("expand_bn", "bn1"),
+        ("depthwise_conv", "conv_dw"),
+        ("depthwise_bn", "bn2"),
+        ("project_conv", "conv_pwl"),
+        ("project_bn", "bn3"),
+        ("se/reduce", "se/conv_reduce"),
+        ("se/expand", "se/conv_expand"),
+    ),
+)
+
 # The first pattern that a network's name matches counts.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("bn_inception", (CAFFE_BN_INCEPTION,)),
@@ -98,6 +124,7 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("resne*_caffe", (TIMM_RESNET, CAFFE_RESNET)),
     ("*resne*_cifar", ()),
     ("*resne[tx]*", (TIMM_RESNET,)),
+    ("*efficientnet_b?", (TIMM_EFFICIENTNET,)),
 )
 
 

@@ -41,7 +41,7 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
     """Gives a network random weights, biases, batch-norm scales and statistics; returns it.
 
     The statistics are those of a random batch, with which activations neither vanish nor
-    explode in any network, moved by a random part of themselves.
+    explode in any network.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -56,7 +56,7 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
         norms = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
         for name, norm in norms.items():
-            if re.search(r"layer\d\.\d+\.bn", name):
+            if re.search(r"(layer\d|blocks\.\d)\.\d+\.bn", name):
                 # Branches of residual units weaker than what they are added to, as after
                 # training; a deep network is chaotic otherwise, and magnifies rounding.
                 norm.weight *= 0.3
@@ -65,8 +65,6 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
             norm.train()
         model(torch.randn(2, 3, input_size, input_size, generator=generator))
         for norm in norms.values():
-            norm.running_mean += norm.running_var.sqrt() * uniform(norm.running_mean, -0.1, 0.1)
-            norm.running_var *= uniform(norm.running_var, 0.8, 1.2)
             # Dividing by next to nothing would turn rounding into results.
             norm.running_var.clamp_(min=0.1 * float(norm.running_var.mean()))
     return model.eval()

@@ -1,0 +1,315 @@
+"""EfficientNet (Tan & Le, arXiv:1905.11946), its compound scaling and the search for it."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from se_flax.errors import UserError
+from se_flax.layers.residual import residual_sum
+from se_flax.layers.squeeze_excite import SqueezeExcite
+from se_flax.models.registry import register
+
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# The kernel's last axis is as many convolutions of one channel each: fan-out is its positions.
+depthwise_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
+classifier_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+
+# Of each stage of B0 (table 1): units, output channels, kernel size, stride, expansion.
+B0_STAGES = (
+    (1, 16, 3, 1, 1),
+    (2, 24, 3, 2, 6),
+    (2, 40, 5, 2, 6),
+    (3, 80, 3, 2, 6),
+    (3, 112, 5, 1, 6),
+    (4, 192, 5, 2, 6),
+    (1, 320, 3, 1, 6),
+)
+B0_RESOLUTION = 224
+B0_DROPOUT, B7_DROPOUT = 0.2, 0.5
+
+swish_se = functools.partial(SqueezeExcite, reduction=4, activation="swish")
+
+
+def round_channels(channels: float) -> int:
+    """Returns the multiple of 8 nearest to a number of channels, but no less than 90% of it."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+class MBConv(nn.Module):
+    """A mobile inverted bottleneck: y = x + project(se(depthwise(expand(x)))).
+
+    Batch norm follows each convolution, and swish the first two. Where the shape changes there
+    is no addition.
+
+    Attributes:
+        channels: of the output.
+        kernel: size of the depthwise convolution.
+        stride: 1, or 2 to halve height and width.
+        expansion: how much wider than the input the depthwise convolution is; with 1 there is
+            no convolution that expands.
+        drop_rate: how often, in training, an example skips the branch.
+        conv, norm: the convolution and normalisation to use.
+        se: see `EfficientNet`.
+    """
+
+    channels: int
+    kernel: int
+    stride: int
+    expansion: int
+    drop_rate: float
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    se: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+        """Returns the unit's output."""
+        inputs = x.shape[-1]
+        inner = inputs * self.expansion
+        y = x
+        if self.expansion != 1:
+            y = self.conv(inner, (1, 1), name="expand_conv")(y)
+            y = jax.nn.swish(self.norm(name="expand_bn")(y))
+        y = self.conv(
+            inner,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            feature_group_count=inner,
+            kernel_init=depthwise_init,
+            name="depthwise_conv",
+        )(y)
+        y = jax.nn.swish(self.norm(name="depthwise_bn")(y))
+        if self.se:
+            y = self.se(name="se", **self._se_width(inputs))(y)
+        y = self.conv(self.channels, (1, 1), name="project_conv")(y)
+        y = self.norm(name="project_bn")(y)
+        if self.stride == 1 and inputs == self.channels:
+            drop = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3), deterministic=not train)
+            y = residual_sum(x, drop(y))
+        return y
+
+    def _se_width(self, inputs: int) -> dict[str, int]:
+        """The field that makes a block's reduction count from the unit's input."""
+        block = self.se(parent=None)
+        if isinstance(block, SqueezeExcite) and block.width is None:
+            return {"width": max(1, inputs // block.reduction)}
+        return {}
+
+
+class EfficientNet(nn.Module):
+    """An EfficientNet: B0, wider and deeper by two coefficients.
+
+    The units of stage i are the submodules `stage{i}_unit{j}`, counted from 1 (table 1 of the
+    paper counts the stem as its stage 1). Convolutions pad as TensorFlow does ("SAME"): for
+    stride 2 and an even size, one pixel more below and to the right.
+
+    Attributes:
+        width_coefficient: multiplies the channels of every convolution of B0, see
+            `round_channels`.
+        depth_coefficient: multiplies the number of units of every stage, rounded up.
+        resolution: height and width of the images it is meant for; it takes others too.
+        dropout: before the classifier, the rate of it.
+        stochastic_depth: the rate at which an example would skip the branch of a unit that
+            came after the last one; from 0 for the first, it grows linearly (Huang et al.,
+            arXiv:1603.09382).
+        num_classes: size of the classifier's output.
+        se: makes the SE block of each unit, which stands behind the depthwise convolution;
+            None for none. The `reduction` of a `SqueezeExcite` counts here from the channels
+            of the unit's *input*, not from the expanded ones that the block rescales; 4 in the
+            published networks. A `width` stays what it is.
+        dtype: computation type; parameters, statistics and logits are float32.
+        sync_axis: mapped axis (of `jax.pmap`) whose devices share batch statistics.
+    """
+
+    width_coefficient: float = 1.0
+    depth_coefficient: float = 1.0
+    resolution: int = B0_RESOLUTION
+    dropout: float = B0_DROPOUT
+    stochastic_depth: float = 0.2
+    num_classes: int = 1000
+    se: Callable[..., nn.Module] | None = swish_se
+    dtype: DTypeLike = jnp.float32
+    sync_axis: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "n h w c"], train: bool = False, features: bool = False
+    ) -> Float[Array, "n num_classes"] | dict[str, Float[Array, "n h w c"]]:
+        """Returns logits; with `train`, normalises by batch statistics and updates them.
+
+        Training draws from the rng collection `dropout`. With `features`, returns instead the
+        output of each stage by its name, `stage1` first.
+        """
+        conv = functools.partial(
+            nn.Conv, use_bias=False, padding="SAME", kernel_init=conv_init, dtype=self.dtype
+        )
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.99,
+            epsilon=1e-3,
+            dtype=self.dtype,
+            axis_name=self.sync_axis,
+        )
+        x = images.astype(self.dtype)
+        widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
+        x = conv(widths[0], (3, 3), strides=2, name="stem_conv")(x)
+        x = jax.nn.swish(norm(name="stem_bn")(x))
+
+        sizes = [math.ceil(units * self.depth_coefficient) for units, *_ in B0_STAGES]
+        maps = {}
+        for i, (size, stage) in enumerate(zip(sizes, B0_STAGES, strict=True), start=1):
+            _, channels, kernel, stride, expansion = stage
+            for j in range(1, size + 1):
+                x = MBConv(
+                    channels=round_channels(channels * self.width_coefficient),
+                    kernel=kernel,
+                    stride=stride if j == 1 else 1,
+                    expansion=expansion,
+                    drop_rate=self.stochastic_depth * (sum(sizes[: i - 1]) + j - 1) / sum(sizes),
+                    conv=conv,
+                    norm=norm,
+                    se=self.se,
+                    name=f"stage{i}_unit{j}",
+                )(x, train)
+            maps[f"stage{i}"] = x
+        if features:
+            return maps
+        x = conv(widths[1], (1, 1), name="head_conv")(x)
+        x = jax.nn.swish(norm(name="head_bn")(x))
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
+
+
+def efficientnet(
+    phi: float,
+    num_classes: int = 1000,
+    *,
+    alpha: float = 1.2,
+    beta: float = 1.1,
+    gamma: float = 1.15,
+    **fields: Any,
+) -> EfficientNet:
+    """Scales B0 by the compound coefficient phi (equation 3 of the paper).
+
+    Depth is multiplied by alpha^phi and width by beta^phi; the images it is meant for, whose
+    height and width is the network's `resolution`, grow by gamma^phi. With alpha beta^2 gamma^2
+    near 2, the multiply-adds grow by about 2^phi. Dropout goes linearly from 0.2 for phi = 0 to
+    0.5 for phi = 7 and stays there (section 5.2).
+
+    The published B1 to B7 are not those of phi = 1 to 7: the authors' table gives them rounded
+    coefficients, by which `create_model("efficientnet_b1")` and the others are built.
+
+    Args:
+        phi: the compound coefficient, not negative; 0 is B0.
+        num_classes: size of the classifier's output.
+        alpha: how depth grows, at least 1.
+        beta: how width grows, at least 1.
+        gamma: how the resolution grows, at least 1.
+        **fields: other fields of `EfficientNet`.
+
+    Raises:
+        UserError: if phi, alpha, beta or gamma is too small.
+    """
+    for name, value, least in (
+        ("phi", phi, 0),
+        ("alpha", alpha, 1),
+        ("beta", beta, 1),
+        ("gamma", gamma, 1),
+    ):
+        if not value >= least:
+            raise UserError(f"{name} must be at least {least}, not {value!r}")
+    fields.setdefault("dropout", B0_DROPOUT + (B7_DROPOUT - B0_DROPOUT) * min(phi / 7, 1))
+    return EfficientNet(
+        depth_coefficient=alpha**phi,
+        width_coefficient=beta**phi,
+        resolution=round(B0_RESOLUTION * gamma**phi),
+        num_classes=num_classes,
+        **fields,
+    )
+
+
+def grid_search(
+    score: Callable[[float, float, float], float], step: float = 0.05, tolerance: float = 0.1
+) -> tuple[float, float, float]:
+    """Finds the coefficients of compound scaling as the paper does (section 3.3, step 1).
+
+    Of all alpha, beta, gamma >= 1 on a grid for which alpha beta^2 gamma^2 is 2 give or take
+    the tolerance, it returns those with the highest score; of equals, the first tried. For B0
+    the authors found 1.2, 1.1 and 1.15, where the product is 1.92.
+
+    Args:
+        score: called as score(alpha, beta, gamma); such as the validation accuracy of
+            `efficientnet(1, alpha=alpha, beta=beta, gamma=gamma)` trained at its
+            `resolution`. One that is not a number counts as the lowest.
+        step: of the grid.
+        tolerance: how far from 2 the product may be.
+
+    Returns:
+        (alpha, beta, gamma).
+
+    Raises:
+        UserError: if step or tolerance cannot be used, or no point of the grid is close enough.
+    """
+    if not step > 0:
+        raise UserError(f"step must be more than 0, not {step!r}")
+    if not tolerance >= 0:
+        raise UserError(f"tolerance must be at least 0, not {tolerance!r}")
+    # Rounded, so that 1 + 3 * 0.05 is 1.15.
+    values = [round(1 + k * step, 9) for k in range(int((1 + tolerance) / step + 1e-9) + 1)]
+    triples = [
+        (alpha, beta, gamma)
+        for alpha in values
+        for beta in values
+        for gamma in values
+        if abs(alpha * beta**2 * gamma**2 - 2) <= tolerance + 1e-9
+    ]
+    if not triples:
+        raise UserError(
+            f"no alpha, beta and gamma in steps of {step} give alpha beta^2 gamma^2 within "
+            f"{tolerance} of 2; take a smaller step or a larger tolerance"
+        )
+
+    def comparable(triple: tuple[float, float, float]) -> float:
+        value = float(score(*triple))
+        return -math.inf if math.isnan(value) else value
+
+    return max(triples, key=comparable)
+
+
+# The authors' coefficients of width and depth, the input size, dropout, and the part of the
+# image that the published accuracies are measured on.
+for _i, (_width, _depth, _size, _dropout, _crop) in enumerate(
+    [
+        (1.0, 1.0, 224, 0.2, 0.875),
+        (1.0, 1.1, 240, 0.2, 0.882),
+        (1.1, 1.2, 260, 0.3, 0.89),
+        (1.2, 1.4, 300, 0.3, 0.904),
+        (1.4, 1.8, 380, 0.4, 0.922),
+        (1.6, 2.2, 456, 0.4, 0.934),
+        (1.8, 2.6, 528, 0.5, 0.942),
+        (2.0, 3.1, 600, 0.5, 0.949),
+    ]
+):
+    register(
+        f"efficientnet_b{_i}",
+        EfficientNet,
+        input_size=_size,
+        crop=_crop,
+        paper="Tan & Le, EfficientNet, arXiv:1905.11946, table 2",
+        published_with_se=True,
+        se=swish_se,
+        width_coefficient=_width,
+        depth_coefficient=_depth,
+        resolution=_size,
+        dropout=_dropout,
+    )
