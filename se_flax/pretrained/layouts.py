@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import re
 
 from se_flax.pretrained.convert import Layout
 
@@ -113,6 +114,37 @@ TIMM_EFFICIENTNET = Layout(
     ),
 )
 
+
+def _vgg16_layout(layers_per_convolution: int) -> Layout:
+    # `features` counts every layer: of a convolution itself, any batch norm and the ReLU, and
+    # of each stage its pooling.
+    def index(match: re.Match) -> str:
+        stage, layer, convolution = int(match[1]), match[2], int(match[3])
+        before = sum((2, 2, 3, 3, 3)[: stage - 1]) + convolution - 1
+        place = before * layers_per_convolution + stage - 1 + (layer == "bn")
+        return f"features/{place}"
+
+    return Layout(
+        source="torchvision's",
+        rules=(
+            (r"^stage(\d)_(conv|bn)(\d)$", index),
+            ("^classifier$", "classifier/6"),
+            ("^fc6$", "classifier/0"),
+            ("^fc7$", "classifier/3"),
+        ),
+        # The first dense layer sees channels, rows and columns there, channels last here.
+        transforms=(
+            (
+                r"classifier\.0\.weight",
+                lambda x: x.reshape(-1, 512, 7, 7).transpose(0, 2, 3, 1).reshape(len(x), -1),
+            ),
+        ),
+    )
+
+
+TORCHVISION_VGG16 = _vgg16_layout(layers_per_convolution=2)
+TORCHVISION_VGG16_BN = _vgg16_layout(layers_per_convolution=3)
+
 # The first pattern that a network's name matches counts.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("bn_inception", (CAFFE_BN_INCEPTION,)),
@@ -125,6 +157,8 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("*resne*_cifar", ()),
     ("*resne[tx]*", (TIMM_RESNET,)),
     ("*efficientnet_b?", (TIMM_EFFICIENTNET,)),
+    ("vgg16", (TORCHVISION_VGG16,)),
+    ("vgg16_bn", (TORCHVISION_VGG16_BN,)),
 )
 
 

@@ -1,5 +1,7 @@
 """The networks equal those of independent implementations."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -31,6 +33,8 @@ REFERENCES = {
     "se_resnext50_32x4d_caffe": "pretrainedmodels:se_resnext50_32x4d",
     "se_resnext101_32x4d_caffe": "timm:legacy_seresnext101_32x4d",
     "senet154": "timm:legacy_senet154",
+    "vgg16": "torchvision:vgg16",
+    "vgg16_bn": "torchvision:vgg16_bn",
     "bn_inception": "pretrainedmodels:bninception",
     "inception_v3": "torchvision:inception_v3",
     "inception_resnet_v2": "timm:inception_resnet_v2",
@@ -66,7 +70,7 @@ def test_equals_its_reference(name, reference, fields, record_property):
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert parameters == sum(parameter.numel() for parameter in theirs.parameters())
 
-    images = np.random.default_rng(0).standard_normal((2, size, size, 3), np.float32)
+    images = np.random.default_rng(0).standard_normal((1, size, size, 3), np.float32)
     expected = torch_models.logits(theirs, images)
     logits = jax.jit(lambda variables, images: ours.apply(variables, images))(variables, images)
     deviation = np.max(np.abs(logits - expected)) / np.max(np.abs(expected))
@@ -101,3 +105,16 @@ def test_auxiliary_logits_in_training_equal_torchvisions():
         print(f"inception_v3 in training, {name}: deviation {deviation:.1e}")
         assert deviation < 1e-3  # batch statistics of 4 images magnify rounding
         assert np.std(wanted) > 1e-3
+
+
+def test_efficientnet_equals_its_reference_in_training():
+    from tests.references import torch_models
+
+    theirs = torch_models.randomise(torch_models.build("timm:tf_efficientnet_b0"), 64)
+    ours = create_model("efficientnet_b0", dropout=0.0, stochastic_depth=0.0)
+    variables = convert(torch_models.tensors(theirs), ours, 64, layouts_of("efficientnet_b0"))
+    images = np.random.default_rng(0).standard_normal((8, 64, 64, 3), np.float32)
+    expected = torch_models.logits(theirs.train(), images)
+    train = functools.partial(ours.apply, train=True, mutable=["batch_stats"])
+    logits, _ = jax.jit(train)(variables, images)
+    assert np.max(np.abs(logits - expected)) / np.max(np.abs(expected)) < 1e-4
