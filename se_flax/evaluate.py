@@ -1,19 +1,37 @@
-"""Evaluates a run's checkpoint: python -m se_flax.evaluate --workdir=runs/quickstart."""
+"""Evaluates a run's checkpoint, or published weights.
 
+python -m se_flax.evaluate --workdir=runs/quickstart
+python -m se_flax.evaluate --model=se_resnet50_caffe --image_dir=imagenet/val
+"""
+
+import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags
+from tqdm import tqdm
 
 from se_flax.checkpoints import Checkpoints, has_checkpoint, read_config
 from se_flax.command import parse_flags, run_command
 from se_flax.config import check_config
 from se_flax.data import Dataset, known_datasets, load_dataset
+from se_flax.data.folders import ImageFolder
+from se_flax.data.images import CenterCrop
+from se_flax.data.in_memory import Preprocessing
+from se_flax.data.sources import TfdsImages
+from se_flax.data.streaming import ImageSource, eval_batches
 from se_flax.errors import UserError
+from se_flax.models import create_model, list_models, model_info
+from se_flax.models.registry import Published
+from se_flax.pretrained import load_pretrained
+from se_flax.pretrained.catalogue import FIGURES, find_weights
 from se_flax.progress import format_results
-from se_flax.state import abstract_replicated
+from se_flax.state import abstract_replicated, replicate
+from se_flax.steps import Metrics, make_eval_step, pmap_eval_images
 from se_flax.train import build_program
 
 
@@ -80,25 +98,171 @@ def evaluate_workdir(
     }
 
 
+def evaluate_pretrained(
+    name: str, weights: str | pathlib.Path | None, source: ImageSource, batch_size: int = 64
+) -> dict[str, Any]:
+    """Returns loss and top-1/3/5 of published weights over all images of a source.
+
+    Images are resized, cropped and normalised as is published for the weights, if the catalogue
+    has them, and otherwise as for the network.
+
+    Args:
+        name: of the network.
+        weights: a `source` for `load_pretrained`; by default, the catalogue's first.
+        source: the images. Its classes are those of the weights, in their order; for weights of
+            ImageNet's 1000 classes they may be any of these, named by synset (n01440764).
+        batch_size: number of images on all devices together, rounded up to divide by them.
+
+    Returns:
+        `loss` in nats, `top1`, `top3` and `top5` in percent, the number of `images`, and
+        `published`, a list of what was published for these weights and this network:
+        `top1_error`, `top5_error` and their `source`, on ImageNet's validation images.
+
+    Raises:
+        UserError: if the weights cannot be read, or the classes are not theirs.
+    """
+    info = model_info(name)
+    known = find_weights(name, weights)
+    if weights is None:
+        if known is None:
+            raise UserError(
+                f'the catalogue has no weights of "{name}"; give --weights=FILE, or choose '
+                "one of the models that python -m se_flax.pretrained lists"
+            )
+        weights = known.source
+    # An auxiliary classifier has no part in what a trained network says.
+    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
+    fields = {"auxiliary": False} if has_auxiliary else {}
+    variables = load_pretrained(name, weights, **fields)
+    num_classes = len(variables["params"]["classifier"]["bias"])
+    places = _places_of_classes(source.class_names, num_classes)
+
+    shown_as = known or info
+    crop = CenterCrop(shown_as.input_size, shown_as.crop, shown_as.interpolation)
+    model = create_model(name, num_classes, **fields)
+    evaluate = pmap_eval_images(make_eval_step(model), Preprocessing(info.mean, info.std))
+    devices = jax.local_device_count()
+    share = -(-batch_size // devices)
+    batches = eval_batches(source, crop, devices * share)
+    variables = replicate(variables)
+    sums = None
+    for images, labels, mask in tqdm(
+        batches, name, -(-len(source) // (devices * share)), leave=False, disable=None
+    ):
+        batch = (images, places[labels], mask)
+        metrics = evaluate(variables, *(x.reshape(devices, share, *x.shape[1:]) for x in batch))
+        sums = metrics if sums is None else sums + metrics
+    results = [result for result in info.published if result.dataset == "imagenet2012"]
+    if known:
+        by = f"{known.source} by {FIGURES}"
+        results.insert(0, Published("imagenet2012", known.top1_error, known.top5_error, by))
+    return {
+        "model": name,
+        "weights": str(weights),
+        "images": len(source),
+        **Metrics.means(sums),
+        "published": [
+            {
+                "top1_error": result.top1_error,
+                "top5_error": result.top5_error,
+                "source": result.source,
+            }
+            for result in results
+        ],
+    }
+
+
+def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
+    """Returns at which place each class of the images is among those of the weights."""
+    if len(names) == num_classes:
+        return np.arange(num_classes)
+    if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        import tensorflow_datasets as tfds
+
+        synsets = tfds.builder("imagenet2012").info.features["label"].names
+        if set(names) <= set(synsets):
+            return np.array([synsets.index(name) for name in names])
+    raise UserError(
+        f"the images are of {len(names)} classes ({', '.join(names[:3])}, ...), the weights for "
+        f"{num_classes}; they must be as many, or be named by ImageNet's synsets (n01440764)"
+    )
+
+
 def define_flags() -> None:
     """Declares the options of this command."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string("step", "best", 'Which checkpoint: "best", "latest" or a step.')
-    flags.DEFINE_string("split", "test", '"test", "train" or, if held out, "validation".')
+    flags.DEFINE_string(
+        "split",
+        None,
+        'Of a run "test" (the default), "train" or, if held out, "validation"; otherwise of '
+        '--dataset, by default "validation".',
+    )
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not as in the run.")
+    flags.DEFINE_list(
+        "model",
+        None,
+        "In place of --workdir: networks whose published weights to evaluate, names or patterns.",
+    )
+    flags.DEFINE_string(
+        "weights", None, "Hub id or file; by default the first that the catalogue has."
+    )
+    flags.DEFINE_string("dataset", None, "TFDS data set to evaluate published weights on.")
+    flags.DEFINE_string("image_dir", None, "In place of --dataset: a folder of class folders.")
+    flags.DEFINE_integer("batch_size", 64, "Images at a time, of published weights.", 1)
 
 
 def main(argv: list[str]) -> None:
     """Prints the results as a line and as JSON."""
     options = flags.FLAGS
-    if options.workdir is None:
-        raise UserError("--workdir=DIR is missing, for example --workdir=runs/quickstart")
-    results = evaluate_workdir(
-        options.workdir, options.step, options.split, data_dir=options.data_dir
-    )
-    title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
-    print(format_results(f"{title} {results['split']}, {results['images']:,} images", results))
-    print(json.dumps(results))
+    if options.model:
+        _main_pretrained()
+    elif options.workdir:
+        results = evaluate_workdir(
+            options.workdir, options.step, options.split or "test", data_dir=options.data_dir
+        )
+        title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
+        print(format_results(f"{title} {results['split']}, {results['images']:,} images", results))
+        print(json.dumps(results))
+    else:
+        raise UserError(
+            "--workdir=DIR is missing, for example --workdir=runs/quickstart; or, for published "
+            "weights, --model=NAME"
+        )
+
+
+def _main_pretrained() -> None:
+    options = flags.FLAGS
+    if options.workdir:
+        raise UserError("--workdir and --model exclude each other")
+    if (options.dataset is None) == (options.image_dir is None):
+        raise UserError("with --model, give either --dataset=NAME or --image_dir=DIR")
+    names = []
+    for pattern in options.model:
+        matching = [name for name in list_models(pattern) if find_weights(name)]
+        # A name is itself whether or not its weights are known; an unknown one is an error.
+        names += matching or [model_info(pattern).name]
+    if options.weights and len(names) > 1:
+        raise UserError(f"--weights are of one model, but --model gives {len(names)}")
+    if options.image_dir:
+        shown, source = options.image_dir, ImageFolder(options.image_dir)
+    else:
+        split = options.split or "validation"
+        shown = f"{options.dataset} {split}"
+        source = TfdsImages(options.dataset, split, options.data_dir)
+    for name in names:
+        results = evaluate_pretrained(name, options.weights, source, options.batch_size)
+        title = f"{name} ({results['weights']}) on {shown}, {results['images']:,} images"
+        print(format_results(title, results))
+        print(_errors(100 - results["top1"], 100 - results["top5"], "here"))
+        for figures in results["published"]:
+            print(_errors(**figures))
+        print(json.dumps({**results, "evaluated_on": shown}), flush=True)
+
+
+def _errors(top1_error: float, top5_error: float | None, source: str) -> str:
+    top5 = "      " if top5_error is None else f"{top5_error:5.2f}%"
+    return f"  top-1 error {top1_error:5.2f}%, top-5 error {top5}: {source}"
 
 
 if __name__ == "__main__":

@@ -176,6 +176,21 @@ def pmap_eval(
     return evaluate
 
 
+def pmap_eval_images(
+    eval_step: Callable[[dict[str, Any], Batch], Metrics], preprocessing: Preprocessing
+) -> Callable[..., Metrics]:
+    """Returns `evaluate(variables, images, labels, mask)`: one batch of images from the host.
+
+    The arrays are of shapes [devices, b, ...]; images are uint8.
+    """
+
+    @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0), out_axes=None)
+    def evaluate(variables, images, labels, mask):
+        return eval_step(variables, Batch(preprocessing.normalize(images), labels, mask))
+
+    return evaluate
+
+
 def evaluate_split(
     evaluate: Callable[..., Metrics],
     variables: dict[str, Any],

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -157,17 +158,31 @@ _TFDS = {
 }
 
 
-def _tfds(name: str, data_dir: str | None) -> Dataset:
+def prepared_builder(name: str, data_dir: str | None) -> Any:
+    """Returns TFDS's builder of a data set, downloaded and prepared if it was not.
+
+    Raises:
+        UserError: if TFDS has no such data set, or it is neither prepared nor downloadable.
+    """
     # TFDS reads ArrayRecord without TensorFlow, and imports it to prepare data or to read those
     # prepared as TFRecord.
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except ValueError:  # prepared in another format
-        builder = tfds.builder(name, data_dir=data_dir)
+        try:
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except ValueError:  # prepared in another format
+            builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        raise UserError(f'TFDS has no data set "{name}"{nearest(name, known)}') from error
     if not builder.is_prepared():
         _prepare(builder)
+    return builder
+
+
+def _tfds(name: str, data_dir: str | None) -> Dataset:
+    builder = prepared_builder(name, data_dir)
     info = _TFDS[name]
     return Dataset(
         name=name,
@@ -210,6 +225,48 @@ def _read(builder, split: str) -> Split:
         np.stack([record["image"] for record in records]),
         np.array([record["label"] for record in records]),
     )
+
+
+class TfdsImages:
+    """A split of a TFDS data set, read one image at a time (see `streaming.ImageSource`).
+
+    Args:
+        name: of the data set.
+        split: its name, or any that TFDS understands, such as "validation[:100]".
+        data_dir: as for `load_dataset`.
+
+    Raises:
+        UserError: if there is no such data set or split, or it is not one of labelled images,
+            or it is neither prepared nor downloadable.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: str | None = None):
+        import tensorflow_datasets as tfds
+
+        builder = prepared_builder(name, data_dir)
+        features = builder.info.features
+        if not {"image", "label"} <= set(features):
+            raise UserError(f'"{name}" is not a data set of labelled images')
+        self.class_names = tuple(features["label"].names)
+        try:
+            self._source = builder.as_data_source(
+                split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+        except NotImplementedError as error:
+            raise UserError(
+                f'"{name}" is prepared as {builder.info.file_format.value}, which cannot be read '
+                'in any order; prepare it again with file_format="array_record"'
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f'"{name}" has no split "{split}"; known are {", ".join(builder.info.splits)}'
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._source[i]
 
 
 _LOADERS: dict[str, Callable[[str | None], Dataset]] = {

@@ -305,6 +305,7 @@ for _i, (_width, _depth, _size, _dropout, _crop) in enumerate(
         EfficientNet,
         input_size=_size,
         crop=_crop,
+        interpolation="bicubic",
         paper="Tan & Le, EfficientNet, arXiv:1905.11946, table 2",
         published_with_se=True,
         se=swish_se,

@@ -1,8 +1,10 @@
 """The list of networks: one name gives the module, its input and where it was published."""
 
+import csv
 import dataclasses
 import fnmatch
 import functools
+import importlib.resources
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,22 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
+class Published:
+    """A published result of a network.
+
+    Attributes:
+        dataset: on whose test or validation images.
+        top1_error, top5_error: in percent; None where it was not published.
+        source: where it was published.
+    """
+
+    dataset: str
+    top1_error: float
+    top5_error: float | None
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelInfo:
     """What is known of a registered network.
 
@@ -28,6 +46,7 @@ class ModelInfo:
         input_size: height and width, in pixels, of the images it was published for.
         crop: which part of the image, resized to a short side of input_size / crop, its
             published accuracy is measured on: the centre of input_size.
+        interpolation: how images are resized, "bilinear" or "bicubic".
         mean, std: of red, green and blue, where white is 1: images are normalised to
             (image - mean) / std. Those of CIFAR networks are their data set's.
         paper: where it was published.
@@ -38,9 +57,15 @@ class ModelInfo:
     fields: dict[str, Any]
     input_size: int
     crop: float
+    interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     paper: str
+
+    @property
+    def published(self) -> list[Published]:
+        """The network's published results."""
+        return [result for name, result in _published_results() if name == self.name]
 
 
 _MODELS: dict[str, ModelInfo] = {}
@@ -55,6 +80,7 @@ def register(
     input_size: int,
     paper: str,
     crop: float = 0.875,
+    interpolation: str = "bilinear",
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     published_with_se: bool = False,
@@ -64,19 +90,37 @@ def register(
     """Adds a network under `name`, and the same with SE blocks under `se_<name>`.
 
     Args:
-        name, module, input_size, paper, crop, mean, std: see `ModelInfo`.
+        name, module, input_size, paper, crop, interpolation, mean, std: see `ModelInfo`.
         published_with_se: the network called `name` has SE blocks already (SENet-154,
             EfficientNet); both names give it, and `se=None` one without.
         se: makes its SE block; by default with r = 16.
         **fields: see `ModelInfo.fields`.
     """
-    info = ModelInfo(name, module, fields, input_size, crop, mean, std, paper)
+    info = ModelInfo(name, module, fields, input_size, crop, interpolation, mean, std, paper)
     with_se = dataclasses.replace(info, name=f"se_{name}", fields={**fields, "se": se})
     if published_with_se:
         info = dataclasses.replace(info, fields=with_se.fields)
     else:
         with_se = dataclasses.replace(with_se, paper=f"{SE_PAPER}; body: {paper}")
     _MODELS[info.name], _MODELS[with_se.name] = info, with_se
+
+
+@functools.cache
+def _published_results() -> list[tuple[str, Published]]:
+    table = importlib.resources.files("se_flax.models") / "published_results.csv"
+    with table.open(newline="") as file:
+        return [
+            (
+                row["model"],
+                Published(
+                    row["dataset"],
+                    float(row["top1_error"]),
+                    float(row["top5_error"]) if row["top5_error"] else None,
+                    row["source"],
+                ),
+            )
+            for row in csv.DictReader(file)
+        ]
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from se_flax.errors import UserError
 from se_flax.models import create_model, model_info
+from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.convert import convert
 from se_flax.pretrained.layouts import layouts_of
 
@@ -41,8 +42,11 @@ def load_pretrained(
         UserError: if the source cannot be read, or its tensors are not those of the network;
             the message lists what is missing, left over or of the wrong shape.
     """
-    layouts = layouts_of(name)
     info = model_info(name)
+    layouts = layouts_of(name)
+    of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
+    if of_others and name not in of_others:
+        raise UserError(f'{source} are weights of "{of_others[0]}", not of "{name}"')
     if not layouts:
         raise UserError(f'no weights are known to be published for "{name}"')
     tensors = read_tensors(source)
@@ -80,7 +84,9 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _download(repository: str) -> pathlib.Path:
-    huggingface_hub = _import("huggingface_hub")
+    huggingface_hub = _import("huggingface_hub.utils", "huggingface_hub")
+    # It warns of each of its attempts; what matters is how the last one ends.
+    huggingface_hub.utils.logging.set_verbosity_error()
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:

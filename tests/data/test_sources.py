@@ -7,6 +7,8 @@ import pytest
 import requests
 
 from se_flax.data import Dataset, Split, load_dataset
+from se_flax.data.images import decode
+from se_flax.data.sources import TfdsImages
 from se_flax.errors import UserError
 
 
@@ -182,3 +184,19 @@ def test_statistics_of_real_data_are_the_documented_ones(name):
     images = dataset.train.images
     np.testing.assert_allclose(images.mean((0, 1, 2)) / 255, dataset.mean, atol=1e-3)
     np.testing.assert_allclose(images.std((0, 1, 2)) / 255, dataset.std, atol=1e-3)
+
+
+def test_tfds_images_are_read_one_at_a_time(tfds_dir):
+    source, whole = TfdsImages("cifar10", "test", tfds_dir), load_dataset("cifar10", tfds_dir).test
+    assert len(source) == 110
+    assert len(source.class_names) == 10
+    for i in (0, 57, 109):
+        np.testing.assert_array_equal(decode(source[i]["image"]), whole.images[i])
+        assert source[i]["label"] == whole.labels[i]
+
+
+def test_a_split_that_tfds_does_not_have_is_told(tfds_dir):
+    with pytest.raises(UserError, match='no split "validation"; known are train, test'):
+        TfdsImages("cifar10", "validation", tfds_dir)
+    with pytest.raises(UserError, match=r'no data set "cifar11".*"cifar10'):
+        TfdsImages("cifar11", "test", tfds_dir)

@@ -1,0 +1,44 @@
+"""Lists published weights: python -m se_flax.pretrained "se_*"."""
+
+import fnmatch
+import functools
+
+from absl import app
+
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError
+from se_flax.models import model_info
+from se_flax.pretrained.catalogue import FIGURES, catalogue
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table of the weights of networks whose names match."""
+    pattern = argv[1] if len(argv) > 1 else "*"
+    chosen = [weights for weights in catalogue() if fnmatch.fnmatch(weights.model, pattern)]
+    if not chosen:
+        raise UserError(f'no weights are known of a model whose name matches "{pattern}"')
+    print(
+        f"{'model':<27}{'source':<41}{'input':>5}{'crop':>7} {'resized by':<11}"
+        f"{'mean':<18}{'std':<18}{'top-1 err.':>10}{'top-5 err.':>11}"
+    )
+    for weights in chosen:
+        info = model_info(weights.model)
+        print(
+            f"{weights.model:<27}{weights.source:<41}{weights.input_size:>5}{weights.crop:>7} "
+            f"{weights.interpolation:<11}{_numbers(info.mean):<18}{_numbers(info.std):<18}"
+            f"{weights.top1_error:>10}{weights.top5_error:>11}"
+        )
+    print(
+        f"\nErrors in percent, of the centre crop of ImageNet's validation images: {FIGURES}.\n"
+        "Images are resized to a short side of input / crop, and scaled to 0..1 before the mean "
+        "(red, green, blue)\nis taken away. SE-BN-Inception was released for Caffe only, whose "
+        "files are not read."
+    )
+
+
+if __name__ == "__main__":
+    app.run(run_command(main), flags_parser=functools.partial(parse_flags, positional=1))

@@ -1,0 +1,64 @@
+"""The catalogue of published weights: what each set of them takes, and should score."""
+
+import csv
+import dataclasses
+import functools
+import importlib.resources
+
+FIGURES = "results-imagenet.csv of timm, github.com/huggingface/pytorch-image-models"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedWeights:
+    """A set of weights for ImageNet that `load_pretrained` reads.
+
+    Images are normalised by `model_info(model).mean` and `.std`.
+
+    Attributes:
+        model: the network they are of.
+        source: where they are, a `source` for `load_pretrained`.
+        input_size, crop, interpolation: of the images their errors are measured on, as in
+            `se_flax.models.registry.ModelInfo`; not always those that the network was published
+            with.
+        top1_error, top5_error: on ImageNet's 50,000 validation images, single crop, in percent,
+            by `FIGURES`.
+    """
+
+    model: str
+    source: str
+    input_size: int
+    crop: float
+    interpolation: str
+    top1_error: float
+    top5_error: float
+
+
+@functools.cache
+def catalogue() -> tuple[PublishedWeights, ...]:
+    """Returns all published weights that are known; of a network, the first are the default."""
+    table = importlib.resources.files("se_flax.pretrained") / "catalogue.csv"
+    with table.open(newline="") as file:
+        return tuple(
+            PublishedWeights(
+                row["model"],
+                row["source"],
+                int(row["input_size"]),
+                float(row["crop"]),
+                row["interpolation"],
+                float(row["top1_error"]),
+                float(row["top5_error"]),
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+def find_weights(model: str, source: str | None = None) -> PublishedWeights | None:
+    """Returns the weights of a network from a source, or from the default one, if known."""
+    return next(
+        (
+            weights
+            for weights in catalogue()
+            if weights.model == model and source in (None, weights.source)
+        ),
+        None,
+    )

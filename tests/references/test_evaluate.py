@@ -1,0 +1,122 @@
+"""Published weights are evaluated as PyTorch evaluates them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_flax.data.folders import ImageFolder
+from se_flax.errors import UserError
+from se_flax.evaluate import evaluate_pretrained
+
+pytestmark = pytest.mark.references
+
+# Of ImageNet's classes, in order, those at these places.
+SYNSETS = {"n01440764": 0, "n01443537": 1, "n02102040": 217}
+
+
+@pytest.fixture(scope="module")
+def image_dir(tmp_path_factory):
+    """Seven noisy JPEGs of several sizes, in folders of three classes."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for i in range(7):
+        low = generator.integers(0, 256, (5, 6, 3), np.uint8)
+        image = Image.fromarray(low).resize((250 + 20 * i, 330 - 15 * i), Image.Resampling.BICUBIC)
+        (folder / list(SYNSETS)[i % 3]).mkdir(exist_ok=True)
+        image.save(folder / list(SYNSETS)[i % 3] / f"{i}.jpeg", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A PyTorch file of ResNet-18 with random weights, and the network."""
+    import torch
+
+    from tests.references import torch_models
+
+    theirs = torch_models.randomise(torch_models.build("torchvision:resnet18"), 64)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(theirs.state_dict(), path)
+    return path, theirs
+
+
+def test_loss_and_accuracies_are_those_of_pytorch(image_dir, weights):
+    import torch
+
+    from tests.references.torch_models import torchvision
+
+    path, theirs = weights
+    transforms = torchvision.transforms
+    preprocess = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    files = sorted(image_dir.rglob("*.jpeg"))
+    images = torch.stack([preprocess(Image.open(file)) for file in files])
+    with torch.no_grad():
+        logits = theirs.float()(images)
+    # Labels that a random network gets right by half: its own answers for the middle class.
+    labels = torch.tensor([SYNSETS[file.parent.name] for file in files])
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+
+    results = evaluate_pretrained("resnet18", path, ImageFolder(image_dir), batch_size=4)
+    assert results["images"] == 7
+    assert results["loss"] == pytest.approx(float(expected), rel=1e-4)
+
+    # The classes renamed to those that the network says: then it is right.
+    said = logits.argmax(1)[labels == 217]
+    assert results["top1"] == 0
+    source = ImageFolder(image_dir)
+    source.class_names = tuple(str(i) for i in range(1000))
+    source.labels = [int(said[0])] * 7
+    hits = float((logits.argmax(1) == said[0]).double().mean())
+    top5 = float((logits.topk(5).indices == said[0]).any(1).double().mean())
+    results = evaluate_pretrained("resnet18", path, source, batch_size=3)
+    assert results["top1"] == pytest.approx(100 * hits)
+    assert results["top5"] == pytest.approx(100 * top5)
+
+
+def test_classes_that_are_not_the_weights_are_refused(image_dir, weights):
+    source = ImageFolder(image_dir)
+    source.class_names = ("a", "b", "c")
+    with pytest.raises(UserError, match=r"of 3 classes \(a, b, c, ...\), the weights for 1000"):
+        evaluate_pretrained("resnet18", weights[0], source)
+
+
+def test_the_command_shows_the_published_figures(image_dir, run_python, tmp_path):
+    import torch
+
+    from tests.references import torch_models
+
+    theirs = torch_models.build("timm:legacy_seresnet50")
+    torch.save(theirs.state_dict(), tmp_path / "seresnet50.pth")
+    process = run_python(
+        "-m", "se_flax.evaluate", "--model=se_resnet50_caffe", f"--image_dir={image_dir}",
+        f"--weights={tmp_path / 'seresnet50.pth'}",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "top-1 error 22.37%, top-5 error  6.36%: released weights" in process.stdout
+    results = json.loads(process.stdout.splitlines()[-1])
+    assert results["images"] == 7
+    assert results["published"][1]["top1_error"] == 22.37
+
+
+def test_the_catalogue_agrees_with_timm():
+    from se_flax.models import model_info
+    from se_flax.pretrained.catalogue import catalogue
+    from tests.references.torch_models import timm
+
+    assert len(catalogue()) > 20
+    for weights in catalogue():
+        config = timm.get_pretrained_cfg(weights.source.removeprefix("timm/"))
+        info = model_info(weights.model)
+        assert weights.input_size == (config.test_input_size or config.input_size)[1]
+        assert weights.crop == (config.test_crop_pct or config.crop_pct)
+        assert weights.interpolation == config.interpolation
+        assert (info.mean, info.std) == (config.mean, config.std)
