@@ -27,10 +27,11 @@ class Burden:
     Attributes:
         parameters: number of them, without batch statistics.
         parameter_mb: their memory in float32, batch statistics included, in units of 2^20 bytes.
-        feature_mb: memory of the input and of every layer's output in float32, if none is
-            re-used, in units of 2^20 bytes; layers are convolutions and dense layers with
-            their biases, batch norms, poolings, concatenations and sums. What follows
-            elementwise, such as a ReLU or the scaling by a gate, is in place.
+        feature_mb: memory of every layer's output in float32, if none is re-used, in units of
+            2^20 bytes; layers are convolutions and dense layers with their biases, batch norms,
+            poolings, concatenations, sums, sigmoids (and with them swish), tanh and scalings by
+            a gate. A ReLU is in place, and so is a sum after a scaling, as in the networks
+            that the authors of the SE paper released.
         multiply_adds: of all convolutions and matrix products.
     """
 
@@ -56,7 +57,7 @@ def burden(model: nn.Module, input_size: int, channels: int = 3) -> Burden:
 
     graph = _Graph()
     jaxpr = jax.make_jaxpr(forward)(images, *leaves).jaxpr
-    graph.visit(jaxpr, [graph.image(images.size), *[None] * len(leaves)])
+    graph.visit(jaxpr, [_Buffer("image", images.size), *[None] * len(leaves)])
     return Burden(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         parameter_mb=sum(leaf.size for leaf in leaves) * _BYTES / _MB,
@@ -73,6 +74,9 @@ class _Buffer:
     size: int
 
 
+_SCALING = "scaling by a gate"
+
+
 class _Graph:
     """Follows a computation, and counts its buffers and multiply-adds.
 
@@ -83,14 +87,12 @@ class _Graph:
         ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type", "copy")
     )
     _MULTIPLYING = frozenset(("conv_general_dilated", "dot_general"))
+    _SIGMOIDS = frozenset(("logistic", "tanh"))
 
     def __init__(self):
         self.features = 0
         self.multiply_adds = 0
-
-    def image(self, size: int) -> _Buffer:
-        """Returns the buffer of the input."""
-        return self._new("image", size)
+        self._not_yet_counted: set[_Buffer] = set()  # scalings, as long as a sum may follow
 
     def visit(self, jaxpr: jex.Jaxpr, inputs: list[_Buffer | None]) -> list[_Buffer | None]:
         """Follows the equations of a computation; returns the buffers of its results."""
@@ -117,6 +119,10 @@ class _Graph:
         size = output.aval.size
         if operation in self._VIEWS:
             return given[0]
+        if "add" not in operation:
+            for buffer in self._not_yet_counted & set(given):
+                self._not_yet_counted.remove(buffer)
+                self.features += buffer.size
         if operation in self._MULTIPLYING:
             self.multiply_adds += _multiply_adds(equation)
             return self._new(operation, size)
@@ -125,13 +131,17 @@ class _Graph:
             for buffer, value in zip(operands, equation.invars, strict=True)
             if buffer is not None and value.aval.size == size
         }
-        in_place = len(alike) == 1
-        if in_place:
-            (buffer,) = alike
-            # A batch norm begins by taking away the mean; a bias belongs to its convolution.
-            in_place = not (buffer.layer in self._MULTIPLYING and operation == "sub")
-        if in_place and operation not in ("concatenate", "pad", "reduce_window_max"):
-            return buffer
+        if operation == "mul" and len(alike) == 1 and len(given) == 2 and given[0] != given[1]:
+            scaled = _Buffer(_SCALING, size)
+            self._not_yet_counted.add(scaled)
+            return scaled
+        activated = {buffer for buffer in alike if buffer.layer in self._SIGMOIDS}
+        if operation == "mul" and len(activated) == 1:
+            return activated.pop()  # a swish
+        # A batch norm begins by taking away the mean.
+        own = {"concatenate", "pad", "sub"} | self._SIGMOIDS
+        if len(alike) == 1 and operation not in own and "window" not in operation:
+            return alike.pop()
         return self._new(operation, size)
 
     def _new(self, layer: str, size: int) -> _Buffer:
@@ -162,7 +172,7 @@ def _multiply_adds(equation: jex.JaxprEqn) -> int:
 
 
 def published_burden(name: str) -> list[dict[str, str]]:
-    """Returns the published figures of a network, each with its `source`."""
+    """Returns the published figures of a network, each with its `source` and any `note`."""
     table = importlib.resources.files("se_flax") / "published_burden.csv"
     with table.open(newline="") as file:
         return [row for row in csv.DictReader(file) if row["model"] == name]
@@ -194,9 +204,10 @@ def main(argv: list[str]) -> None:
         )
         if (size, options.num_classes) == (model_info(name).input_size, 1000):
             for row in published_burden(name):
+                note = f" ({row['note']})" if row["note"] else ""
                 print(
                     f"{'  published':<47}{row['parameter_mb']:>9}{row['feature_mb']:>12}"
-                    f"{row['gmacs']:>9}  {row['source']}"
+                    f"{row['gmacs']:>9}  {row['source']}{note}"
                 )
 
 

@@ -56,6 +56,7 @@ def default_config() -> ConfigDict:
     config.schedule.drop_factor = 0.1
 
     config.label_smoothing = 0.0
+    config.auxiliary_weight = 0.4  # of the loss of a network's auxiliary logits, if it has any
     config.ema_decay = 0.0  # of parameters and batch statistics, a step; 0: none kept
 
     config.steps_per_dispatch = 0  # 0: one on a CPU, chosen by the program elsewhere
@@ -122,6 +123,7 @@ _RULES: dict[str, tuple[Check, str]] = {
     ),
     "schedule.drop_factor": (_number(0, 1), "a number from 0 to 1"),
     "label_smoothing": _FRACTION,
+    "auxiliary_weight": (_number(0), "a number of at least 0"),
     "ema_decay": _FRACTION,
     "steps_per_dispatch": (_count(0), "a whole number of at least 0"),
     "log_every_steps": (_count(1), "a whole number of at least 1"),

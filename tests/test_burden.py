@@ -5,20 +5,28 @@ import pytest
 from se_flax import add_se, create_model, list_models
 from se_flax.burden import burden, published_burden
 from se_flax.layers.residual import residual_sum
+from se_flax.models import model_info
 
-PUBLISHED = [(name, row) for name in list_models() for row in published_burden(name)]
+PUBLISHED = [
+    (name, row)
+    for name in list_models()
+    for row in published_burden(name)
+    if "not released" not in row["note"]
+]
 
 
 @pytest.mark.parametrize(("name", "row"), PUBLISHED)
 def test_agrees_with_what_is_published(name, row):
-    counted = burden(create_model(name), 224)
+    fields = {"auxiliary": False} if name == "inception_v3" else {}
+    counted = burden(create_model(name, **fields), model_info(name).input_size)
+    gmacs = counted.multiply_adds / 1e9
     if row["parameter_mb"]:
         assert round(counted.parameter_mb) == int(row["parameter_mb"])
-        # The published tool rounds 219.55 to 219 and 219.93 to 220: some 0.1 MB are not the same.
-        assert counted.feature_mb == pytest.approx(int(row["feature_mb"]), abs=0.65)
-        assert round(counted.multiply_adds / 1e9) == int(row["gmacs"])
+        assert round(counted.feature_mb) == int(row["feature_mb"])
+        # The published tool counts operations of biases and ReLU, too: less than 0.5%.
+        assert int(row["gmacs"]) in (round(gmacs), round(1.005 * gmacs))
     else:  # the paper counts a little more than convolutions and dense layers
-        assert -0.005 < float(row["gmacs"]) - counted.multiply_adds / 1e9 < 0.035
+        assert -0.005 < float(row["gmacs"]) - gmacs < 0.035
 
 
 class Net(nn.Module):
@@ -38,7 +46,8 @@ class Net(nn.Module):
 def test_counts_what_can_be_counted_by_hand():
     counted = burden(Net(), 16)
     maps = 4 * 8 * 8 * 8 + 4 * 4 * 8 + 4 * 4 * 4 + 4 * 4 * 12  # convs, norm, sum; pool to concat
-    assert counted.feature_mb * 2**20 / 4 == 16 * 16 * 3 + maps + 12 + 10
+    swish, head = 4 * 4 * 4, 12 + 10
+    assert counted.feature_mb * 2**20 / 4 == maps + swish + head
     assert counted.multiply_adds == (64 * 8 * 27 + 64 * 8 * 9 * 2 + 16 * 4 * 8 + 12 * 10)
     parameters = (27 * 8 + 8) + 2 * 8 + 9 * 2 * 8 + (8 * 4 + 4) + (12 * 10 + 10)
     assert counted.parameters == parameters
@@ -48,15 +57,15 @@ def test_counts_what_can_be_counted_by_hand():
 def test_an_se_block_costs_its_squeeze_and_its_dense_layers():
     plain, with_se = burden(Net(), 16), burden(add_se(Net(), "conv1", reduction=4), 16)
     assert with_se.multiply_adds - plain.multiply_adds == 2 * 8 * 2
-    # The mean and the two layers; the map is scaled in place.
-    assert (with_se.feature_mb - plain.feature_mb) * 2**20 / 4 == 8 + 2 + 8
+    # The mean, the two layers, the sigmoid, and the scaled map.
+    assert (with_se.feature_mb - plain.feature_mb) * 2**20 / 4 == 8 + 2 + 8 + 8 + 8 * 8 * 8
 
 
 def test_the_command_prints_ours_beside_the_published(run_python):
     process = run_python("-m", "se_flax.burden", "se_resnet50*")
     assert process.returncode == 0, process.stderr
     lines = [line.split() for line in process.stdout.splitlines()]
-    assert lines[2][:5] == ["se_resnet50_caffe", "224", "28,088,024", "107.3", "103.3"]
+    assert lines[2][:5] == ["se_resnet50_caffe", "224", "28,088,024", "107.3", "102.8"]
     assert lines[3][:4] == ["published", "107", "103", "4"]
     assert lines[4][:2] == ["published", "3.87"]
     process = run_python("-m", "se_flax.burden", "none*")

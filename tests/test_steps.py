@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from se_flax.config import build_model
 from se_flax.data.in_memory import Batch, DeviceSplit, Preprocessing
 from se_flax.optim import make_optimizer
-from se_flax.state import create_state, replicate
+from se_flax.state import TrainState, create_state, replicate
 from se_flax.steps import (
     AXIS,
     Metrics,
@@ -108,6 +109,51 @@ def test_several_steps_in_a_dispatch_are_the_same_as_one_after_another(parts):
     np.testing.assert_allclose(sums.loss, sum(m.loss for m in apart_sums), rtol=1e-5)
     for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+class WithAuxiliary(nn.Module):
+    """A dense layer, and another whose logits are auxiliary."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images.reshape(len(images), -1)
+        if train:
+            self.sow("intermediates", "auxiliary_logits", nn.Dense(4, name="auxiliary")(x))
+        return nn.Dense(4, name="classifier")(x)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_auxiliary_logits_are_trained_by_their_share_of_the_loss(tiny_config, weight):
+    tiny_config.auxiliary_weight = weight
+    model = WithAuxiliary()
+    generator = np.random.default_rng(0)
+    images = jnp.asarray(generator.standard_normal((8, 2, 2, 3), np.float32))
+    labels = jnp.arange(8) % 4
+    params = model.init(jax.random.key(0), images, train=True)["params"]
+    optimizer = optax.sgd(1.0)
+    state = TrainState(
+        step=jnp.int32(0),
+        seed=jnp.uint32(0),
+        params=params,
+        batch_stats={},
+        opt_state=optimizer.init(params),
+    )
+    step = make_train_step(model, optimizer, tiny_config)
+    new, metrics = run_step(step, state, Batch(images, labels, jnp.ones(8, bool)))
+
+    def loss(layer):
+        logits = images.reshape(8, -1) @ layer["kernel"] + layer["bias"]
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    for name, share in (("classifier", 1.0), ("auxiliary", weight)):
+        gradient = jax.grad(loss)(params[name])
+        expected = jax.tree.map(lambda p, g, s=share: p - s * g, params[name], gradient)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+            new.params[name],
+            expected,
+        )
+    assert metrics.means()["loss"] == pytest.approx(float(loss(params["classifier"])), rel=1e-5)
 
 
 def run_step(step, state, batch):

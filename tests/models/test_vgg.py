@@ -90,3 +90,20 @@ def test_images_of_any_size_give_the_same_parameters(size):
 def test_images_that_pooling_leaves_nothing_of_are_refused():
     with pytest.raises(UserError, match=r"at least 32 pixels high and wide .* not 32 x 31"):
         create_model("vgg16").init(jax.random.key(0), jnp.zeros((1, 32, 31, 3)))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+def test_with_all_gates_open_it_equals_the_plain_network(name):
+    fields = {"stage_sizes": (2, 2), "widths": (16, 32)}
+    with_se, plain = (create_model(n, 10, **fields) for n in (f"se_{name}", name))
+    images = jax.random.normal(jax.random.key(0), (2, 28, 28, 3))
+    variables = jax.jit(lambda: with_se.init(jax.random.key(1), images))()
+    shut = jax.jit(with_se.apply)(variables, images)
+    for block in [name for name in variables["params"] if "_se" in name]:
+        layer = variables["params"][block]["expand"]
+        layer["kernel"], layer["bias"] = 0 * layer["kernel"], 0 * layer["bias"] + 100.0
+    opened = jax.jit(with_se.apply)(variables, images)
+    for block in [name for name in variables["params"] if "_se" in name]:
+        del variables["params"][block]
+    np.testing.assert_allclose(opened, jax.jit(plain.apply)(variables, images), rtol=1e-5)
+    assert not np.allclose(opened, shut, rtol=1e-2)

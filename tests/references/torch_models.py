@@ -87,3 +87,45 @@ def outputs(model: torch.nn.Module, images: np.ndarray) -> Any:
 def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     """Returns the logits for images [n, h, w, RGB], computed in float64."""
     return outputs(model, images).numpy()
+
+
+def train_step(
+    model: torch.nn.Module, images: np.ndarray, weights: np.ndarray
+) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Returns what a network gives in training, and gradients and batch statistics by name.
+
+    Computed in float64 and without dropout, for images [n, h, w, RGB]; the gradients are of
+    sum(weights * logits), plus 0.4 times the same of auxiliary logits. Variances are of the
+    batch itself, not, as PyTorch keeps them, estimates for a population.
+    """
+    model = model.double().train()
+    if hasattr(model, "drop_rate"):
+        model.drop_rate = 0.0
+    biased = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # keeps nothing but the batch's own
+
+            def count(module, inputs, name=name):
+                n = inputs[0].numel() / inputs[0].shape[1]
+                biased[name] = (n - 1) / n
+
+            module.register_forward_pre_hook(count)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).double()
+    if isinstance(model, BNInception):
+        images = images.flip(1)
+    result = model(images)
+    outputs = list(result) if isinstance(result, tuple) else [result]
+    weights = torch.from_numpy(weights)
+    factors = (1.0, 0.4)
+    sum(f * torch.sum(weights * x) for f, x in zip(factors, outputs, strict=False)).backward()
+
+    values = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            values[name] = buffer.numpy() * biased[name.removesuffix(".running_var")]
+        elif name.endswith("running_mean"):
+            values[name] = buffer.numpy()
+    return [output.detach().numpy() for output in outputs], values

@@ -1,0 +1,186 @@
+"""Our networks beside independent PyTorch implementations, with the same random weights."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from se_flax import create_model
+from se_flax.models import model_info
+from se_flax.pretrained.convert import convert
+from se_flax.pretrained.layouts import layouts_of
+from tests.references import torch_models
+
+REFERENCES: list[tuple[str, str]] = [
+    ("resnet18", "torchvision:resnet18"),
+    ("resnet34", "torchvision:resnet34"),
+    ("resnet50", "torchvision:resnet50"),
+    ("resnet101", "torchvision:resnet101"),
+    ("resnet152", "torchvision:resnet152"),
+    ("resnext50_32x4d", "torchvision:resnext50_32x4d"),
+    ("resnext101_32x4d", "timm:resnext101_32x4d"),
+    ("se_resnet50", "timm:seresnet50"),
+    ("se_resnet101", "timm:seresnet101"),
+    ("se_resnet152", "timm:seresnet152"),
+    ("se_resnext50_32x4d", "timm:seresnext50_32x4d"),
+    ("se_resnext101_32x4d", "timm:seresnext101_32x4d"),
+    ("resnet101_caffe", "pretrainedmodels:cafferesnet101"),
+    ("se_resnet50_caffe", "pretrainedmodels:se_resnet50"),
+    ("se_resnet101_caffe", "timm:legacy_seresnet101"),
+    ("se_resnet152_caffe", "timm:legacy_seresnet152"),
+    ("se_resnext50_32x4d_caffe", "pretrainedmodels:se_resnext50_32x4d"),
+    ("se_resnext101_32x4d_caffe", "timm:legacy_seresnext101_32x4d"),
+    ("senet154", "timm:legacy_senet154"),
+    ("vgg16", "torchvision:vgg16"),
+    ("vgg16_bn", "torchvision:vgg16_bn"),
+    ("bn_inception", "pretrainedmodels:bninception"),
+    ("inception_v3", "torchvision:inception_v3"),
+    ("inception_v3", "timm:inception_v3"),
+    ("inception_resnet_v2", "timm:inception_resnet_v2"),
+    ("inception_resnet_v2", "pretrainedmodels:inceptionresnetv2"),
+    *((f"efficientnet_b{i}", f"timm:tf_efficientnet_b{i}") for i in range(8)),
+]
+
+# One of each family.
+TRAINED: list[tuple[str, str]] = [
+    ("resnet18", "torchvision:resnet18"),
+    ("se_resnext50_32x4d", "timm:seresnext50_32x4d"),
+    ("se_resnet50_caffe", "timm:legacy_seresnet50"),
+    ("vgg16_bn", "torchvision:vgg16_bn"),
+    ("bn_inception", "pretrainedmodels:bninception"),
+    ("inception_v3", "torchvision:inception_v3"),
+    ("inception_resnet_v2", "timm:inception_resnet_v2"),
+    ("efficientnet_b0", "timm:tf_efficientnet_b0"),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far two networks are apart.
+
+    Attributes:
+        parameters, their_parameters: numbers of them.
+        logits: largest deviation, relative to the largest logit.
+        spread: standard deviation of the logits; of ones that say nothing, equality would too.
+    """
+
+    parameters: int
+    their_parameters: int
+    logits: float
+    spread: float
+
+
+def compare(name: str, reference: str) -> Comparison:
+    """Compares logits in evaluation: ours in float32, theirs in float64."""
+    # Odd, so that every rounding of a size counts; but where TensorFlow pads, it is even sizes
+    # that it pads unevenly.
+    size = _size(name, reference, 128 if "timm:tf_" in reference else 129)
+    theirs = torch_models.randomise(torch_models.build(reference), size)
+    ours = create_model(name, **_fields(reference))
+    variables = convert(torch_models.tensors(theirs), ours, size, layouts_of(name))
+    images = np.random.default_rng(0).standard_normal((1, size, size, 3), np.float32)
+    expected = torch_models.logits(theirs, images)
+    logits = jax.jit(lambda variables, images: ours.apply(variables, images))(variables, images)
+    return Comparison(
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        their_parameters=sum(parameter.numel() for parameter in theirs.parameters()),
+        logits=deviation(logits, expected),
+        spread=float(np.std(expected)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingComparison:
+    """How far two networks are apart in training, relative to the largest value each.
+
+    Attributes:
+        logits: of the logits, and of auxiliary ones.
+        batch_stats: of the mean or variance of the worst batch norm.
+        gradients: of the gradient with respect to the worst parameter tensor.
+        tensors: how many parameter tensors there are.
+    """
+
+    logits: float
+    batch_stats: float
+    gradients: float
+    tensors: int
+
+
+def compare_training(name: str, reference: str) -> TrainingComparison:
+    """Compares logits, batch statistics and gradients in training, both in float64.
+
+    The gradients are of a random linear function of the logits, of which any auxiliary ones
+    count 0.4. Dropout and stochastic depth are switched off.
+    """
+    size = _size(name, reference, 64)
+    theirs = torch_models.randomise(torch_models.build(reference), size)
+    off = {field: 0.0 for field in ("dropout", "stochastic_depth") if _has_field(name, field)}
+    ours = create_model(name, **off, **_fields(reference))
+    variables = convert(torch_models.tensors(theirs), ours, size, layouts_of(name))
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((4, size, size, 3), np.float32)
+    weights = generator.standard_normal((4, 1000))
+
+    # The batch's own statistics, and the gradients, named like the tensors they belong to.
+    expected, their_values = torch_models.train_step(theirs, images, weights)
+    their_values = convert(their_values, ours, size, layouts_of(name))
+
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
+        zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+
+        exact = ours.clone(dtype=jnp.float64)
+
+        def loss(params):
+            logits, state = exact.apply(
+                {"params": params, "batch_stats": zeros},
+                jnp.asarray(images, jnp.float64),
+                train=True,
+                mutable=["batch_stats", "intermediates"],
+            )
+            outputs = [logits, *state.get("intermediates", {}).get("auxiliary_logits", ())]
+            factors = (1.0, 0.4)
+            total = sum(f * jnp.sum(weights * x) for f, x in zip(factors, outputs, strict=False))
+            return total, (outputs, state["batch_stats"])
+
+        gradients, (outputs, moved) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+        momentum = 0.99 if "efficientnet" in name else 0.9
+        statistics = jax.tree.map(lambda x: np.asarray(x / (1 - momentum)), moved)
+        gradients, outputs = jax.tree.map(np.asarray, (gradients, outputs))
+
+    # A bias that a batch norm takes away again has a gradient of nothing but rounding.
+    least = 1e-6 * max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(gradients))
+    return TrainingComparison(
+        logits=max(deviation(*pair) for pair in zip(outputs, expected, strict=True)),
+        batch_stats=_worst(statistics, their_values["batch_stats"]),
+        gradients=_worst(gradients, their_values["params"], least),
+        tensors=len(jax.tree.leaves(gradients)),
+    )
+
+
+def deviation(actual: Any, expected: Any, least: float = 0.0) -> float:
+    """Returns the largest difference, relative to the largest expected value, or to `least`."""
+    difference = np.max(np.abs(np.asarray(actual) - np.asarray(expected)))
+    return float(difference / max(np.max(np.abs(expected)), least))
+
+
+def _worst(actual: Any, expected: Any, least: float = 0.0) -> float:
+    deviations = jax.tree.map(lambda a, b: deviation(a, b, least), actual, expected)
+    return max(jax.tree.leaves(deviations))
+
+
+def _size(name: str, reference: str, small: int) -> int:
+    # The heads of pretrainedmodels, and auxiliary classifiers, take no size but the published.
+    published = "pretrainedmodels" in reference or reference == "torchvision:inception_v3"
+    least = 75 if "inception" in name else small
+    return model_info(name).input_size if published else max(least, small)
+
+
+def _fields(reference: str) -> dict[str, Any]:
+    return {"auxiliary": False} if reference == "timm:inception_v3" else {}
+
+
+def _has_field(name: str, field: str) -> bool:
+    return field in {f.name for f in dataclasses.fields(model_info(name).module)}
