@@ -144,7 +144,13 @@ def _digits(data_dir: str | None) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TfdsInfo:
+class TfdsInfo:
+    """What TFDS does not say of a data set.
+
+    Attributes:
+        mean, std, mirror: see `Dataset`.
+    """
+
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mirror: bool
@@ -152,10 +158,31 @@ class _TfdsInfo:
 
 # Statistics of the official training splits.
 _TFDS = {
-    "cifar10": _TfdsInfo((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True),
-    "cifar100": _TfdsInfo((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True),
-    "svhn_cropped": _TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
+    "cifar10": TfdsInfo((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True),
+    "cifar100": TfdsInfo((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True),
+    "svhn_cropped": TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
 }
+
+# The usual constants for ImageNet, of which imagenette is ten classes.
+_IMAGENET = TfdsInfo((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
+# Too large to be held in memory. Their names may be followed by a slash and a TFDS config.
+_STREAMED = {
+    "imagenet2012": _IMAGENET,
+    "imagenette": _IMAGENET,
+    # The deviation of each channel over all pixels of all images, as of the data sets above. The
+    # other one in use, (0.2302, 0.2265, 0.2262), is the mean of the deviations within an image.
+    "tiny_imagenet": TfdsInfo((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), True),
+}
+
+
+def is_streamed(name: str) -> bool:
+    """Whether a data set is known by name, and read an image at a time (`TfdsImages`)."""
+    return name.partition("/")[0] in _STREAMED
+
+
+def streamed_info(name: str) -> TfdsInfo:
+    """Returns statistics of a data set for which `is_streamed` holds."""
+    return _STREAMED[name.partition("/")[0]]
 
 
 def prepared_builder(name: str, data_dir: str | None) -> Any:
@@ -167,6 +194,8 @@ def prepared_builder(name: str, data_dir: str | None) -> Any:
     # TFDS reads ArrayRecord without TensorFlow, and imports it to prepare data or to read those
     # prepared as TFRecord.
     import tensorflow_datasets as tfds
+
+    import se_flax.data.tiny_imagenet  # noqa: F401  TFDS knows it by name from here on
 
     try:
         try:
@@ -199,8 +228,9 @@ def _prepare(builder) -> None:
     import requests
 
     try:
-        # A download that cannot succeed is retried for minutes; this one fails at once.
-        requests.head(builder.info.homepage, timeout=20)
+        if builder.name != "tiny_imagenet":  # which need not be downloaded, and tells if it must
+            # A download that cannot succeed is retried for minutes; this one fails at once.
+            requests.head(builder.info.homepage, timeout=20)
         builder.download_and_prepare()
     except OSError as error:
         raise UserError(
@@ -289,16 +319,22 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         data_dir: where TFDS keeps data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: if there is no such data set, or it is neither prepared nor downloadable.
+        UserError: if there is no such data set, or it is neither prepared nor downloadable, or
+            it is too large to be held in memory.
     """
     check_dataset_name(name)
+    if is_streamed(name):
+        raise UserError(
+            f'"{name}" is too large to be held in memory; read it with '
+            "se_flax.data.sources.TfdsImages"
+        )
     return _LOADERS[name](str(pathlib.Path(data_dir).expanduser()) if data_dir else None)
 
 
 def check_dataset_name(name: str) -> None:
-    """Raises `UserError` unless `load_dataset` knows the name."""
-    if name not in _LOADERS:
+    """Raises `UserError` unless `load_dataset` knows the name or `is_streamed`."""
+    if name not in _LOADERS and not is_streamed(name):
+        known = sorted([*_LOADERS, *_STREAMED])
         raise UserError(
-            f'there is no data set "{name}"{nearest(name, _LOADERS)}; '
-            f"known are {', '.join(known_datasets())}"
+            f'there is no data set "{name}"{nearest(name, known)}; known are {", ".join(known)}'
         )
