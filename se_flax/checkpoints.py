@@ -12,6 +12,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from se_flax.config import fill_in
 from se_flax.errors import UserError
 from se_flax.state import TrainState
 
@@ -22,6 +23,7 @@ _FIXED = (
     "dataset.name",
     "validation_fraction",
     "batch_size",
+    "optimizer.name",
     "seed",
 )
 
@@ -142,14 +144,20 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """Returns the config of a run from its `config.json`; raises `UserError` if there is none."""
+    """Returns the config of a run from its `config.json`, made complete by `fill_in`.
+
+    Raises:
+        UserError: if there is none.
+    """
     path = workdir / "config.json"
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json")
     try:
-        return ConfigDict(json.loads(path.read_text()))
+        config = ConfigDict(json.loads(path.read_text()))
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    fill_in(config)
+    return config
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

@@ -41,19 +41,27 @@ def default_config() -> ConfigDict:
     config.num_epochs = 200
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # or "rmsprop", "adadelta", "adam", "adamw"
     config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = True
+    config.optimizer.batch_size_reference = 0  # learning_rate is for this batch; 0: for any
+    config.optimizer.momentum = 0.9  # of Adam beta_1
+    config.optimizer.nesterov = True  # "sgd"
+    # Of the mean squared gradient, not "sgd"; 0: the usual, see se_flax.optim.make_optimizer.
+    config.optimizer.decay = 0.0
+    config.optimizer.epsilon = 0.0  # beside the mean squared gradient; 0: the usual
     config.optimizer.weight_decay = 1e-4
     config.optimizer.decay_norm_and_bias = False  # decay batch norm and biases too
     config.optimizer.clip_norm = 0.0  # largest global norm of a gradient; 0: no limit
 
     config.schedule = ConfigDict()
-    config.schedule.name = "step"  # or "cosine", "constant"
+    config.schedule.name = "step"  # or "cosine", "constant", "exponential"
     config.schedule.warmup = 0.005  # fraction of the run; linear, from warmup_start
     config.schedule.warmup_start = 0.1  # fraction of learning_rate
     config.schedule.drop_at = (0.5, 0.75)  # "step": fractions of num_epochs
     config.schedule.drop_factor = 0.1
+    config.schedule.decay_rate = 0.97  # "exponential": factor every so many epochs
+    config.schedule.decay_epochs = 2.4
+    config.schedule.staircase = True  # all at once, not evenly from step to step
 
     config.label_smoothing = 0.0
     config.auxiliary_weight = 0.4  # of the loss of a network's auxiliary logits, if it has any
@@ -82,6 +90,15 @@ def _count(low: int) -> Check:
     return lambda value: _is(int)(value) and value >= low
 
 
+def _positive(high: float = float("inf")) -> Check:
+    return lambda value: _number(0, high)(value) and value > 0
+
+
+def _one_of(names: tuple[str, ...]) -> tuple[Check, str]:
+    quoted = [f'"{name}"' for name in names]
+    return lambda value: value in names, f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
 # What each field may be: the check, and the words for it.
 _FLAG = (lambda value: isinstance(value, bool), "True or False")
 _TEXT = (_is(str), "a text")
@@ -101,16 +118,17 @@ _RULES: dict[str, tuple[Check, str]] = {
     "augment.mirror": _FLAG,
     "batch_size": (_count(1), "a whole number of at least 1"),
     "num_epochs": (_count(1), "a whole number of at least 1"),
+    "optimizer.name": _one_of(("sgd", "rmsprop", "adadelta", "adam", "adamw")),
     "optimizer.learning_rate": (_number(0), "a number of at least 0"),
+    "optimizer.batch_size_reference": (_count(0), "a whole number of at least 0"),
     "optimizer.momentum": (_number(0, 1), "a number from 0 to 1"),
     "optimizer.nesterov": _FLAG,
+    "optimizer.decay": _FRACTION,
+    "optimizer.epsilon": (_number(0), "a number of at least 0"),
     "optimizer.weight_decay": (_number(0), "a number of at least 0"),
     "optimizer.decay_norm_and_bias": _FLAG,
     "optimizer.clip_norm": (_number(0), "a number of at least 0"),
-    "schedule.name": (
-        lambda value: value in ("step", "cosine", "constant"),
-        '"step", "cosine" or "constant"',
-    ),
+    "schedule.name": _one_of(("step", "cosine", "constant", "exponential")),
     "schedule.warmup": _FRACTION,
     "schedule.warmup_start": (_number(0, 1), "a number from 0 to 1"),
     "schedule.drop_at": (
@@ -122,6 +140,9 @@ _RULES: dict[str, tuple[Check, str]] = {
         "increasing fractions of the run, from 0 to 1",
     ),
     "schedule.drop_factor": (_number(0, 1), "a number from 0 to 1"),
+    "schedule.decay_rate": (_positive(1), "a number above 0 and at most 1"),
+    "schedule.decay_epochs": (_positive(), "a number above 0"),
+    "schedule.staircase": _FLAG,
     "label_smoothing": _FRACTION,
     "auxiliary_weight": (_number(0), "a number of at least 0"),
     "ema_decay": _FRACTION,
@@ -165,6 +186,22 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
         if not isinstance(value, bool | int | float | str | tuple | list):
             raise UserError(f"config.model.overrides.{field} must be a plain value, not {value!r}")
     build_model(config, num_classes=2)
+
+
+def fill_in(config: ConfigDict) -> None:
+    """Gives a config that an earlier version wrote the fields it lacks.
+
+    Their defaults are what versions without them did.
+    """
+
+    def fill(given: ConfigDict, defaults: ConfigDict) -> None:
+        for field, value in defaults.items():
+            if field not in given:
+                given[field] = value
+            elif isinstance(value, ConfigDict) and isinstance(given[field], ConfigDict):
+                fill(given[field], value)
+
+    fill(config, default_config())
 
 
 def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = None) -> nn.Module:

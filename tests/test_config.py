@@ -1,7 +1,9 @@
 import importlib
+import json
 
 import pytest
 
+from se_flax.checkpoints import read_config, write_config
 from se_flax.config import build_model, check_config, check_devices, default_config
 from se_flax.errors import UserError
 
@@ -69,6 +71,20 @@ def test_a_missing_field_is_told():
         check_config(config)
 
 
+def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
+    write_config(tmp_path, default_config())
+    path = tmp_path / "config.json"
+    earlier = json.loads(path.read_text())
+    complete = json.loads(path.read_text())
+    for field in ("name", "batch_size_reference", "decay", "epsilon"):
+        del earlier["optimizer"][field]
+    earlier["num_epochs"] = complete["num_epochs"] = 7
+    path.write_text(json.dumps(earlier))
+    config = read_config(tmp_path)
+    check_config(config)
+    assert json.loads(config.to_json_best_effort()) == complete
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -84,7 +100,13 @@ def test_a_missing_field_is_told():
         ("optimizer.learning_rate", -0.1, "config.optimizer.learning_rate"),
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate"),
         ("optimizer.momentum", 1.5, "config.optimizer.momentum"),
-        ("schedule.name", "linear", '"step", "cosine" or "constant"'),
+        ("optimizer.name", "lars", '"sgd", "rmsprop", "adadelta", "adam" or "adamw"'),
+        ("optimizer.batch_size_reference", -256, "a whole number of at least 0"),
+        ("optimizer.decay", 1.0, "from 0 to below 1"),
+        ("optimizer.epsilon", -1e-3, "config.optimizer.epsilon"),
+        ("schedule.name", "linear", '"step", "cosine", "constant" or "exponential"'),
+        ("schedule.decay_rate", 0.0, "above 0 and at most 1"),
+        ("schedule.decay_epochs", 0.0, "above 0"),
         ("schedule.drop_at", (0.75, 0.5), "increasing fractions"),
         ("schedule.warmup", 1.0, "from 0 to below 1"),
         ("steps_per_dispatch", -1, "config.steps_per_dispatch"),

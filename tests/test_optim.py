@@ -1,9 +1,11 @@
+import importlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from se_flax.config import default_config
-from se_flax.optim import learning_rate_schedule, make_optimizer
+from se_flax.optim import learning_rate_schedule, make_optimizer, peak_learning_rate
 
 
 def schedule(name, **fields):
@@ -38,6 +40,33 @@ def test_cosine_schedule_is_half_a_cosine_from_the_end_of_warmup():
 def test_constant_schedule_without_warmup_is_constant():
     rate = schedule("constant", warmup=0.0)
     np.testing.assert_allclose([rate(0), rate(199)], 0.1, rtol=1e-6)
+
+
+def test_exponential_schedule_falls_in_stairs_counted_from_the_start_of_the_run():
+    # Of 20 steps an epoch: stairs of 32 steps, and over the first 40 a warm-up in their place.
+    rate = schedule("exponential", warmup=0.2, warmup_start=0.0, decay_rate=0.9, decay_epochs=1.6)
+    steps = [0, 20, 39, 40, 63, 64, 95, 96, 199]
+    expected = [0, 0.05, 0.0975, 0.09, 0.09, 0.081, 0.081, 0.0729, 0.1 * 0.9**6]
+    np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-5, atol=1e-9)
+
+
+def test_exponential_schedule_falls_evenly_without_stairs():
+    rate = schedule("exponential", warmup=0.0, decay_rate=0.5, decay_epochs=2.0, staircase=False)
+    for step in (0, 1, 40, 50, 199):
+        np.testing.assert_allclose(rate(step), 0.1 * 0.5 ** (step / 40), rtol=1e-5)
+
+
+def test_the_learning_rate_of_a_reference_batch_scales_with_the_batch():
+    config = default_config()
+    config.optimizer.learning_rate = 0.6
+    config.batch_size = 256
+    assert peak_learning_rate(config) == 0.6
+    config.optimizer.batch_size_reference = 1024
+    assert peak_learning_rate(config) == pytest.approx(0.15)
+    config.schedule.name = "constant"
+    config.schedule.warmup_start = 0.1
+    rate = learning_rate_schedule(config, steps_per_epoch=20)
+    np.testing.assert_allclose([rate(0), rate(100)], [0.015, 0.15], rtol=1e-6)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -88,3 +117,86 @@ def test_gradients_are_clipped_by_their_global_norm():
     gradients = {"kernel": jnp.full((1, 1), 3.0), "bias": jnp.full(1, 4.0)}
     update = first_update(gradients, params, weight_decay=0.0, clip_norm=1.0)
     np.testing.assert_allclose([update["kernel"][0, 0], update["bias"][0]], [-0.6, -0.8], rtol=1e-5)
+
+
+def gradients_of_steps(steps=6):
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=(2, 3)) * 10.0 ** generator.integers(-3, 2) for _ in range(steps)]
+
+
+def after_steps(rate=lambda step: 0.1, **options):
+    """The kernel of ones after the steps, with gradients that differ widely in size."""
+    config = default_config()
+    config.optimizer.update({"weight_decay": 0.01, **options})
+    optimizer = make_optimizer(config, rate)
+    params = {"kernel": jnp.ones((2, 3))}
+    state = optimizer.init(params)
+    for gradient in gradients_of_steps():
+        updates, state = optimizer.update({"kernel": jnp.asarray(gradient)}, state, params)
+        params = {"kernel": params["kernel"] + updates["kernel"]}
+    return np.asarray(params["kernel"])
+
+
+def test_rmsprop_is_tensorflows_of_efficientnet():
+    def rate(step):
+        return 0.1 * 0.5**step
+
+    kernel, square, velocity = np.ones((2, 3)), np.ones((2, 3)), 0.0
+    for step, gradient in enumerate(gradients_of_steps()):
+        gradient = gradient + 0.01 * kernel
+        square = 0.9 * square + 0.1 * gradient**2
+        velocity = 0.9 * velocity + rate(step) * gradient / np.sqrt(square + 1e-3)
+        kernel = kernel - velocity
+    np.testing.assert_allclose(after_steps(rate, name="rmsprop"), kernel, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "rho", "epsilon"),
+    [({}, 0.95, 1e-6), ({"decay": 0.9, "epsilon": 1e-4}, 0.9, 1e-4)],
+)
+def test_adadelta_is_zeilers(options, rho, epsilon):
+    kernel, square, moved = np.ones((2, 3)), 0.0, 0.0
+    for gradient in gradients_of_steps():
+        gradient = gradient + 0.01 * kernel
+        square = rho * square + (1 - rho) * gradient**2
+        update = np.sqrt(moved + epsilon) / np.sqrt(square + epsilon) * gradient
+        moved = rho * moved + (1 - rho) * update**2
+        kernel = kernel - update
+    ours = after_steps(lambda step: 1.0, name="adadelta", **options)
+    np.testing.assert_allclose(ours, kernel, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_decays_in_the_gradient_and_adamw_beside_it(name):
+    kernel, mean, square = np.ones((2, 3)), 0.0, 0.0
+    for step, gradient in enumerate(gradients_of_steps(), start=1):
+        beside = 0.01 * kernel if name == "adamw" else 0.0
+        gradient = gradient + 0.01 * kernel - beside
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        root = np.sqrt(square / (1 - 0.999**step)) + 1e-8
+        kernel = kernel - 0.1 * (mean / (1 - 0.9**step) / root + beside)
+    np.testing.assert_allclose(after_steps(name=name), kernel, rtol=1e-5)
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adadelta", "adam", "adamw"])
+def test_optimisers_move_as_those_of_torch_and_timm(name):
+    from tests.references.torch_models import torch  # and what it takes to import timm
+
+    rmsprop_tf = importlib.import_module("timm.optim").RMSpropTF
+    make = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01, nesterov=True),
+        "rmsprop": lambda p: rmsprop_tf(
+            p, 0.1, alpha=0.9, eps=1e-3, momentum=0.9, weight_decay=0.01
+        ),
+        "adadelta": lambda p: torch.optim.Adadelta(p, 0.1, rho=0.95, eps=1e-6, weight_decay=0.01),
+        "adam": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.01),
+        "adamw": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01),
+    }[name]
+    kernel = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    optimizer = make([kernel])
+    for gradient in gradients_of_steps():
+        kernel.grad = torch.tensor(gradient)
+        optimizer.step()
+    np.testing.assert_allclose(after_steps(name=name), kernel.detach().numpy(), rtol=1e-5)
