@@ -31,11 +31,16 @@ def default_config() -> ConfigDict:
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"
     config.dataset.data_dir = ""  # empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+    config.dataset.image_dir = ""  # folder of class folders to read, not a data set by name
+    config.dataset.image_size = 0  # height and width that images are brought to; 0: the network's
     config.validation_fraction = 0.0  # of train, held out to choose the best checkpoint on
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 4  # zeros around the image before a random crop; 0: none
     config.augment.mirror = True  # left to right, for data sets where that keeps the meaning
+    config.augment.random_resized_crop = False  # in size and aspect ratio; of streamed data sets
+    config.augment.crop_area = (0.08, 1.0)  # the part of the image that such a crop has
+    config.augment.policy = ""  # or "autoaugment_imagenet"
 
     config.batch_size = 128  # over all devices
     config.num_epochs = 200
@@ -113,9 +118,22 @@ _RULES: dict[str, tuple[Check, str]] = {
     "sync_batch_norm": _FLAG,
     "dataset.name": _TEXT,
     "dataset.data_dir": _TEXT,
+    "dataset.image_dir": _TEXT,
+    "dataset.image_size": (_count(0), "a whole number of at least 0"),
     "validation_fraction": _FRACTION,
     "augment.crop_padding": (_count(0), "a whole number of at least 0"),
     "augment.mirror": _FLAG,
+    "augment.random_resized_crop": _FLAG,
+    "augment.crop_area": (
+        lambda value: (
+            isinstance(value, tuple | list)
+            and len(value) == 2
+            and all(_positive(1)(item) for item in value)
+            and value[0] <= value[1]
+        ),
+        "the least and the largest part of the image, above 0 and at most 1",
+    ),
+    "augment.policy": _one_of(("", "autoaugment_imagenet")),
     "batch_size": (_count(1), "a whole number of at least 1"),
     "num_epochs": (_count(1), "a whole number of at least 1"),
     "optimizer.name": _one_of(("sgd", "rmsprop", "adadelta", "adam", "adamw")),

@@ -6,8 +6,23 @@ import pytest
 from se_flax.checkpoints import read_config, write_config
 from se_flax.config import build_model, check_config, check_devices, default_config
 from se_flax.errors import UserError
+from se_flax.optim import learning_rate_schedule
+from tests.conftest import ROOT
 
 RECIPES = ["resnet_cifar10", "se_resnet_cifar10", "resnet_cifar100", "se_resnet_cifar100"]
+
+
+DEPTHS = ["18", "34", "50", "101", "152"]
+STREAMED = {
+    "resnet_imagenet": DEPTHS,
+    "se_resnet_imagenet": DEPTHS,
+    "resnext_imagenet": ["50", "101"],
+    "se_resnext_imagenet": ["50", "101"],
+    "senet154_imagenet": [],
+    "efficientnet_imagenet": [f"b{i}" for i in range(8)],
+    "resnet_tiny_imagenet": ["18", "34", "50"],
+    "se_resnet_tiny_imagenet": ["18", "34", "50"],
+}
 
 
 def load(name, *argument):
@@ -43,8 +58,69 @@ def test_a_depth_that_does_not_exist_is_refused():
         load("resnet_cifar10", "21")
 
 
-def test_only_se_networks_differ_from_plain_ones_by_their_model():
-    plain, with_se = load("resnet_cifar10", "56"), load("se_resnet_cifar10", "56")
+def test_every_config_is_tested():
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    shared = {name for name in files if name.endswith("_recipe")}
+    assert files - shared == {"quickstart", *RECIPES, *STREAMED}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (name, arguments)
+        for name, known in STREAMED.items()
+        for arguments in [(), *((argument,) for argument in known)]
+    ],
+)
+def test_recipes_for_streamed_data_are_valid_for_every_argument(name, arguments):
+    config = load(name, *arguments)
+    check_config(config)
+    network, _, rest = name.partition("_tiny_imagenet" if "tiny" in name else "_imagenet")
+    assert not rest
+    assert config.model.name.startswith(network)
+    assert "".join(arguments) in config.model.name
+    assert config.dataset.name == ("tiny_imagenet" if "tiny" in name else "imagenet2012")
+    assert config.augment.random_resized_crop
+
+
+@pytest.mark.parametrize("name", sorted(STREAMED.keys() - {"senet154_imagenet"}))
+def test_an_argument_that_a_recipe_does_not_know_is_told(name):
+    with pytest.raises(ValueError, match=r'one of .*, not "51"'):
+        load(name, "51")
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "epoch", "rate"),
+    [
+        ("se_resnet_imagenet", "50", 0, 0.6),
+        ("se_resnet_imagenet", "50", 31, 0.06),
+        ("se_resnet_imagenet", "50", 91, 6e-4),
+        ("efficientnet_imagenet", "b0", 2.5, 0.128),
+        ("efficientnet_imagenet", "b0", 5, 0.256 * 0.97**2),
+        ("efficientnet_imagenet", "b0", 349, 0.256 * 0.97**145),
+        ("resnet_tiny_imagenet", "18", 5, 0.1),
+    ],
+)
+def test_recipes_have_their_published_learning_rates(name, argument, epoch, rate):
+    config = load(name, argument)
+    whole = learning_rate_schedule(config, steps_per_epoch=100)
+    assert float(whole(round(100 * epoch))) == pytest.approx(rate, rel=1e-4)
+    config.batch_size //= 4
+    quarter = learning_rate_schedule(config, steps_per_epoch=400)
+    assert float(quarter(round(400 * epoch))) == pytest.approx(rate / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize(("network", "dropout"), [("b0", 0.2), ("b3", 0.3), ("b7", 0.5)])
+def test_efficientnets_drop_out_as_published(network, dropout):
+    model = build_model(load("efficientnet_imagenet", network), num_classes=1000)
+    assert (model.dropout, model.stochastic_depth) == (dropout, 0.2)
+
+
+@pytest.mark.parametrize("data", ["cifar10", "imagenet", "tiny_imagenet"])
+def test_only_se_networks_differ_from_plain_ones_by_their_model(data):
+    depth = "56" if data == "cifar10" else "50"
+    plain, with_se = load(f"resnet_{data}", depth), load(f"se_resnet_{data}", depth)
+    assert with_se.model.name == f"se_{plain.model.name}"
     with_se.model = plain.model
     assert plain.to_dict() == with_se.to_dict()
 
@@ -90,6 +166,10 @@ def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
     [
         ("model.name", "se_resnet_20", r'no model "se_resnet_20".*did you mean'),
         ("dataset.name", "cifar_10", r'no data set "cifar_10".*"cifar10"'),
+        ("dataset.name", "tiny_imagenett", r'no data set "tiny_imagenett".*"tiny_imagenet"'),
+        ("dataset.image_size", -1, "config.dataset.image_size"),
+        ("augment.crop_area", (0.5, 0.25), "the least and the largest part"),
+        ("augment.policy", "autoaugment", '"" or "autoaugment_imagenet"'),
         ("batch_size", 0, "config.batch_size must be a whole number of at least 1, not 0"),
         ("num_epochs", -1, "config.num_epochs"),
         ("seed", -1, "config.seed"),
