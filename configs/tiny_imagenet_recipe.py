@@ -35,6 +35,7 @@ def tiny_imagenet_recipe(prefix: str, depth: str) -> ConfigDict:
     config.model.overrides.stem = "cifar"
     config.dataset.name = "tiny_imagenet"
     config.dataset.image_size = 64
+    config.dataset.eval_crop = 1.0  # all of an image
     config.augment.crop_padding = 0
     config.augment.random_resized_crop = True
     config.augment.crop_area = (0.25, 1.0)

@@ -21,6 +21,8 @@ _FIXED = (
     "model.name",
     "model.overrides",
     "dataset.name",
+    "dataset.image_dir",
+    "dataset.image_size",
     "validation_fraction",
     "batch_size",
     "optimizer.name",
@@ -121,6 +123,11 @@ class Checkpoints:
                 "--workdir"
             ) from error
         return restored.state, restored.progress
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Returns the plain values that were saved beside the state of a step."""
+        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args).progress
 
     def wait(self) -> None:
         """Waits until everything is on disk."""

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from se_flax.data.augment import POLICIES
 from se_flax.data.sources import check_dataset_name
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
@@ -29,18 +30,29 @@ def default_config() -> ConfigDict:
     config.sync_batch_norm = False  # batch statistics over all devices, not each one's own
 
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"
+    config.dataset.name = "cifar10"  # held in memory, or any of TFDS with images and labels
     config.dataset.data_dir = ""  # empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-    config.dataset.image_dir = ""  # folder of class folders to read, not a data set by name
-    config.dataset.image_size = 0  # height and width that images are brought to; 0: the network's
+    # In place of a name: a folder with train/<class>/*.jpg and val/<class>/*.jpg.
+    config.dataset.image_dir = ""
+    config.dataset.skip_bad = False  # leave out images of image_dir that cannot be read
+    # Of images that are streamed, not held in memory:
+    config.dataset.image_size = 0  # height and width the network sees; 0: what it was made for
+    config.dataset.eval_crop = 0.0  # part of the short side that is evaluated; 0: as published
+    config.dataset.workers = 0  # processes that read images; 0: threads
     config.validation_fraction = 0.0  # of train, held out to choose the best checkpoint on
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 4  # zeros around the image before a random crop; 0: none
     config.augment.mirror = True  # left to right, for data sets where that keeps the meaning
-    config.augment.random_resized_crop = False  # in size and aspect ratio; of streamed data sets
-    config.augment.crop_area = (0.08, 1.0)  # the part of the image that such a crop has
-    config.augment.policy = ""  # or "autoaugment_imagenet"
+    config.augment.random_resized_crop = True  # of streamed images; crop_padding is for others
+    config.augment.crop_area = (0.08, 1.0)  # share of an image that such a crop takes
+    config.augment.policy = ""  # "autoaugment_imagenet", ..._cifar10, ..._svhn, "randaugment"
+    config.augment.randaugment_layers = 2
+    config.augment.randaugment_magnitude = 9.0  # 10 is each operation's full strength
+    config.augment.cutout = 0  # side of a square taken out, in pixels; 0: none
+    config.augment.random_erasing = 0.0  # probability
+    config.augment.mixup = 0.0  # alpha; 0: none
+    config.augment.cutmix = 0.0  # alpha; 0: none
 
     config.batch_size = 128  # over all devices
     config.num_epochs = 200
@@ -119,7 +131,10 @@ _RULES: dict[str, tuple[Check, str]] = {
     "dataset.name": _TEXT,
     "dataset.data_dir": _TEXT,
     "dataset.image_dir": _TEXT,
+    "dataset.skip_bad": _FLAG,
     "dataset.image_size": (_count(0), "a whole number of at least 0"),
+    "dataset.eval_crop": (_number(0, 1), "a number from 0 to 1"),
+    "dataset.workers": (_count(0), "a whole number of at least 0"),
     "validation_fraction": _FRACTION,
     "augment.crop_padding": (_count(0), "a whole number of at least 0"),
     "augment.mirror": _FLAG,
@@ -128,12 +143,18 @@ _RULES: dict[str, tuple[Check, str]] = {
         lambda value: (
             isinstance(value, tuple | list)
             and len(value) == 2
-            and all(_positive(1)(item) for item in value)
-            and value[0] <= value[1]
+            and all(_number(0, 1)(item) for item in value)
+            and 0 < value[0] <= value[1]
         ),
         "the least and the largest part of the image, above 0 and at most 1",
     ),
-    "augment.policy": _one_of(("", "autoaugment_imagenet")),
+    "augment.policy": _one_of(("", "randaugment", *POLICIES)),
+    "augment.randaugment_layers": (_count(1), "a whole number of at least 1"),
+    "augment.randaugment_magnitude": (_number(0), "a number of at least 0"),
+    "augment.cutout": (_count(0), "a whole number of at least 0"),
+    "augment.random_erasing": (_number(0, 1), "a number from 0 to 1"),
+    "augment.mixup": (_number(0), "a number of at least 0"),
+    "augment.cutmix": (_number(0), "a number of at least 0"),
     "batch_size": (_count(1), "a whole number of at least 1"),
     "num_epochs": (_count(1), "a whole number of at least 1"),
     "optimizer.name": _one_of(("sgd", "rmsprop", "adadelta", "adam", "adamw")),
@@ -198,7 +219,7 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
             )
         if not is_valid(given[field]):
             raise UserError(f"config.{field} must be {expected}, not {given[field]!r}")
-    if names_dataset:
+    if names_dataset and not config.dataset.image_dir:
         check_dataset_name(config.dataset.name)
     for field, value in given["model.overrides"].items():
         if not isinstance(value, bool | int | float | str | tuple | list):
@@ -249,4 +270,11 @@ def check_devices(config: ConfigDict, num_devices: int) -> None:
         raise UserError(
             f"config.batch_size ({config.batch_size}) cannot be shared evenly by {num_devices} "
             f"devices; use a multiple of {num_devices}, such as {lower or num_devices}"
+        )
+    mixes = config.augment.mixup or config.augment.cutmix
+    if mixes and config.batch_size // num_devices % 2:
+        raise UserError(
+            f"config.batch_size ({config.batch_size}) gives each of {num_devices} devices an odd "
+            "number of images, but mixup and cutmix take pairs; use a multiple of "
+            f"{2 * num_devices}"
         )

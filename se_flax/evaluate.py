@@ -18,12 +18,13 @@ from tqdm import tqdm
 from se_flax.checkpoints import Checkpoints, has_checkpoint, read_config
 from se_flax.command import parse_flags, run_command
 from se_flax.config import check_config
-from se_flax.data import Dataset, known_datasets, load_dataset
+from se_flax.data import Dataset
 from se_flax.data.folders import ImageFolder
+from se_flax.data.from_config import dataset_of, streamed
 from se_flax.data.images import CenterCrop
-from se_flax.data.in_memory import Preprocessing
-from se_flax.data.sources import TfdsImages
-from se_flax.data.streaming import ImageSource, eval_batches
+from se_flax.data.preprocessing import Preprocessing
+from se_flax.data.sources import TfdsImages, check_dataset_name
+from se_flax.data.streaming import ImageSource, StreamedDataset, eval_batches
 from se_flax.errors import UserError
 from se_flax.models import create_model, list_models, model_info
 from se_flax.models.registry import Published
@@ -31,7 +32,7 @@ from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import FIGURES, find_weights
 from se_flax.progress import format_results
 from se_flax.state import abstract_replicated, replicate
-from se_flax.steps import Metrics, make_eval_step, pmap_eval_images
+from se_flax.steps import evaluate_batches, make_eval_step, pmap_eval_images
 from se_flax.train import build_program
 
 
@@ -39,8 +40,9 @@ def evaluate_workdir(
     workdir: str | pathlib.Path,
     step: str | int = "best",
     split: str = "test",
-    dataset: Dataset | None = None,
+    dataset: Dataset | StreamedDataset | None = None,
     data_dir: str | None = None,
+    image_dir: str | pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Returns loss and top-1/3/5 of a checkpoint over exactly the images of a split.
 
@@ -50,6 +52,8 @@ def evaluate_workdir(
         split: "test", "train" (not augmented) or, if the run held images out, "validation".
         dataset: what to evaluate on, instead of reading the data set of the run.
         data_dir: where TFDS keeps data, if elsewhere than in the run.
+        image_dir: a folder of class folders to evaluate on instead, cropped and normalised as
+            the run's own images; its folders are named as the run's classes.
 
     Returns:
         `loss` in nats, `top1`, `top3` and `top5` in percent, and what they belong to: `step`,
@@ -60,21 +64,20 @@ def evaluate_workdir(
     """
     workdir = pathlib.Path(workdir).expanduser()
     config = read_config(workdir)
-    if dataset is None and config.dataset.name not in known_datasets():
-        raise UserError(
-            f'{workdir} was trained on "{config.dataset.name}", which is not read by name; call '
-            "se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
-        )
-    check_config(config, names_dataset=dataset is None)
+    if data_dir:
+        config.dataset.data_dir = data_dir
+    named = dataset is None and image_dir is None
+    if named and not config.dataset.image_dir:
+        try:
+            check_dataset_name(config.dataset.name)
+        except UserError as error:
+            raise UserError(
+                f'{workdir} was trained on "{config.dataset.name}", which is not read by name; '
+                "call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
+            ) from error
+    check_config(config, names_dataset=named)
     if not has_checkpoint(workdir):
         raise UserError(f"{workdir} has no checkpoint yet")
-    if dataset is None:
-        dataset = load_dataset(config.dataset.name, data_dir or config.dataset.data_dir)
-    if config.validation_fraction:
-        dataset = dataset.hold_out(config.validation_fraction)
-    program = build_program(config, dataset)
-    if split not in program.splits:
-        raise UserError(f'there is no split "{split}"; known are {", ".join(program.splits)}')
 
     saved = Checkpoints(workdir, read_only=True)
     try:
@@ -84,6 +87,17 @@ def evaluate_workdir(
                 f'{workdir} has no checkpoint "{step}"; it has "latest", "best" once it was '
                 f"evaluated, and the steps {', '.join(map(str, saved.steps))}"
             )
+        if image_dir is not None:
+            class_names = saved.progress(int(chosen))["class_names"]
+            source = ImageFolder.of(image_dir, tuple(class_names))
+            dataset = streamed(config, str(image_dir), source, source)
+        elif dataset is None:
+            dataset = dataset_of(config)
+        if config.validation_fraction and image_dir is None:
+            dataset = dataset.hold_out(config.validation_fraction)
+        program = build_program(config, dataset)
+        if split not in program.sizes:
+            raise UserError(f'there is no split "{split}"; known are {", ".join(program.sizes)}')
         abstract_state = abstract_replicated(jax.eval_shape(program.initial_state))
         state, _ = saved.restore(abstract_state, int(chosen))
     finally:
@@ -92,7 +106,7 @@ def evaluate_workdir(
         "model": config.model.name,
         "dataset": dataset.name,
         "split": split,
-        "images": len(program.splits[split].labels),
+        "images": program.sizes[split],
         "step": int(chosen),
         **program.evaluate(state, split),
     }
@@ -141,17 +155,11 @@ def evaluate_pretrained(
     crop = CenterCrop(shown_as.input_size, shown_as.crop, shown_as.interpolation)
     model = create_model(name, num_classes, **fields)
     evaluate = pmap_eval_images(make_eval_step(model), Preprocessing(info.mean, info.std))
-    devices = jax.local_device_count()
-    share = -(-batch_size // devices)
-    batches = eval_batches(source, crop, devices * share)
-    variables = replicate(variables)
-    sums = None
-    for images, labels, mask in tqdm(
-        batches, name, -(-len(source) // (devices * share)), leave=False, disable=None
-    ):
-        batch = (images, places[labels], mask)
-        metrics = evaluate(variables, *(x.reshape(devices, share, *x.shape[1:]) for x in batch))
-        sums = metrics if sums is None else sums + metrics
+    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    class_names = tuple(str(i) for i in range(num_classes))
+    batches = eval_batches(_Renamed(source, places, class_names), crop, batch_size)
+    batches = tqdm(batches, name, -(-len(source) // batch_size), leave=False, disable=None)
+    means = evaluate_batches(evaluate, replicate(variables), batches)
     results = [result for result in info.published if result.dataset == "imagenet2012"]
     if known:
         by = f"{known.source} by {FIGURES}"
@@ -160,7 +168,7 @@ def evaluate_pretrained(
         "model": name,
         "weights": str(weights),
         "images": len(source),
-        **Metrics.means(sums),
+        **means,
         "published": [
             {
                 "top1_error": result.top1_error,
@@ -170,6 +178,25 @@ def evaluate_pretrained(
             for result in results
         ],
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renamed:
+    """A source whose classes stand at other places."""
+
+    source: ImageSource
+    places: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        record = self.source[i]
+        return {**record, "label": self.places[record["label"]]}
+
+    def describe(self, i: int) -> str:
+        return self.source.describe(i)
 
 
 def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
@@ -208,7 +235,7 @@ def define_flags() -> None:
         "weights", None, "Hub id or file; by default the first that the catalogue has."
     )
     flags.DEFINE_string("dataset", None, "TFDS data set to evaluate published weights on.")
-    flags.DEFINE_string("image_dir", None, "In place of --dataset: a folder of class folders.")
+    flags.DEFINE_string("image_dir", None, "A folder of class folders to evaluate on.")
     flags.DEFINE_integer("batch_size", 64, "Images at a time, of published weights.", 1)
 
 
@@ -219,7 +246,11 @@ def main(argv: list[str]) -> None:
         _main_pretrained()
     elif options.workdir:
         results = evaluate_workdir(
-            options.workdir, options.step, options.split or "test", data_dir=options.data_dir
+            options.workdir,
+            options.step,
+            options.split or "test",
+            data_dir=options.data_dir,
+            image_dir=options.image_dir,
         )
         title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
         print(format_results(f"{title} {results['split']}, {results['images']:,} images", results))
@@ -245,7 +276,7 @@ def _main_pretrained() -> None:
     if options.weights and len(names) > 1:
         raise UserError(f"--weights are of one model, but --model gives {len(names)}")
     if options.image_dir:
-        shown, source = options.image_dir, ImageFolder(options.image_dir)
+        shown, source = options.image_dir, ImageFolder.of(options.image_dir)
     else:
         split = options.split or "validation"
         shown = f"{options.dataset} {split}"

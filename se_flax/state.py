@@ -63,17 +63,22 @@ def create_state(
     )
 
 
-def _on_every_device() -> jax.sharding.NamedSharding:
+def _on_devices(*axes: str) -> jax.sharding.NamedSharding:
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def replicate(tree: Any) -> Any:
     """Copies a tree of arrays to every local device, as the pmapped steps take it."""
-    return jax.device_put(tree, _on_every_device())
+    return jax.device_put(tree, _on_devices())
+
+
+def share_out(tree: Any) -> Any:
+    """Copies arrays [devices, ...] to the local devices, a row to each."""
+    return jax.device_put(tree, _on_devices("batch"))
 
 
 def abstract_replicated(tree: Any) -> Any:
     """Returns shapes and types like those of `tree`, to be placed as `replicate` would."""
-    sharding = _on_every_device()
+    sharding = _on_devices()
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

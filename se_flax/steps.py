@@ -1,7 +1,7 @@
 """One step of training or evaluation: pure functions of one device's share, and their pmaps."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +12,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
-from se_flax.data.in_memory import Batch, DeviceSplit, Preprocessing, eval_batch, train_batch
+from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
+from se_flax.data.preprocessing import Batch, Preprocessing, stream_key
+from se_flax.data.streaming import HostBatch
 from se_flax.state import TrainState
 
 AXIS = "batch"
@@ -85,7 +87,7 @@ def make_train_step(
                 mutable=["batch_stats", "intermediates"],
                 rngs={"dropout": dropout_key},
             )
-            targets = jax.nn.one_hot(batch.labels, logits.shape[-1])
+            targets = _targets(batch, logits.shape[-1])
             targets = optax.smooth_labels(targets, config.label_smoothing)
             loss = optax.softmax_cross_entropy(logits, targets)
             total = jnp.mean(loss)
@@ -115,6 +117,14 @@ def make_train_step(
         return state, jax.lax.psum(metrics, AXIS)
 
     return train_step
+
+
+def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:
+    targets = jax.nn.one_hot(batch.labels, num_classes)
+    if batch.share is None:
+        return targets
+    share = batch.share[:, None]
+    return share * targets + (1 - share) * jax.nn.one_hot(batch.others, num_classes)
 
 
 def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Metrics]:
@@ -182,12 +192,31 @@ def pmap_eval(
     return evaluate
 
 
+def pmap_train_images(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    preprocessing: Preprocessing,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns `train(state, images, labels, positions)`: a step on images from the host.
+
+    The arrays are of shapes [devices, b, ...] (see `HostBatch`); the state is donated.
+    """
+
+    @functools.partial(
+        jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0), out_axes=None, donate_argnums=0
+    )
+    def train(state, images, labels, positions):
+        batch = preprocessing.train(stream_key(state.seed), images, labels, positions)
+        return train_step(state, batch)
+
+    return train
+
+
 def pmap_eval_images(
     eval_step: Callable[[dict[str, Any], Batch], Metrics], preprocessing: Preprocessing
 ) -> Callable[..., Metrics]:
     """Returns `evaluate(variables, images, labels, mask)`: one batch of images from the host.
 
-    The arrays are of shapes [devices, b, ...]; images are uint8.
+    The arrays are of shapes [devices, b, ...] (see `HostBatch`).
     """
 
     @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0), out_axes=None)
@@ -195,6 +224,17 @@ def pmap_eval_images(
         return eval_step(variables, Batch(preprocessing.normalize(images), labels, mask))
 
     return evaluate
+
+
+def evaluate_batches(
+    evaluate: Callable[..., Metrics], variables: dict[str, Any], batches: Iterable[HostBatch]
+) -> dict[str, float]:
+    """Returns loss and top-1/3/5 over the images of batches (see `Metrics.means`)."""
+    sums = []
+    for batch in batches:
+        images, labels, _, mask = batch.on_devices()
+        sums.append(evaluate(variables, images, labels, mask))
+    return functools.reduce(Metrics.__add__, sums).means()
 
 
 def evaluate_split(

@@ -21,22 +21,28 @@ from ml_collections import ConfigDict
 
 from se_flax.checkpoints import Checkpoints, changed_fields, check_same_run, write_config
 from se_flax.config import build_model, check_config, check_devices
-from se_flax.data import Dataset, load_dataset
-from se_flax.data.in_memory import DeviceSplit, Preprocessing
+from se_flax.data import Dataset
+from se_flax.data.from_config import dataset_of
+from se_flax.data.in_memory import DeviceSplit
+from se_flax.data.preprocessing import Preprocessing
+from se_flax.data.streaming import HostBatch, StreamedDataset, eval_batches, train_batches
 from se_flax.errors import UserError
 from se_flax.interrupt import Interrupt
 from se_flax.optim import learning_rate_schedule, make_optimizer
 from se_flax.progress import Meter, Progress, format_results
-from se_flax.state import TrainState, abstract_replicated, create_state, replicate
+from se_flax.state import TrainState, abstract_replicated, create_state, replicate, share_out
 from se_flax.steps import (
     AXIS,
     Metrics,
     batch_slots,
+    evaluate_batches,
     evaluate_split,
     make_eval_step,
     make_train_step,
     pmap_eval,
+    pmap_eval_images,
     pmap_train,
+    pmap_train_images,
 )
 from se_flax.writers import make_writer
 
@@ -50,69 +56,155 @@ class Program:
     """What a config and its data set make: the data on the devices and the compiled steps.
 
     Attributes:
-        splits: the data by name of the split.
+        sizes: number of images by name of the split.
         selection: the split on which the best checkpoint is chosen: held-out images where
             there are any, so that its accuracy on the test split is an honest one.
         steps_per_epoch, total_steps: length of an epoch and of the run, in steps.
         steps_per_dispatch: how many of them the devices are given at once.
         learning_rate: as a function of the step.
         initial_state: makes the state a run begins with.
-        train: `train(state, num_steps)` returns the new state and the metrics; the old state
-            is donated.
+        train: `train(state, step, num_steps)` returns the new state and the metrics; the old
+            state, of that step, is donated.
         evaluate: `evaluate(state, split_name)` returns loss and top-1/3/5 (`Metrics.means`).
+        close: ends what reads images ahead.
     """
 
-    splits: dict[str, DeviceSplit]
+    sizes: dict[str, int]
     selection: str
     steps_per_epoch: int
     total_steps: int
     steps_per_dispatch: int
     learning_rate: optax.Schedule
     initial_state: Callable[[], TrainState]
-    train: Callable[[TrainState, int], tuple[TrainState, Metrics]]
+    train: Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState, str], dict[str, float]]
+    close: Callable[[], None]
 
 
-def build_program(config: ConfigDict, dataset: Dataset) -> Program:
+def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Program:
     """Returns what it takes to run a config on a data set; compiles nothing yet."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    splits = {name: replicate(DeviceSplit.of(split)) for name, split in splits.items() if split}
+    splits = {name: split for name, split in splits.items() if split is not None}
     steps_per_epoch = max(1, round(len(dataset.train) / config.batch_size))
-    preprocessing = Preprocessing.of(dataset, config.augment.crop_padding, config.augment.mirror)
-
     model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
     learning_rate = learning_rate_schedule(config, steps_per_epoch)
     optimizer = make_optimizer(config, learning_rate)
     train_step = make_train_step(model, optimizer, config)
-    train_steps = pmap_train(train_step, preprocessing, config.batch_size)
-    eval_step = pmap_eval(make_eval_step(model), preprocessing)
-    slots = batch_slots(config.batch_size)
+    eval_step = make_eval_step(model)
 
     def initial_state():
-        image_shape = dataset.train.images.shape[1:]
-        return create_state(model, optimizer, image_shape, config.seed, config.ema_decay > 0)
+        return create_state(
+            model, optimizer, dataset.image_shape, config.seed, config.ema_decay > 0
+        )
 
-    def train(state, num_steps):
+    total_steps = config.num_epochs * steps_per_epoch
+    if isinstance(dataset, Dataset):
+        train, evaluate = _in_memory(config, dataset, splits, train_step, eval_step)
+        steps_per_dispatch = config.steps_per_dispatch
+        steps_per_dispatch = steps_per_dispatch or default_steps_per_dispatch(steps_per_epoch)
+        close = lambda: None  # noqa: E731
+    else:
+        train, evaluate, close = _streamed(
+            config, dataset, splits, total_steps, train_step, eval_step
+        )
+        steps_per_dispatch = 1
+    return Program(
+        sizes={name: len(split) for name, split in splits.items()},
+        selection="validation" if "validation" in splits else "test",
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        steps_per_dispatch=steps_per_dispatch,
+        learning_rate=learning_rate,
+        initial_state=initial_state,
+        train=train,
+        evaluate=evaluate,
+        close=close,
+    )
+
+
+def _in_memory(config, dataset, splits, train_step, eval_step):
+    """Returns `train` and `evaluate` of a `Program` whose data are on the devices."""
+    preprocessing = Preprocessing.of_config(dataset, config)
+    splits = {name: replicate(DeviceSplit.of(split)) for name, split in splits.items()}
+    train_steps = pmap_train(train_step, preprocessing, config.batch_size)
+    eval_step = pmap_eval(eval_step, preprocessing)
+    slots = batch_slots(config.batch_size)
+
+    def train(state, step, num_steps):
         return train_steps(state, splits["train"], slots, num_steps)
 
     def evaluate(state, split):
         return evaluate_split(eval_step, state.variables, splits[split], config.eval_batch_size)
 
-    return Program(
-        splits=splits,
-        selection="validation" if "validation" in splits else "test",
-        steps_per_epoch=steps_per_epoch,
-        total_steps=config.num_epochs * steps_per_epoch,
-        steps_per_dispatch=config.steps_per_dispatch or default_steps_per_dispatch(steps_per_epoch),
-        learning_rate=learning_rate,
-        initial_state=initial_state,
-        train=train,
-        evaluate=evaluate,
+    return train, evaluate
+
+
+def _streamed(config, dataset, splits, total_steps, train_step, eval_step):
+    """Returns `train`, `evaluate` and `close` of a `Program` whose data are read meanwhile."""
+    preprocessing = Preprocessing.of_config(dataset, config)
+    train_images = pmap_train_images(train_step, preprocessing)
+    eval_images = pmap_eval_images(eval_step, preprocessing)
+    devices = jax.device_count()
+    eval_batch_size = -(-config.eval_batch_size // devices) * devices
+    stream = TrainStream(
+        lambda step: train_batches(
+            dataset.train,
+            dataset.train_crop,
+            config.batch_size,
+            config.seed,
+            step,
+            total_steps,
+            dataset.workers,
+        )
     )
+
+    def train(state, step, num_steps):
+        images, labels, positions, _ = stream.batch(step)
+        return train_images(state, images, labels, positions)
+
+    def evaluate(state, split):
+        batches = eval_batches(splits[split], dataset.eval_crop, eval_batch_size, dataset.workers)
+        return evaluate_batches(eval_images, state.variables, batches)
+
+    return train, evaluate, stream.close
+
+
+class TrainStream:
+    """Batches on the devices, one ahead of the step that is computed.
+
+    Args:
+        batches_from: `batches_from(step)` yields the host's batches from a step on.
+    """
+
+    def __init__(self, batches_from: Callable[[int], Iterator[HostBatch]]):
+        self._batches_from = batches_from
+        self._batches = None
+        self._ahead: tuple[int, Any] | None = None
+
+    def batch(self, step: int) -> tuple[jax.Array, ...]:
+        """Returns the arrays of a step's batch (see `HostBatch.on_devices`)."""
+        if self._ahead is None or self._ahead[0] != step:
+            self.close()
+            self._batches = self._batches_from(step)
+            self._read(step)
+        _, arrays = self._ahead
+        self._read(step + 1)
+        return arrays
+
+    def _read(self, step: int) -> None:
+        batch = next(self._batches, None)
+        self._ahead = None if batch is None else (step, share_out(batch.on_devices()))
+
+    def close(self) -> None:
+        """Stops reading."""
+        if self._batches is not None:
+            self._batches.close()
 
 
 def train(
-    config: ConfigDict, workdir: str | pathlib.Path, dataset: Dataset | None = None
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    dataset: Dataset | StreamedDataset | None = None,
 ) -> dict[str, Any]:
     """Trains a network, going on from the newest checkpoint in the workdir if there is one.
 
@@ -143,13 +235,14 @@ def train(
     check_same_run(workdir, config)
     changes = changed_fields(workdir, config)
     if dataset is None:
-        dataset = load_dataset(config.dataset.name, config.dataset.data_dir)
+        dataset = dataset_of(config)
     if config.validation_fraction:
         dataset = dataset.hold_out(config.validation_fraction)
     program = build_program(config, dataset)
     abstract_state = abstract_replicated(abstract_initial_state(program))
 
     with contextlib.ExitStack() as stack:
+        stack.callback(program.close)
         interrupt = stack.enter_context(Interrupt())
         saved = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
         if saved.latest is None:
@@ -158,6 +251,11 @@ def train(
         else:
             state, carried = saved.restore(abstract_state, saved.latest)
             seconds, sums = carried["seconds"], carried["sums"]
+            if carried["class_names"] != list(dataset.class_names):
+                raise UserError(
+                    f"{workdir} holds a run on other classes: it had {carried['class_names']}, "
+                    f"there are now {list(dataset.class_names)}; give another --workdir"
+                )
         first_step = int(state.step)
         summary_path = workdir / "summary.json"
         if first_step > program.total_steps:
@@ -190,14 +288,19 @@ def train(
 
         def save(results=None):
             elapsed = seconds + time.perf_counter() - begun
-            saved.save(state, {"seconds": elapsed, "sums": meter.sums()}, results)
+            carried = {
+                "seconds": elapsed,
+                "sums": meter.sums(),
+                "class_names": list(dataset.class_names),
+            }
+            saved.save(state, carried, results)
 
         step, last_save = first_step, time.monotonic()
         while step < program.total_steps:
             epoch = step // program.steps_per_epoch + 1
             epoch_end = epoch * program.steps_per_epoch
             num_steps = min(program.steps_per_dispatch, epoch_end - step)
-            state, metrics = program.train(state, num_steps)
+            state, metrics = program.train(state, step, num_steps)
             meter.add(metrics, num_steps * config.batch_size)
             if step == first_step:
                 meter.start_clock()  # what came before was compilation
@@ -292,7 +395,7 @@ def default_steps_per_dispatch(steps_per_epoch: int) -> int:
 
 def introduction(
     config: ConfigDict,
-    dataset: Dataset,
+    dataset: Dataset | StreamedDataset,
     program: Program,
     state: TrainState,
     workdir: pathlib.Path,
@@ -305,9 +408,8 @@ def introduction(
     yield f"{config.model.name}, {config.dtype}, {sum(sizes.values()):,} parameters"
     for part, size in sizes.items():
         yield f"  {part:<20}{size:>12,}"
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items() if split)
-    height, width = dataset.train.images.shape[1:3]
+    counts = ", ".join(f"{size:,} {name}" for name, size in program.sizes.items())
+    height, width = dataset.image_shape[:2]
     yield f"{dataset.name}: {counts} images of {height}x{width}, {dataset.num_classes} classes"
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     yield (

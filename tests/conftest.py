@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from se_flax.data import Dataset, Split
 from tests import tiny_run
@@ -46,6 +47,22 @@ def stripes() -> Dataset:
         std=(0.2, 0.1, 0.2),
         mirror=True,
     )
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory) -> pathlib.Path:
+    """JPEGs of several sizes in train/<class>/ (45) and val/<class>/ (13), of three colours."""
+    folder = tmp_path_factory.mktemp("image_dir")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 45), ("val", 13)):
+        for i in range(count):
+            name = ("blue", "green", "red")[i % 3]
+            shape = (*generator.integers(20, 40, 2), 3)
+            image = generator.integers(0, 60, shape, np.uint8)
+            image[..., 2 - i % 3] += 150
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / split / name / f"{i:02d}.jpg")
+    return folder
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
         ("dataset.name", "tiny_imagenett", r'no data set "tiny_imagenett".*"tiny_imagenet"'),
         ("dataset.image_size", -1, "config.dataset.image_size"),
         ("augment.crop_area", (0.5, 0.25), "the least and the largest part"),
-        ("augment.policy", "autoaugment", '"" or "autoaugment_imagenet"'),
+        ("augment.policy", "autoaugment", '"", "randaugment", "autoaugment_imagenet"'),
         ("batch_size", 0, "config.batch_size must be a whole number of at least 1, not 0"),
         ("num_epochs", -1, "config.num_epochs"),
         ("seed", -1, "config.seed"),

@@ -12,31 +12,34 @@ import numpy as np
 import pytest
 
 from se_flax.checkpoints import Checkpoints, read_config
-from se_flax.data import load_dataset
+from se_flax.data.from_config import dataset_of
 from se_flax.train import build_program
 from tests.conftest import ROOT
 
 # A checkpoint after every step, so that kills hit them being written, too.
 OPTIONS = ("--config=tests/tiny_run.py", "--config.log_every_steps=1")
 OPTIONS += ("--config.checkpoint_every_minutes=0.0",)
+STREAMED = ("--config.dataset.image_size=16", "--config.batch_size=8", "--config.num_epochs=11")
+STREAMED += ("--config.augment.mixup=0.2",)
 
 
-def start(workdir):
-    command = [sys.executable, "-m", "se_flax.main", *OPTIONS, f"--workdir={workdir}"]
+def start(workdir, options=()):
+    command = [sys.executable, "-m", "se_flax.main", *OPTIONS, *options, f"--workdir={workdir}"]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def finish(workdir):
-    process = start(workdir)
+def finish(workdir, options=()):
+    process = start(workdir, options)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return output
 
 
 def final_state(workdir):
-    program = build_program(read_config(workdir), load_dataset("digits"))
+    config = read_config(workdir)
+    program = build_program(config, dataset_of(config))
     saved = Checkpoints(workdir, read_only=True)
     state, _ = saved.restore(jax.eval_shape(program.initial_state), 66)
     saved.close()
@@ -57,6 +60,13 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def undisturbed_streamed(tmp_path_factory, image_dir):
+    workdir = tmp_path_factory.mktemp("undisturbed_streamed")
+    finish(workdir, (*STREAMED, f"--config.dataset.image_dir={image_dir}"))
+    return workdir
+
+
 def assert_same_result(workdir, undisturbed):
     state, expected = final_state(workdir), final_state(undisturbed)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
@@ -73,6 +83,20 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
         assert process.wait() == -signal.SIGKILL
     assert "going on from step" in finish(tmp_path)
     assert_same_result(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_run_killed_ends_in_the_same_bits(
+    tmp_path, image_dir, undisturbed_streamed, workers
+):
+    options = (*STREAMED, f"--config.dataset.image_dir={image_dir}")
+    options += (f"--config.dataset.workers={workers}",)
+    process = start(tmp_path, options)
+    wait_for_row(tmp_path, random.Random(int.from_bytes(os.urandom(4))).randint(1, 60), process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert "going on from step" in finish(tmp_path, options)
+    assert_same_result(tmp_path, undisturbed_streamed)
 
 
 def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):

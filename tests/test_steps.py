@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from se_flax.config import build_model
-from se_flax.data.in_memory import Batch, DeviceSplit, Preprocessing
+from se_flax.data.in_memory import DeviceSplit
+from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.optim import make_optimizer
 from se_flax.state import TrainState, create_state, replicate
 from se_flax.steps import (
@@ -109,6 +110,26 @@ def test_several_steps_in_a_dispatch_are_the_same_as_one_after_another(parts):
     np.testing.assert_allclose(sums.loss, sum(m.loss for m in apart_sums), rtol=1e-5)
     for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_mixed_image_is_trained_to_both_labels_by_their_shares(tiny_config):
+    model = WithAuxiliary()
+    generator = np.random.default_rng(0)
+    images = jnp.asarray(generator.standard_normal((4, 2, 2, 3), np.float32))
+    labels, others = jnp.array([0, 1, 2, 3]), jnp.array([1, 0, 3, 2])
+    share = jnp.array([0.75, 0.75, 0.5, 0.5])
+    params = model.init(jax.random.key(0), images, train=True)["params"]
+    optimizer = optax.sgd(1.0)
+    state = TrainState(jnp.int32(0), jnp.uint32(0), params, {}, optimizer.init(params))
+    batch = Batch(images, labels, jnp.ones(4, bool), others, share)
+    _, metrics = run_step(make_train_step(model, optimizer, tiny_config), state, batch)
+    layer = params["classifier"]
+    logits = images.reshape(4, -1) @ layer["kernel"] + layer["bias"]
+    own, other = (
+        optax.softmax_cross_entropy_with_integer_labels(logits, x) for x in (labels, others)
+    )
+    expected = jnp.mean(share * own + (1 - share) * other)
+    assert metrics.means()["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 class WithAuxiliary(nn.Module):

@@ -1,20 +1,48 @@
-"""Images as published evaluations see them: decoded, resized, and their centre cut out."""
+"""Images on the host: decoding, and the crops of published training and evaluation."""
 
 import dataclasses
-import io
+from typing import Protocol
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from se_flax.errors import UserError
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# As the evaluations of published weights do, a camera's note of how it was held is ignored.
+_AS_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_TRIES = 10
 
 
 def decode(image: bytes | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns an encoded image, or one of uint8 [h, w, 1 or 3], as red, green and blue."""
+    """Returns an encoded image, or one of uint8 [h, w, 1 or 3], as red, green and blue.
+
+    Raises:
+        UserError: if it cannot be decoded.
+    """
     if isinstance(image, np.ndarray):
         return np.broadcast_to(image, (*image.shape[:2], 3))
-    return np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), _AS_RGB) if image else None
+    if decoded is None:
+        raise UserError("it is no image, or damaged" if image else "it is empty")
+    return decoded
+
+
+class Crop(Protocol):
+    """Makes an image of a fixed size of any.
+
+    Attributes:
+        size: height and width of the result.
+    """
+
+    size: int
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """Returns the crop; whatever is random about it comes from the generator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +62,70 @@ class CenterCrop:
     crop: float = 0.875
     interpolation: str = "bilinear"
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the crop."""
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator | None = None
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """Returns the crop, always the same."""
         height, width = image.shape[:2]
         short = int(self.size / self.crop)
         scale = short / min(height, width)
-        resized = Image.fromarray(np.ascontiguousarray(image)).resize(
-            (short, int(scale * height)) if width <= height else (int(scale * width), short),
-            _RESAMPLING[self.interpolation],
+        if min(height, width) == short:
+            resized = image
+        else:
+            shape = (short, int(scale * height)) if width <= height else (int(scale * width), short)
+            resized = Image.fromarray(np.ascontiguousarray(image))
+            resized = np.asarray(resized.resize(shape, _RESAMPLING[self.interpolation]))
+        top, left = (round((length - self.size) / 2) for length in resized.shape[:2])
+        return resized[top : top + self.size, left : left + self.size]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomResizedCrop:
+    """Cuts out a part of random area and shape, and resizes it.
+
+    Szegedy et al., arXiv:1409.4842, section 6: the part's share of the area is uniform, the
+    logarithm of its width over its height too. Where ten such parts do not fit into the image,
+    the largest central part of an allowed shape is taken.
+
+    Attributes:
+        size: height and width of the result.
+        area: least and largest share of the image's area.
+        aspect: least and largest width over height.
+    """
+
+    size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator
+    ) -> UInt8[np.ndarray, "size size 3"]:
+        """Returns the crop."""
+        top, left, height, width = self.box(image.shape[0], image.shape[1], generator)
+        part = image[top : top + height, left : left + width]
+        # Averages where it becomes smaller, so that no pixels are skipped.
+        shrinks = min(height, width) > self.size
+        return cv2.resize(
+            part,
+            (self.size, self.size),
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
         )
-        left, top = (round((length - self.size) / 2) for length in resized.size)
-        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+
+    def box(
+        self, height: int, width: int, generator: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        """Returns top, left, height and width of the part, in pixels."""
+        draws = generator.random((_TRIES, 4)).tolist()
+        low, high = np.log(self.aspect)
+        for share, shape, down, right in draws:
+            part = height * width * (self.area[0] + share * (self.area[1] - self.area[0]))
+            aspect = np.exp(low + shape * (high - low))
+            w, h = round((part * aspect) ** 0.5), round((part / aspect) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+        w, h = width, height
+        if width < self.aspect[0] * height:
+            h = max(1, round(width / self.aspect[0]))
+        elif width > self.aspect[1] * height:
+            w = max(1, round(height * self.aspect[1]))
+        return (height - h) // 2, (width - w) // 2, h, w

@@ -96,6 +96,11 @@ class Dataset:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.train.images.shape[1:]
+
     def hold_out(self, fraction: float) -> "Dataset":
         """Moves a fraction of `train` to `validation`: the same images every time.
 
@@ -106,21 +111,32 @@ class Dataset:
             raise UserError(
                 f"{self.name} has a validation split of its own; leave validation_fraction at 0"
             )
-        order = np.random.default_rng(0).permutation(len(self.train))
-        count = round(fraction * len(self.train))
-        if not 0 < count < len(self.train):
-            raise UserError(
-                f"validation_fraction={fraction} of {len(self.train)} training images leaves "
-                "one of the two splits empty; give a fraction between 0 and 1"
-            )
-        # Kept in the original order, so that neither split depends on how it was drawn.
-        held, kept = np.sort(order[:count]), np.sort(order[count:])
+        kept, held = held_out(len(self.train), fraction)
         images, labels = self.train.images, self.train.labels
         return dataclasses.replace(
             self,
             train=Split(images[kept], labels[kept]),
             validation=Split(images[held], labels[held]),
         )
+
+
+def held_out(
+    size: int, fraction: float
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
+    """Returns which of `size` images stay to train on, and which are held out: always the same.
+
+    Raises:
+        UserError: if one of the two would be empty.
+    """
+    order = np.random.default_rng(0).permutation(size)
+    count = round(fraction * size)
+    if not 0 < count < size:
+        raise UserError(
+            f"validation_fraction={fraction} of {size} training images leaves "
+            "one of the two splits empty; give a fraction between 0 and 1"
+        )
+    # Kept in the original order, so that neither split depends on how it was drawn.
+    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def _digits(data_dir: str | None) -> Dataset:
@@ -144,7 +160,7 @@ def _digits(data_dir: str | None) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsInfo:
+class _TfdsInfo:
     """What TFDS does not say of a data set.
 
     Attributes:
@@ -158,31 +174,12 @@ class TfdsInfo:
 
 # Statistics of the official training splits.
 _TFDS = {
-    "cifar10": TfdsInfo((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True),
-    "cifar100": TfdsInfo((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True),
-    "svhn_cropped": TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
+    "cifar10": _TfdsInfo((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True),
+    "cifar100": _TfdsInfo((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True),
+    "svhn_cropped": _TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
 }
 
-# The usual constants for ImageNet, of which imagenette is ten classes.
-_IMAGENET = TfdsInfo((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True)
-# Too large to be held in memory. Their names may be followed by a slash and a TFDS config.
-_STREAMED = {
-    "imagenet2012": _IMAGENET,
-    "imagenette": _IMAGENET,
-    # The deviation of each channel over all pixels of all images, as of the data sets above. The
-    # other one in use, (0.2302, 0.2265, 0.2262), is the mean of the deviations within an image.
-    "tiny_imagenet": TfdsInfo((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), True),
-}
-
-
-def is_streamed(name: str) -> bool:
-    """Whether a data set is known by name, and read an image at a time (`TfdsImages`)."""
-    return name.partition("/")[0] in _STREAMED
-
-
-def streamed_info(name: str) -> TfdsInfo:
-    """Returns statistics of a data set for which `is_streamed` holds."""
-    return _STREAMED[name.partition("/")[0]]
+_STREAMED = ("imagenet2012", "imagenette", "tiny_imagenet")  # and any other of TFDS
 
 
 def prepared_builder(name: str, data_dir: str | None) -> Any:
@@ -197,6 +194,7 @@ def prepared_builder(name: str, data_dir: str | None) -> Any:
 
     import se_flax.data.tiny_imagenet  # noqa: F401  TFDS knows it by name from here on
 
+    data_dir = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
     try:
         try:
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
@@ -278,6 +276,7 @@ class TfdsImages:
         if not {"image", "label"} <= set(features):
             raise UserError(f'"{name}" is not a data set of labelled images')
         self.class_names = tuple(features["label"].names)
+        self._name = f"{name} {split}"
         try:
             self._source = builder.as_data_source(
                 split, decoders={"image": tfds.decode.SkipDecoding()}
@@ -297,6 +296,10 @@ class TfdsImages:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self._source[i]
+
+    def describe(self, i: int) -> str:
+        """Returns what to call an image in a message."""
+        return f"image {i} of {self._name}"
 
 
 _LOADERS: dict[str, Callable[[str | None], Dataset]] = {
@@ -319,22 +322,26 @@ def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
         data_dir: where TFDS keeps data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: if there is no such data set, or it is neither prepared nor downloadable, or
-            it is too large to be held in memory.
+        UserError: if it is not one of these, or neither prepared nor downloadable.
     """
     check_dataset_name(name)
-    if is_streamed(name):
+    if name not in _LOADERS:
         raise UserError(
-            f'"{name}" is too large to be held in memory; read it with '
-            "se_flax.data.sources.TfdsImages"
+            f'"{name}" is not held in memory; those that are: {", ".join(known_datasets())}'
         )
-    return _LOADERS[name](str(pathlib.Path(data_dir).expanduser()) if data_dir else None)
+    return _LOADERS[name](data_dir)
 
 
 def check_dataset_name(name: str) -> None:
-    """Raises `UserError` unless `load_dataset` knows the name or `is_streamed`."""
-    if name not in _LOADERS and not is_streamed(name):
+    """Raises `UserError` unless the data set is known here or to TFDS."""
+    if name in _LOADERS or name in _STREAMED:
+        return
+    import tensorflow_datasets as tfds
+
+    # A TFDS config may follow the name after a slash.
+    if name.partition("/")[0] not in tfds.list_builders(with_community_datasets=False):
         known = sorted([*_LOADERS, *_STREAMED])
         raise UserError(
-            f'there is no data set "{name}"{nearest(name, known)}; known are {", ".join(known)}'
+            f'there is no data set "{name}"{nearest(name, known)}; known are {", ".join(known)} '
+            "and those of TFDS that have images and labels"
         )

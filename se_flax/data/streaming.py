@@ -1,15 +1,24 @@
 """Images that do not fit in memory, read as they are needed."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
 from typing import Any, Protocol
 
+import cv2
+import jax
 import numpy as np
+from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
-from se_flax.data.images import decode
+from se_flax.data.images import Crop, decode
+from se_flax.data.sources import held_out
+from se_flax.errors import UserError
 
-# Images [b, size, size, 3], labels [b] and which of them count [b].
-HostBatch = tuple[UInt8[np.ndarray, "b size size 3"], Int[np.ndarray, " b"], Bool[np.ndarray, " b"]]
+_BATCHES_AHEAD = 4
 
 
 class ImageSource(Protocol):
@@ -26,31 +35,248 @@ class ImageSource(Protocol):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Returns `image`, encoded or uint8 [h, w, 1 or 3], and `label`, from 0."""
 
+    def describe(self, i: int) -> str:
+        """Returns what to call an image in a message."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some of the images of another source.
+
+    Attributes:
+        source: the other source.
+        indices: of its images.
+    """
+
+    source: ImageSource
+    indices: Int[np.ndarray, " n"]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class."""
+        return self.source.class_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.source[int(self.indices[i])]
+
+    def describe(self, i: int) -> str:
+        """Returns what to call an image in a message."""
+        return self.source.describe(int(self.indices[i]))
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+    """This host's share of a batch.
+
+    Attributes:
+        images: uint8 [b, size, size, 3].
+        labels: int32 [b].
+        positions: of the images in the run's endless stream (see `TrainOrder`), or in the split.
+        mask: False for images that only fill up the last batch and do not count.
+    """
+
+    images: UInt8[np.ndarray, "b size size 3"]
+    labels: Int[np.ndarray, " b"]
+    positions: Int[np.ndarray, " b"]
+    mask: Bool[np.ndarray, " b"]
+
+    def on_devices(self) -> tuple[Any, Any, Any, Any]:
+        """Returns its arrays shared out among the local devices, [devices, b / devices, ...]."""
+        devices = jax.local_device_count()
+        arrays = (self.images, self.labels, self.positions, self.mask)
+        return tuple(x.reshape(devices, -1, *x.shape[1:]) for x in arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """Batch i of a stream of images, as a sequence that Grain reads ahead.
+
+    Which images it holds, and how they are cropped, is a function of (seed, i) alone.
+    """
+
+    source: ImageSource
+    crop: Crop
+    batch_size: int  # over all hosts
+    first: int  # place of this host's share in a batch
+    share: int  # images of a batch that are this host's
+    count: int  # of batches
+    seed: int | None  # of the order and the crops; None: in order, each once
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> HostBatch:
+        positions = np.arange(self.share) + (i * self.batch_size + self.first)
+        images = np.empty((self.share, self.crop.size, self.crop.size, 3), np.uint8)
+        labels = np.empty(self.share, np.int32)
+        for k, position in enumerate(positions.tolist()):
+            images[k], labels[k] = self._example(position)
+        mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
+        return HostBatch(images, labels, positions, mask)
+
+    def _example(self, position: int) -> tuple[np.ndarray, int]:
+        size = len(self.source)
+        if self.seed is None:
+            place = min(position, size - 1)
+        else:
+            place = shuffled_place(self.seed, position, size)
+        record = self.source[place]
+        label = int(record["label"])
+        if not 0 <= label < len(self.source.class_names):
+            raise UserError(
+                f"{self.source.describe(place)} has the label {label}, but there are "
+                f"{len(self.source.class_names)} classes, numbered from 0"
+            )
+        generator = None
+        if self.seed is not None:
+            generator = np.random.Generator(np.random.Philox(key=self.seed, counter=position))
+        try:
+            return self.crop(decode(record["image"]), generator), label
+        except UserError as error:
+            raise UserError(f"cannot read {self.source.describe(place)}: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedDataset:
+    """A classification data set that is read as it is needed.
+
+    Attributes:
+        name: what the data set is called.
+        train, test: the splits.
+        train_crop, eval_crop: make images of one size of them.
+        mean, std: of each channel, on a scale of 0 to 1.
+        mirror: whether a mirrored image keeps its meaning.
+        validation: images held out of `train`, or None.
+        workers: processes that read images; 0 reads in threads.
+    """
+
+    name: str
+    train: ImageSource
+    test: ImageSource
+    train_crop: Crop
+    eval_crop: Crop
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror: bool = True
+    validation: ImageSource | None = None
+    workers: int = 0
+
+    def __post_init__(self):
+        if self.train_crop.size != self.eval_crop.size:
+            raise UserError(
+                f"{self.name}: training crops of {self.train_crop.size} pixels, but those for "
+                f"evaluation of {self.eval_crop.size}"
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class."""
+        return tuple(self.train.class_names)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image as the network sees it."""
+        return (self.train_crop.size, self.train_crop.size, 3)
+
+    def hold_out(self, fraction: float) -> "StreamedDataset":
+        """Moves a fraction of `train` to `validation` (see `held_out`)."""
+        if self.validation is not None:
+            raise UserError(
+                f"{self.name} has a validation split of its own; leave validation_fraction at 0"
+            )
+        kept, held = held_out(len(self.train), fraction)
+        return dataclasses.replace(
+            self, train=Subset(self.train, kept), validation=Subset(self.train, held)
+        )
+
+
+def shuffled_place(seed: int, position: int, size: int) -> int:
+    """Returns which image of a split stands at a position of the run's endless stream.
+
+    Every `size` positions hold each image once, in an order of their own.
+    """
+    epoch, place = divmod(position, size)
+    return int(_order(seed, epoch, size)[place])
+
+
+@functools.lru_cache(maxsize=2)  # batches read side by side may be of two epochs
+def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
+    generator = np.random.default_rng([seed, epoch])
+    return generator.permutation(size).astype(np.int32)
+
+
+def train_batches(
+    source: ImageSource,
+    crop: Crop,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    workers: int = 0,
+) -> Iterator[HostBatch]:
+    """Yields this host's share of the batches of steps first_step to last_step - 1.
+
+    Image and crop at a position are a function of (seed, position), whatever the number of
+    hosts, workers and interruptions.
+
+    Args:
+        source: the images.
+        crop: makes them all of one size.
+        batch_size: over all hosts.
+        seed: of order and crops.
+        first_step, last_step: which batches.
+        workers: processes that read; 0 reads in threads of this one.
+    """
+    share = batch_size // jax.process_count()
+    first = share * jax.process_index()
+    batches = _Batches(source, crop, batch_size, first, share, last_step, seed)
+    yield from _read_ahead(batches, first_step, workers)
+
 
 def eval_batches(
-    source: ImageSource,
-    transform: Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "size size 3"]],
-    batch_size: int,
-) -> Iterator[
-    tuple[UInt8[np.ndarray, "b size size 3"], Int[np.ndarray, " b"], Bool[np.ndarray, " b"]]
-]:
-    """Yields images, labels and mask of every image once, in order, several read ahead.
+    source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
+) -> Iterator[HostBatch]:
+    """Yields this host's share of batches that hold every image once, in order.
 
-    The last batch is filled up with what the mask does not count.
+    The last ones are filled up with what the mask does not count, so that all hosts have as
+    many. For the arguments, see `train_batches`.
     """
+    share = batch_size // jax.process_count()
+    first = share * jax.process_index()
+    count = -(-len(source) // batch_size)
+    batches = _Batches(source, crop, batch_size, first, share, count, None)
+    yield from _read_ahead(batches, 0, workers)
+
+
+def _read_ahead(batches: _Batches, start: int, workers: int) -> Iterator[HostBatch]:
     import grain
 
-    def example(record: dict[str, Any]) -> tuple[np.ndarray, np.int32]:
-        return transform(decode(record["image"])), np.int32(record["label"])
+    cv2.setNumThreads(0)  # images, not parts of one, are what is read side by side
+    dataset = grain.MapDataset.source(batches)[start:]
+    threads = 1 if workers else os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BATCHES_AHEAD)
+    dataset = dataset.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own, also where no command was given
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
+    yield from dataset
 
-    batches = (
-        grain.MapDataset.source(source)
-        .map(example)
-        .to_iter_dataset(grain.ReadOptions(num_threads=16, prefetch_buffer_size=2 * batch_size))
-        .batch(batch_size, drop_remainder=False)
-    )
-    for images, labels in batches:
-        missing = batch_size - len(labels)
-        mask = np.arange(batch_size) < len(labels)
-        images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        yield images, np.pad(labels, (0, missing)), mask
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Makes a worker process end when the one it reads for is killed."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,6 +1,13 @@
-import pytest
+import io
+import os
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_flax.data import folders
 from se_flax.data.folders import ImageFolder
+from se_flax.data.images import decode
 from se_flax.errors import UserError
 
 
@@ -13,7 +20,7 @@ def folder(tmp_path):
 
 
 def test_images_are_labelled_by_their_folder(folder):
-    source = ImageFolder(folder)
+    source = ImageFolder.of(folder)
     assert source.class_names == ("cat", "dog")
     assert [source[i] for i in range(len(source))] == [
         {"image": b"cat/c.png", "label": 0},
@@ -24,14 +31,104 @@ def test_images_are_labelled_by_their_folder(folder):
 
 
 def test_classes_can_be_given_in_another_order(folder):
-    source = ImageFolder(folder, ("dog", "bird", "cat"))
+    source = ImageFolder.of(folder, ("dog", "bird", "cat"))
     assert [source[i]["label"] for i in range(len(source))] == [2, 2, 0, 0]
     with pytest.raises(UserError, match=r"/dog is not the folder of a known class"):
-        ImageFolder(folder, ("cat",))
+        ImageFolder.of(folder, ("cat",))
 
 
 def test_folders_without_images_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
-        ImageFolder(tmp_path / "nowhere")
+        ImageFolder.of(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no images; they are looked for in"):
-        ImageFolder(folder / "cat" / "more")
+        ImageFolder.of(folder / "cat" / "more")
+
+
+def encoded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+JPEG = encoded(NOISE, format="JPEG")
+PNG = encoded(NOISE, format="PNG")
+DEEP = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+
+BAD = {
+    "truncated.jpg": JPEG[: len(JPEG) // 2],
+    "truncated.png": PNG[: len(PNG) // 2],
+    "empty.jpg": b"",
+    "text.jpg": b"this is not an image",
+    "header.jpg": JPEG[:30],
+}
+GOOD = {
+    "fine.jpg": JPEG,
+    "fine.png": PNG,
+    "trailing.jpg": JPEG + b"0" * 500,
+    "cmyk.jpg": encoded(NOISE.convert("CMYK"), format="JPEG"),
+    "deep.png": encoded(DEEP, format="PNG"),
+    "one.png": encoded(Image.new("RGB", (1, 1)), format="PNG"),
+    "grey.jpg": encoded(NOISE.convert("L"), format="JPEG"),
+    "fine.bmp": encoded(NOISE, format="BMP"),
+    "fine.webp": encoded(NOISE, format="WEBP"),
+}
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    for name, content in {**GOOD, **BAD}.items():
+        (tmp_path / "class").mkdir(exist_ok=True)
+        (tmp_path / "class" / name).write_bytes(content)
+    (tmp_path / "nothing").mkdir()
+    return ImageFolder.of(tmp_path)
+
+
+def test_bad_images_are_found_and_odd_ones_are_not(mixed):
+    assert {mixed.paths[i].name for i, _ in mixed.bad_images()} == set(BAD)
+    for i, path in enumerate(mixed.paths):
+        if path.name in GOOD:
+            image = decode(mixed[i]["image"])
+            assert (image.ndim, image.shape[2], image.dtype) == (3, 3, np.uint8)
+        else:
+            with pytest.raises(UserError):
+                decode(mixed[i]["image"])
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    np.testing.assert_array_equal(decode(GOOD["deep.png"]), 40_000 >> 8)
+
+
+def test_bad_images_and_empty_classes_are_all_named(mixed):
+    with pytest.raises(UserError) as error:
+        mixed.checked(skip_bad=False)
+    for name in BAD:
+        assert f"{name} (" in str(error.value)
+    assert "empty.jpg (empty)" in str(error.value)
+    assert "/nothing has no images" in str(error.value)
+    assert "config.dataset.skip_bad=True" in str(error.value)
+
+
+def test_bad_images_can_be_left_out(mixed, capsys):
+    kept = mixed.checked(skip_bad=True)
+    assert {path.name for path in kept.paths} == set(GOOD)
+    assert len(kept.labels) == len(GOOD)
+    assert kept.class_names == ("class", "nothing")
+    assert f"left out {len(BAD)} of {len(BAD) + len(GOOD)} images" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jpg").write_bytes(JPEG)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(folders.os, "scandir", refuse)
+    source = ImageFolder.of(tmp_path)
+    with pytest.raises(UserError, match=r"/b cannot be read \(Permission denied\)"):
+        source.checked(skip_bad=False)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from se_flax.data import load_dataset
-from se_flax.data.in_memory import DeviceSplit, Preprocessing, eval_batch, train_batch
+from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
+from se_flax.data.preprocessing import Preprocessing
 
 
 def test_normalisation_is_the_usual_one(stripes):
@@ -17,7 +18,8 @@ def test_normalisation_is_the_usual_one(stripes):
 @pytest.mark.parametrize("mirror", [False, True])
 def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(stripes, mirror):
     preprocessing = Preprocessing(stripes.mean, stripes.std, crop_padding=2, mirror=mirror)
-    image = np.asarray(preprocessing.normalize(stripes.train.images[0]))
+    raw = stripes.train.images[0]
+    image = np.asarray(jax.jit(preprocessing.normalize)(raw))
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     candidates = {}
     for i in range(5):
@@ -28,7 +30,7 @@ def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(str
                 candidates[crop[:, ::-1].tobytes()] = (i, j, True)
 
     keys = jax.random.split(jax.random.key(0), 1000)
-    augmented = jax.jit(jax.vmap(preprocessing.augment, (0, None)))(keys, image)
+    augmented = jax.jit(jax.vmap(preprocessing.augment, (0, None)))(keys, raw)
     seen = [candidates[np.asarray(result).tobytes()] for result in augmented]
     assert set(seen) == set(candidates.values())
     if mirror:
@@ -68,3 +70,21 @@ def test_evaluation_takes_images_in_order_and_masks_what_is_past_the_end(stripes
     batch = eval_batch(DeviceSplit.of(stripes.test), Preprocessing.of(stripes), 32 + jnp.arange(8))
     np.testing.assert_array_equal(batch.mask, [True] * 5 + [False] * 3)
     np.testing.assert_array_equal(batch.labels[:5], stripes.test.labels[32:])
+
+
+def test_every_augmentation_depends_on_seed_and_position_alone(stripes):
+    split = jax.device_put(DeviceSplit.of(stripes.train))
+    preprocessing = Preprocessing.of(
+        stripes, mirror=True, crop_padding=1, policy="autoaugment_cifar10", cutout=3,
+        random_erasing=0.5, mixup=0.2, cutmix=1.0,
+    )  # fmt: skip
+    batch = jax.jit(lambda positions: train_batch(split, preprocessing, 3, positions))
+    whole = batch(jnp.arange(90, 122))
+    for start in range(90, 122, 8):
+        share = batch(start + jnp.arange(8))
+        expected = jax.tree.map(lambda x, start=start: x[start - 90 : start - 82], whole)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), share, expected
+        )
+    np.testing.assert_array_equal(whole.others[::2], whole.labels[1::2])
+    assert 0.3 < float(whole.share.mean()) < 0.95

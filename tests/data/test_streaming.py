@@ -1,7 +1,17 @@
+import collections
+import json
+import socket
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
 
-from se_flax.data.streaming import eval_batches
+from se_flax.data.images import CenterCrop, RandomResizedCrop
+from se_flax.data.streaming import Subset, eval_batches, train_batches
+from se_flax.errors import UserError
+from tests.conftest import ROOT
 
 
 class Numbers:
@@ -18,12 +28,144 @@ class Numbers:
     def __getitem__(self, i):
         return {"image": np.full((4, 5, 1), i, np.uint8), "label": i % 3}
 
+    def describe(self, i):
+        return f"number {i}"
+
+
+class Noise(Numbers):
+    """Image i is noise, all its own."""
+
+    def __getitem__(self, i):
+        image = np.random.default_rng(i).integers(0, 256, (9, 11, 3), np.uint8)
+        return {"image": image, "label": i % 3}
+
+
+SMALL = CenterCrop(2, 1.0)
+
+
+def train(source, first_step, last_step, **options):
+    fields = {"crop": SMALL, "batch_size": 8, "seed": 5, **options}
+    return list(train_batches(source, first_step=first_step, last_step=last_step, **fields))
+
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 100])
 def test_every_image_is_evaluated_once_and_in_order(size):
-    batches = list(eval_batches(Numbers(size), lambda image: image[:2, :2], batch_size=8))
-    assert {images.shape for images, _, _ in batches} == {(8, 2, 2, 3)}
-    counted = [(images[mask], labels[mask]) for images, labels, mask in batches]
-    images, labels = (np.concatenate(parts) for parts in zip(*counted, strict=True))
+    batches = list(eval_batches(Numbers(size), SMALL, batch_size=8))
+    assert {batch.images.shape for batch in batches} == {(8, 2, 2, 3)}
+    images = np.concatenate([batch.images[batch.mask] for batch in batches])
+    labels = np.concatenate([batch.labels[batch.mask] for batch in batches])
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(size))
     np.testing.assert_array_equal(labels, np.arange(size) % 3)
+
+
+@pytest.mark.parametrize("size", [7, 8, 50])
+def test_as_many_positions_as_there_are_images_hold_each_once_in_another_order(size):
+    batches = train(Numbers(size), 0, 3 * size)
+    seen = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches])
+    labels = np.concatenate([batch.labels for batch in batches])
+    np.testing.assert_array_equal(labels, seen % 3)
+    epochs = seen[: 8 * size].reshape(-1, size)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(size))
+    assert len({epoch.tobytes() for epoch in epochs}) == len(epochs)
+    other_seed = train(Numbers(size), 0, 1, seed=6)[0].images
+    assert not np.array_equal(other_seed, batches[0].images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_depend_on_the_step_alone(workers):
+    crop = RandomResizedCrop(6)
+    whole = train(Noise(30), 0, 12, crop=crop)
+    for first in (5, 11):
+        later = train(Noise(30), first, 12, crop=crop, workers=workers)
+        assert len(later) == 12 - first
+        for batch, expected in zip(later, whole[first:], strict=True):
+            np.testing.assert_array_equal(batch.images, expected.images)
+            np.testing.assert_array_equal(batch.labels, expected.labels)
+
+
+def test_the_same_image_is_cropped_anew_each_time():
+    batches = train(Noise(8), 0, 2, crop=RandomResizedCrop(6))
+    first, second = ({image.tobytes() for image in batch.images} for batch in batches)
+    assert not first & second
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(45, 16), (13, 8), (64, 16)])
+def test_two_processes_of_four_devices_see_every_image_once(size, batch_size, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    program = """
+import json, sys
+import jax
+rank, address, size, batch_size = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(address, 2, rank)
+from se_flax.data.streaming import eval_batches, train_batches
+from tests.data.test_streaming import SMALL, Numbers
+assert (jax.device_count(), jax.local_device_count()) == (8, 4)
+source = Numbers(size)
+trained = train_batches(source, SMALL, batch_size, seed=0, first_step=0, last_step=size)
+trained = [batch.images[:, 0, 0, 0].tolist() for batch in trained]
+evaluated = eval_batches(source, SMALL, batch_size)
+evaluated = [batch.images[batch.mask][:, 0, 0, 0].tolist() for batch in evaluated]
+print(json.dumps([trained, evaluated]))
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(rank), address, str(size), str(batch_size)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    trained, evaluated = zip(*(json.loads(out.splitlines()[-1]) for out, _ in outputs), strict=True)
+    # Step by step, the batch of the first process and then that of the second.
+    stream = [number for step in zip(*trained, strict=True) for share in step for number in share]
+    for epoch in range(batch_size):
+        assert sorted(stream[epoch * size : (epoch + 1) * size]) == list(range(size))
+    assert len(evaluated[0]) == len(evaluated[1])
+    counts = collections.Counter(
+        number for batches in evaluated for batch in batches for number in batch
+    )
+    assert counts == collections.Counter(range(size))
+
+
+def test_a_subset_keeps_images_and_labels_together():
+    subset = Subset(Numbers(20), np.array([3, 17]))
+    (batch,) = eval_batches(subset, SMALL, batch_size=2)
+    np.testing.assert_array_equal(batch.images[:, 0, 0, 0], [3, 17])
+    np.testing.assert_array_equal(batch.labels, [0, 2])
+    assert subset.describe(1) == "number 17"
+
+
+class Broken(Numbers):
+    def __init__(self, image=b"not an image", label=0):
+        super().__init__(4)
+        self.record = {"image": image, "label": label}
+
+    def __getitem__(self, i):
+        return self.record if i == 2 else super().__getitem__(i)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (Broken(), "cannot read number 2: it is no image, or damaged"),
+        (Broken(b""), "cannot read number 2: it is empty"),
+        (Broken(np.zeros((4, 4, 3), np.uint8), 3), "number 2 has the label 3, .* 3 classes"),
+    ],
+)
+def test_what_cannot_be_read_is_named(source, words):
+    with pytest.raises(UserError, match=words):
+        list(eval_batches(source, SMALL, batch_size=4))
+
+
+def test_a_batch_is_shared_out_in_order():
+    (batch,) = eval_batches(Numbers(8), SMALL, batch_size=8)
+    images, labels, positions, mask = batch.on_devices()
+    assert images.shape == (jax.local_device_count(), 8 // jax.local_device_count(), 2, 2, 3)
+    np.testing.assert_array_equal(positions.reshape(-1), np.arange(8))
+    np.testing.assert_array_equal(labels.reshape(-1), np.arange(8) % 3)
+    assert mask.all()

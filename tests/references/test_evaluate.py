@@ -1,5 +1,6 @@
 """Published weights are evaluated as PyTorch evaluates them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -65,16 +66,18 @@ def test_loss_and_accuracies_are_those_of_pytorch(image_dir, weights):
     labels = torch.tensor([SYNSETS[file.parent.name] for file in files])
     expected = torch.nn.functional.cross_entropy(logits, labels)
 
-    results = evaluate_pretrained("resnet18", path, ImageFolder(image_dir), batch_size=4)
+    results = evaluate_pretrained("resnet18", path, ImageFolder.of(image_dir), batch_size=4)
     assert results["images"] == 7
     assert results["loss"] == pytest.approx(float(expected), rel=1e-4)
 
     # The classes renamed to those that the network says: then it is right.
     said = logits.argmax(1)[labels == 217]
     assert results["top1"] == 0
-    source = ImageFolder(image_dir)
-    source.class_names = tuple(str(i) for i in range(1000))
-    source.labels = [int(said[0])] * 7
+    source = dataclasses.replace(
+        ImageFolder.of(image_dir),
+        class_names=tuple(str(i) for i in range(1000)),
+        labels=(int(said[0]),) * 7,
+    )
     hits = float((logits.argmax(1) == said[0]).double().mean())
     top5 = float((logits.topk(5).indices == said[0]).any(1).double().mean())
     results = evaluate_pretrained("resnet18", path, source, batch_size=3)
@@ -83,8 +86,7 @@ def test_loss_and_accuracies_are_those_of_pytorch(image_dir, weights):
 
 
 def test_classes_that_are_not_the_weights_are_refused(image_dir, weights):
-    source = ImageFolder(image_dir)
-    source.class_names = ("a", "b", "c")
+    source = dataclasses.replace(ImageFolder.of(image_dir), class_names=("a", "b", "c"))
     with pytest.raises(UserError, match=r"of 3 classes \(a, b, c, ...\), the weights for 1000"):
         evaluate_pretrained("resnet18", weights[0], source)
 

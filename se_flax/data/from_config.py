@@ -1,0 +1,67 @@
+"""The data set that a run's configuration names."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from se_flax.data.folders import ImageFolder
+from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
+from se_flax.data.sources import Dataset, TfdsImages, known_datasets, load_dataset, prepared_builder
+from se_flax.data.streaming import ImageSource, StreamedDataset
+from se_flax.models import model_info
+
+
+def dataset_of(config: ConfigDict) -> Dataset | StreamedDataset:
+    """Returns the data set of a run, downloading and preparing it first where needed.
+
+    Those that `load_dataset` knows are read into memory. Others are streamed: the folders
+    `train` and `val` of `config.dataset.image_dir` if that is given, otherwise a data set of
+    TFDS by its name, evaluated on its split `validation` or, if it has none, `test`.
+
+    Raises:
+        UserError: if it cannot be had, or holds what cannot be used.
+    """
+    options = config.dataset
+    if not options.image_dir and options.name in known_datasets():
+        return load_dataset(options.name, options.data_dir)
+    if options.image_dir:
+        directory = pathlib.Path(options.image_dir).expanduser()
+        train = ImageFolder.of(directory / "train")
+        test = ImageFolder.of(directory / "val", train.class_names)
+        train, test = (source.checked(options.skip_bad) for source in (train, test))
+        name = directory.resolve().name
+    else:
+        name = options.name
+        builder = prepared_builder(name, options.data_dir)
+        splits = builder.info.splits
+        train = TfdsImages(name, "train", options.data_dir)
+        test = TfdsImages(
+            name, "validation" if "validation" in splits else "test", options.data_dir
+        )
+    return streamed(config, name, train, test)
+
+
+def streamed(
+    config: ConfigDict, name: str, train: ImageSource, test: ImageSource
+) -> StreamedDataset:
+    """Returns images of your own as a data set, cropped and normalised as the config says.
+
+    Size, crop and interpolation of evaluation, mean and standard deviation are those of the
+    network (`se_flax.models.model_info`), unless the config has its own.
+    """
+    options, info = config.dataset, model_info(config.model.name)
+    size = options.image_size or info.input_size
+    eval_crop = CenterCrop(size, options.eval_crop or info.crop, info.interpolation)
+    train_crop: Crop = eval_crop
+    if config.augment.random_resized_crop:
+        train_crop = RandomResizedCrop(size, tuple(config.augment.crop_area))
+    return StreamedDataset(
+        name=name,
+        train=train,
+        test=test,
+        train_crop=train_crop,
+        eval_crop=eval_crop,
+        mean=info.mean,
+        std=info.std,
+        workers=options.workers,
+    )

@@ -1,0 +1,142 @@
+"""What happens to images on the device, inside the jitted step."""
+
+from typing import Any
+
+import dm_pix as pix
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from ml_collections import ConfigDict
+
+from se_flax.data import augment
+from se_flax.data.sources import Dataset
+from se_flax.data.streaming import StreamedDataset
+
+
+@flax.struct.dataclass
+class Batch:
+    """One device's share of a batch.
+
+    Attributes:
+        images: normalised float32 [b, h, w, c].
+        labels: int32 [b].
+        mask: bool [b]; False for images that only fill up the last batch and do not count.
+        others: int32 [b], labels of the images that these are mixed with, or None.
+        share: float32 [b], how much of each image is its own, or None.
+    """
+
+    images: Float[Array, "b h w c"]
+    labels: Int[Array, " b"]
+    mask: Bool[Array, " b"]
+    others: Int[Array, " b"] | None = None
+    share: Float[Array, " b"] | None = None
+
+
+def stream_key(seed: Int[Array, ""]) -> Key[Array, ""]:
+    """Returns the key that images from the host are augmented with, for `Preprocessing.train`."""
+    return jax.random.fold_in(jax.random.key(seed), 2)
+
+
+def _static(default: Any) -> Any:
+    return flax.struct.field(pytree_node=False, default=default)
+
+
+@flax.struct.dataclass
+class Preprocessing:
+    """How uint8 images become the network's input.
+
+    Attributes:
+        mean, std: of each channel, on a scale of 0 to 1; the input is (x / 255 - mean) / std.
+        crop_padding: in training, this many pixels of the mean are put around the image, and an
+            image of the original size is cut out at random.
+        mirror: in training, half of the images are mirrored left to right.
+        policy: one of `augment.POLICIES`, "randaugment", or "" for none.
+        randaugment_layers, randaugment_magnitude: of "randaugment", N and M of arXiv:1909.13719.
+        cutout: side, in pixels, of a square set to the mean (arXiv:1708.04552); 0 for none.
+        random_erasing: probability of it (arXiv:1708.04896).
+        mixup, cutmix: alpha of arXiv:1710.09412 and arXiv:1905.04899; 0 for none. With both,
+            either is used for half of the images.
+    """
+
+    mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
+    std: tuple[float, ...] = flax.struct.field(pytree_node=False)
+    crop_padding: int = _static(0)
+    mirror: bool = _static(False)
+    policy: str = _static("")
+    randaugment_layers: int = _static(2)
+    randaugment_magnitude: float = _static(9.0)
+    cutout: int = _static(0)
+    random_erasing: float = _static(0.0)
+    mixup: float = _static(0.0)
+    cutmix: float = _static(0.0)
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset | StreamedDataset, mirror: bool = False, **fields: Any
+    ) -> "Preprocessing":
+        """Preprocessing for a data set; images that may not be mirrored never are."""
+        return cls(dataset.mean, dataset.std, mirror=mirror and dataset.mirror, **fields)
+
+    @classmethod
+    def of_config(cls, dataset: Dataset | StreamedDataset, config: ConfigDict) -> "Preprocessing":
+        """Preprocessing for a data set as `config.augment` says."""
+        options = config.augment
+        fields = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
+        if isinstance(dataset, StreamedDataset) and options.random_resized_crop:
+            fields["crop_padding"] = 0  # the host has cropped
+        return cls.of(dataset, **fields)
+
+    def normalize(self, images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
+        """Subtracts the mean of each channel and divides by its standard deviation."""
+        scale = 255 * jnp.asarray(self.std)
+        return (images - 255 * jnp.asarray(self.mean)) / scale
+
+    def train(
+        self,
+        key: Key[Array, ""],
+        images: UInt8[Array, "b h w c"],
+        labels: Int[Array, " b"],
+        positions: Int[Array, " b"],
+    ) -> Batch:
+        """Returns images to train on, augmented as their positions in the run's stream say.
+
+        Mixing pairs each image at an even position with the one after it.
+        """
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+        images = jax.vmap(self.augment)(keys, images)
+        batch = Batch(images, labels, jnp.ones(len(labels), bool))
+        if not (self.mixup or self.cutmix):
+            return batch
+        of_pairs = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(of_pairs, positions[::2] // 2)
+        images, share = augment.mix(keys, images, self.mixup, self.cutmix)
+        others = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
+        return batch.replace(images=images, others=others, share=share)
+
+    def augment(self, key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> Float[Array, "h w c"]:
+        """Returns a training image, changed at random and normalised."""
+        crop_key, mirror_key, policy_key, cutout_key, erasing_key = jax.random.split(key, 5)
+        image = image.astype(jnp.float32)
+        if self.crop_padding:
+            shape = image.shape
+            around = (self.crop_padding, self.crop_padding)
+            mean = 255 * jnp.asarray(self.mean)
+            image = jnp.pad(image - mean, (around, around, (0, 0))) + mean
+            image = pix.random_crop(key=crop_key, image=image, crop_sizes=shape)
+        if self.mirror:
+            image = pix.random_flip_left_right(key=mirror_key, image=image)
+        if self.policy:
+            image = jnp.round(image)
+            if self.policy == "randaugment":
+                image = augment.rand_augment(
+                    policy_key, image, self.randaugment_layers, self.randaugment_magnitude
+                )
+            else:
+                image = augment.auto_augment(policy_key, image, self.policy)
+        image = self.normalize(image)
+        if self.cutout:
+            image = augment.cutout(cutout_key, image, self.cutout)
+        if self.random_erasing:
+            image = augment.random_erasing(erasing_key, image, self.random_erasing)
+        return image

@@ -1,0 +1,110 @@
+import json
+
+import numpy as np
+import pytest
+
+from se_flax.config import default_config
+from se_flax.data import Dataset
+from se_flax.data.from_config import dataset_of
+from se_flax.data.images import CenterCrop, RandomResizedCrop
+from se_flax.errors import UserError
+from se_flax.evaluate import evaluate_workdir
+from se_flax.train import train
+from tests import tiny_run
+
+
+@pytest.fixture
+def config(image_dir):
+    config = tiny_run.get_config()
+    config.dataset.image_dir = str(image_dir)
+    config.dataset.image_size = 16
+    config.batch_size = 8
+    config.num_epochs = 4
+    return config
+
+
+def test_names_that_fit_in_memory_are_held_there():
+    config = default_config()
+    config.dataset.name = "digits"
+    assert isinstance(dataset_of(config), Dataset)
+
+
+def test_images_are_seen_as_was_published_for_the_network(image_dir):
+    config = default_config()
+    config.model.name = "se_efficientnet_b1"
+    config.dataset.image_dir = str(image_dir)
+    dataset = dataset_of(config)
+    assert dataset.eval_crop == CenterCrop(240, 0.882, "bicubic")
+    assert dataset.train_crop == RandomResizedCrop(240, (0.08, 1.0))
+    assert dataset.mean == (0.485, 0.456, 0.406)
+    config.dataset.image_size = 64
+    config.dataset.eval_crop = 1.0
+    config.augment.random_resized_crop = False
+    dataset = dataset_of(config)
+    assert dataset.eval_crop == dataset.train_crop == CenterCrop(64, 1.0, "bicubic")
+
+
+def test_a_folder_of_ones_own_is_learnt_evaluated_and_its_classes_remembered(
+    config, image_dir, tmp_path
+):
+    summary = train(config, tmp_path / "run")
+    assert summary["dataset"] == image_dir.name
+    assert summary["final"]["top1"] > 90
+    again = evaluate_workdir(tmp_path / "run", "latest")
+    assert again["top1"] == summary["final"]["top1"]
+    assert again["images"] == 13
+
+    # Some of the classes, elsewhere: they keep the places they were trained at.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "red").symlink_to(image_dir / "train" / "red")
+    red = evaluate_workdir(tmp_path / "run", "latest", image_dir=tmp_path / "other")
+    assert (red["images"], red["top1"] > 90) == (15, True)
+    (tmp_path / "other" / "red").rename(tmp_path / "other" / "purple")
+    with pytest.raises(UserError, match="purple is not the folder of a known class"):
+        evaluate_workdir(tmp_path / "run", "latest", image_dir=tmp_path / "other")
+
+
+def test_other_classes_do_not_continue_a_run(config, image_dir, tmp_path):
+    train(config, tmp_path / "run")
+    for split in ("train", "val"):
+        for old, new in (("blue", "cyan"), ("green", "green"), ("red", "red")):
+            (tmp_path / "renamed" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "renamed" / split / new).symlink_to(image_dir / split / old)
+    images = tmp_path / "images"
+    images.symlink_to(image_dir)
+    config.dataset.image_dir = str(images)
+    config.num_epochs = 5
+    with pytest.raises(UserError, match=r"config.dataset.image_dir="):
+        train(config, tmp_path / "run")
+    train(config, tmp_path / "second")
+    images.unlink()
+    images.symlink_to(tmp_path / "renamed")
+    config.num_epochs = 6
+    with pytest.raises(UserError, match="a run on other classes"):
+        train(config, tmp_path / "second")
+
+
+def test_a_validation_split_can_be_held_out(config, tmp_path):
+    config.validation_fraction = 0.2
+    summary = train(config, tmp_path)
+    assert summary["best_chosen_on"] == "validation"
+    assert evaluate_workdir(tmp_path, split="validation")["images"] == 9
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite([row["validation/loss"] for row in rows if "validation/loss" in row]).all()
+
+
+def test_bad_images_stop_a_run_before_it_begins(config, image_dir, tmp_path):
+    folder = tmp_path / "images"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        for name in ("blue", "red"):
+            (folder / split / name).symlink_to(image_dir / split / name)
+    (folder / "train" / "zebra").mkdir()
+    (folder / "train" / "zebra" / "bad.jpg").write_bytes(b"no")
+    config.dataset.image_dir = str(folder)
+    with pytest.raises(UserError, match=r"zebra/bad.jpg \(not an image\)"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config.dataset.skip_bad = True
+    config.num_epochs = 1
+    assert train(config, tmp_path / "run")["steps"] == 4
