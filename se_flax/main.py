@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from se_flax.command import parse_flags, run_command
 from se_flax.errors import UserError, nearest
@@ -30,9 +30,8 @@ def default_workdir(config_filename: str) -> pathlib.Path:
     return pathlib.Path("runs") / (f"{name}_{argument}" if argument else name)
 
 
-def main(argv: list[str]) -> None:
-    """Trains what the flags describe."""
-    options = flags.FLAGS
+def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
+    """Returns the config that --config names, and FILE[:argument]; raises `UserError` if none."""
     if options.config is None:
         raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
     filename = options["config"].config_filename
@@ -40,13 +39,20 @@ def main(argv: list[str]) -> None:
     if not path.is_file():
         others = [str(other) for other in path.parent.glob("*.py")]
         raise UserError(f'there is no config file "{path}"{nearest(str(path), others)}')
+    return options.config, filename
+
+
+def main(argv: list[str]) -> None:
+    """Trains what the flags describe."""
+    options = flags.FLAGS
+    config, filename = config_of_flags(options)
     workdir = options.workdir or default_workdir(filename)
     try:
         from se_flax.train import RunInterrupted, train
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     try:
-        train(options.config, workdir)
+        train(config, workdir)
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)

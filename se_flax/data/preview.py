@@ -1,0 +1,127 @@
+"""Draws what a network is fed: python -m se_flax.data.preview --config=configs/quickstart.py."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict, config_flags
+from PIL import Image, ImageDraw, ImageFont
+
+from se_flax.command import parse_flags, run_command
+from se_flax.config import check_config
+from se_flax.data import Dataset
+from se_flax.data.from_config import dataset_of
+from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
+from se_flax.data.preprocessing import Batch, Preprocessing, stream_key
+from se_flax.data.streaming import eval_batches, train_batches
+from se_flax.errors import UserError
+from se_flax.main import config_of_flags
+
+_SMALLEST = 96  # pixels that an image is at least drawn with
+_CAPTION = 14  # height of the line under an image
+
+
+def preview_batch(config: ConfigDict, step: int, count: int, train: bool) -> tuple[Batch, Dataset]:
+    """Returns the first images of a step's batch, or of the test split, as the network is fed.
+
+    Args:
+        config: of the run.
+        step: of the run.
+        count: number of images; even, because mixing takes pairs.
+        train: whether to show training images, augmented.
+    """
+    dataset = dataset_of(config)
+    preprocessing = Preprocessing.of_config(dataset, config)
+    if isinstance(dataset, Dataset):
+        positions = step * config.batch_size + jnp.arange(count)
+        if not train:
+            return eval_batch(
+                DeviceSplit.of(dataset.test), preprocessing, jnp.arange(count)
+            ), dataset
+        split, seed = DeviceSplit.of(dataset.train), jnp.uint32(config.seed)
+        return train_batch(split, preprocessing, seed, positions), dataset
+    if train:
+        batches = train_batches(
+            dataset.train, dataset.train_crop, config.batch_size, config.seed, step, step + 1
+        )
+    else:
+        batches = eval_batches(dataset.test, dataset.eval_crop, count)
+    host = next(iter(batches))
+    images, labels, positions = (x[:count] for x in (host.images, host.labels, host.positions))
+    if not train:
+        return Batch(preprocessing.normalize(images), labels, host.mask[:count]), dataset
+    key = stream_key(config.seed)
+    return preprocessing.train(key, images, labels, positions), dataset
+
+
+def draw_grid(
+    images: Float[np.ndarray, "n h w c"], captions: list[str], columns: int
+) -> Image.Image:
+    """Draws images of values 0 to 1, a caption under each."""
+    height, width = images.shape[1:3]
+    scale = max(1, math.ceil(_SMALLEST / min(height, width)))
+    height, width = scale * height, scale * width
+    rows = math.ceil(len(images) / columns)
+    grid = Image.new("RGB", (columns * (width + 4), rows * (height + _CAPTION + 4)), "white")
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(_CAPTION - 4)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = i % columns * (width + 4), i // columns * (height + _CAPTION + 4)
+        pixels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+        tile = Image.fromarray(np.ascontiguousarray(pixels))
+        grid.paste(tile.resize((width, height), Image.Resampling.NEAREST), (x, y))
+        while caption and draw.textlength(caption, font) > width:
+            caption = caption[:-1]
+        draw.text((x, y + height), caption, "black", font)
+    return grid
+
+
+def captions_of(batch: Batch, names: tuple[str, ...]) -> list[str]:
+    """Returns the class of each image; of a mixed one, both with their shares in percent."""
+    labels: Int[np.ndarray, " b"] = np.asarray(batch.labels)
+    if batch.share is None:
+        return [names[label] for label in labels]
+    return [
+        f"{100 * share:.0f} {names[label]}, {100 * (1 - share):.0f} {names[other]}"
+        for label, other, share in zip(
+            labels, np.asarray(batch.others), np.asarray(batch.share), strict=True
+        )
+    ]
+
+
+def define_flags() -> None:
+    """Declares the options of this command."""
+    config_flags.DEFINE_config_file(
+        "config", None, "File that describes the run, and after a colon its argument."
+    )
+    flags.DEFINE_string("output", "preview.png", "PNG file to write.")
+    flags.DEFINE_integer("count", 32, "Number of images, rounded up to an even one.", 1)
+    flags.DEFINE_integer("columns", 8, "Number of images in a row.", 1)
+    flags.DEFINE_integer("step", 0, "Step of the run whose images to show.", 0)
+    flags.DEFINE_bool("train", True, "Training images; --notrain shows those of evaluation.")
+
+
+def main(argv: list[str]) -> None:
+    """Draws the images of a run's step."""
+    options = flags.FLAGS
+    config, _ = config_of_flags(options)
+    check_config(config)
+    count = min(options.count + options.count % 2, config.batch_size)
+    batch, dataset = preview_batch(config, options.step, count, options.train)
+    images = batch.images * jnp.asarray(dataset.std) + jnp.asarray(dataset.mean)
+    captions = captions_of(batch, dataset.class_names)
+    output = pathlib.Path(options.output)
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+    draw_grid(np.asarray(jax.device_get(images)), captions, options.columns).save(output)
+    what = f"training images of step {options.step}" if options.train else "test images"
+    print(f"{len(captions)} {what} of {dataset.name}, as the network is fed: {output}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(run_command(main), flags_parser=parse_flags)
