@@ -11,6 +11,7 @@ from se_flax.data.augment import POLICIES
 from se_flax.data.sources import check_dataset_name
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
+from se_flax.pretrained.load import check_source
 
 Check = Callable[[Any], bool]
 
@@ -26,6 +27,10 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "se_resnet20_cifar"
     config.model.overrides = ConfigDict()  # keyword arguments for create_model
+    # Published weights to begin with: a hub id or a file, see se_flax.load_pretrained. The
+    # classifier is new where the number of classes is another one.
+    config.init_from = ""
+    config.freeze_body = False  # train the classifier alone, on what the body gives in evaluation
     config.dtype = "float32"  # of computation ("bfloat16"); parameters stay float32
     config.sync_batch_norm = False  # batch statistics over all devices, not each one's own
 
@@ -69,6 +74,9 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.decay_norm_and_bias = False  # decay batch norm and biases too
     config.optimizer.clip_norm = 0.0  # largest global norm of a gradient; 0: no limit
+    # Layer-wise learning rates: (pattern, factor) pairs, such as (("classifier/*", 1.0),
+    # ("*", 0.1)); the first whose pattern a parameter's path matches counts.
+    config.optimizer.rates = ()
 
     config.schedule = ConfigDict()
     config.schedule.name = "step"  # or "cosine", "constant", "exponential"
@@ -126,6 +134,8 @@ _RULES: dict[str, tuple[Check, str]] = {
         "a whole number from 0 to 4294967295",
     ),
     "model.name": _TEXT,
+    "init_from": _TEXT,
+    "freeze_body": _FLAG,
     "dtype": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "sync_batch_norm": _FLAG,
     "dataset.name": _TEXT,
@@ -167,6 +177,19 @@ _RULES: dict[str, tuple[Check, str]] = {
     "optimizer.weight_decay": (_number(0), "a number of at least 0"),
     "optimizer.decay_norm_and_bias": _FLAG,
     "optimizer.clip_norm": (_number(0), "a number of at least 0"),
+    "optimizer.rates": (
+        lambda value: (
+            isinstance(value, tuple | list)
+            and all(
+                isinstance(pair, tuple | list)
+                and len(pair) == 2
+                and isinstance(pair[0], str)
+                and _number(0)(pair[1])
+                for pair in value
+            )
+        ),
+        "pairs of a pattern and a factor of at least 0",
+    ),
     "schedule.name": _one_of(("step", "cosine", "constant", "exponential")),
     "schedule.warmup": _FRACTION,
     "schedule.warmup_start": (_number(0, 1), "a number from 0 to 1"),
@@ -225,6 +248,8 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
         if not isinstance(value, bool | int | float | str | tuple | list):
             raise UserError(f"config.model.overrides.{field} must be a plain value, not {value!r}")
     build_model(config, num_classes=2)
+    if config.init_from:
+        check_source(config.model.name, config.init_from)
 
 
 def fill_in(config: ConfigDict) -> None:

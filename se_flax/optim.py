@@ -1,5 +1,8 @@
 """The optimiser and its learning rate schedule, from a config."""
 
+import fnmatch
+from collections.abc import Sequence
+
 import jax
 import optax
 from ml_collections import ConfigDict
@@ -73,6 +76,9 @@ def make_optimizer(
     `decay_norm_and_bias`, only arrays of two or more axes decay: the kernels, and neither biases
     nor the scales of batch norm.
 
+    With `config.freeze_body` only classifiers are updated. The pairs of `rates` multiply what is
+    added to the parameters.
+
     - "sgd": with momentum m, v = m v + g, of Nesterov's kind or not.
     - "rmsprop": as TensorFlow's `tf.train.RMSPropOptimizer`, s = d s + (1 - d) g^2 from s = 1
       and v = m v + rate g / sqrt(s + eps): the mean square s begins at 1, eps is inside the root,
@@ -102,12 +108,36 @@ def make_optimizer(
             learning_rate, momentum, decay, epsilon, weight_decay=weight_decay, mask=mask
         )
         in_gradient = optax.identity()
-    return optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
         in_gradient,
         rule,
     )
+    if options.rates:
+        optimizer = optax.chain(optimizer, _layer_wise(options.rates))
+    if config.freeze_body:
+        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, _in_head)
+    return optimizer
 
 
 def _kernels(params):
     return jax.tree.map(lambda param: param.ndim > 1, params)
+
+
+def _layer_wise(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    def scale(path, update):
+        name = _name(path)
+        factors = (factor for pattern, factor in rates if fnmatch.fnmatch(name, pattern))
+        return next(factors, 1.0) * update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def _in_head(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[0].key.endswith("classifier"), params
+    )
+
+
+def _name(path) -> str:
+    return "/".join(key.key for key in path)

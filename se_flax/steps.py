@@ -72,7 +72,8 @@ def make_train_step(
     Gradients, batch statistics and metrics are averaged or summed over the mapped axis `AXIS`,
     so every device returns the same state. The loss that is minimised includes, weighted by
     `config.auxiliary_weight`, that of the `auxiliary_logits` a network sows (Inception-v3); the
-    one that the metrics report does not.
+    one that the metrics report does not. With `config.freeze_body`, the network computes as in
+    evaluation: without dropout, and by its running statistics, which stay as they are.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -83,7 +84,7 @@ def make_train_step(
             logits, updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch.images,
-                train=True,
+                train=not config.freeze_body,
                 mutable=["batch_stats", "intermediates"],
                 rngs={"dropout": dropout_key},
             )
@@ -94,7 +95,7 @@ def make_train_step(
             for auxiliary in updated.get("intermediates", {}).get("auxiliary_logits", ()):
                 others = optax.softmax_cross_entropy(auxiliary, targets)
                 total += config.auxiliary_weight * jnp.mean(others)
-            return total, (logits, loss, updated.get("batch_stats", {}))
+            return total, (logits, loss, updated.get("batch_stats", state.batch_stats))
 
         gradients, (logits, loss, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)

@@ -7,11 +7,13 @@ import pathlib
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import optax
@@ -29,6 +31,7 @@ from se_flax.data.streaming import HostBatch, StreamedDataset, eval_batches, tra
 from se_flax.errors import UserError
 from se_flax.interrupt import Interrupt
 from se_flax.optim import learning_rate_schedule, make_optimizer
+from se_flax.pretrained import load_pretrained
 from se_flax.progress import Meter, Progress, format_results
 from se_flax.state import TrainState, abstract_replicated, create_state, replicate, share_out
 from se_flax.steps import (
@@ -246,7 +249,10 @@ def train(
         interrupt = stack.enter_context(Interrupt())
         saved = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
         if saved.latest is None:
-            state = replicate(jax.jit(program.initial_state)())
+            state = jax.jit(program.initial_state)()
+            if config.init_from:
+                state = with_published_weights(state, config, dataset.num_classes)
+            state = replicate(state)
             seconds, sums = 0.0, None
         else:
             state, carried = saved.restore(abstract_state, saved.latest)
@@ -366,6 +372,30 @@ def train(
         )
         progress.say(f"{summary['seconds']:.0f} s in all; results are in {workdir}")
         return summary
+
+
+def with_published_weights(state: TrainState, config: ConfigDict, num_classes: int) -> TrainState:
+    """Returns an initial state whose network begins with the weights of `config.init_from`.
+
+    The classifier stays as initialised where the weights are for another number of classes.
+
+    Raises:
+        UserError: if the weights cannot be read or are not the network's.
+    """
+    overrides = config.model.overrides.to_dict()
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        variables = load_pretrained(
+            config.model.name, config.init_from, num_classes=num_classes, **overrides
+        )
+    params = dict(variables["params"])
+    for note in notes:
+        print(note.message)
+        for name in [name for name in params if name.endswith("classifier")]:
+            params[name] = state.params[name]
+    variables = {"params": params, "batch_stats": variables.get("batch_stats", {})}
+    average = None if state.ema is None else jax.tree.map(jnp.copy, variables)
+    return state.replace(**variables, ema=average)
 
 
 def abstract_initial_state(program: Program) -> TrainState:

@@ -42,13 +42,8 @@ def load_pretrained(
         UserError: if the source cannot be read, or its tensors are not those of the network;
             the message lists what is missing, left over or of the wrong shape.
     """
-    info = model_info(name)
-    layouts = layouts_of(name)
-    of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
-    if of_others and name not in of_others:
-        raise UserError(f'{source} are weights of "{of_others[0]}", not of "{name}"')
-    if not layouts:
-        raise UserError(f'no weights are known to be published for "{name}"')
+    check_source(name, source)
+    info, layouts = model_info(name), layouts_of(name)
     tensors = read_tensors(source)
     heads = [layout.name(("params", "classifier", "bias")) for layout in layouts]
     own_classes = next((len(tensors[head]) for head in heads if head in tensors), None)
@@ -64,6 +59,15 @@ def load_pretrained(
         return convert(tensors, model, info.input_size, layouts, new_head)
     except UserError as error:
         raise UserError(f'{source} does not hold weights of "{name}": {error}') from error
+
+
+def check_source(name: str, source: str | pathlib.Path) -> None:
+    """Raises `UserError` if the source is known to hold no weights of a network."""
+    of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
+    if of_others and name not in of_others:
+        raise UserError(f'{source} are weights of "{of_others[0]}", not of "{name}"')
+    if not layouts_of(name):
+        raise UserError(f'no weights are known to be published for "{name}"')
 
 
 def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
