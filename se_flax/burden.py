@@ -183,7 +183,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "input_size", None, "Height and width of images; by default each network's own.", 1
     )
-    flags.DEFINE_integer("num_classes", 1000, "Size of the classifier's output.", 1)
+    flags.DEFINE_integer(
+        "num_classes", None, "Size of the classifier's output; by default 1000, of CIFAR's 10.", 1
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -193,20 +195,25 @@ def main(argv: list[str]) -> None:
     names = list_models(pattern)
     if not names:
         raise UserError(f'no model\'s name matches "{pattern}"')
-    print(f"{'model':<28}{'input':>6}{'parameters':>13}{'MB':>9}{'feature MB':>12}{'GMACs':>9}")
+    print(
+        f"{'model':<28}{'input':>6}{'classes':>8}{'parameters':>13}{'MB':>9}{'feature MB':>12}"
+        f"{'GMACs':>9}"
+    )
     for name in names:
-        size = options.input_size or model_info(name).input_size
-        counted = burden(create_model(name, options.num_classes), size)
+        info = model_info(name)
+        size = options.input_size or info.input_size
+        num_classes = options.num_classes or info.num_classes
+        counted = burden(create_model(name, num_classes), size)
         print(
-            f"{name:<28}{size:>6}{counted.parameters:>13,}{counted.parameter_mb:>9.1f}"
+            f"{name:<28}{size:>6}{num_classes:>8}{counted.parameters:>13,}{counted.parameter_mb:>9.1f}"
             f"{counted.feature_mb:>12.1f}{counted.multiply_adds / 1e9:>9.3f}",
             flush=True,
         )
-        if (size, options.num_classes) == (model_info(name).input_size, 1000):
+        if (size, num_classes) == (info.input_size, info.num_classes):
             for row in published_burden(name):
                 note = f" ({row['note']})" if row["note"] else ""
                 print(
-                    f"{'  published':<47}{row['parameter_mb']:>9}{row['feature_mb']:>12}"
+                    f"{'  published':<55}{row['parameter_mb']:>9}{row['feature_mb']:>12}"
                     f"{row['gmacs']:>9}  {row['source']}{note}"
                 )
 

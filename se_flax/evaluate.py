@@ -113,7 +113,11 @@ def evaluate_workdir(
 
 
 def evaluate_pretrained(
-    name: str, weights: str | pathlib.Path | None, source: ImageSource, batch_size: int = 64
+    name: str,
+    weights: str | pathlib.Path | None,
+    source: ImageSource,
+    batch_size: int = 64,
+    crop: CenterCrop | None = None,
 ) -> dict[str, Any]:
     """Returns loss and top-1/3/5 of published weights over all images of a source.
 
@@ -126,14 +130,16 @@ def evaluate_pretrained(
         source: the images. Its classes are those of the weights, in their order; for weights of
             ImageNet's 1000 classes they may be any of these, named by synset (n01440764).
         batch_size: number of images on all devices together, rounded up to divide by them.
+        crop: how to crop instead.
 
     Returns:
-        `loss` in nats, `top1`, `top3` and `top5` in percent, the number of `images`, and
-        `published`, a list of what was published for these weights and this network:
+        `loss` in nats, `top1`, `top3` and `top5` in percent, the number of `images`, how they
+        were cropped (`input_size`, `crop`, `interpolation`), and `published`, a list of what was
+        published for these weights and for this network, not always of these weights:
         `top1_error`, `top5_error` and their `source`, on ImageNet's validation images.
 
     Raises:
-        UserError: if the weights cannot be read, or the classes are not theirs.
+        UserError: if the weights cannot be read or give no numbers, or the classes are not theirs.
     """
     info = model_info(name)
     known = find_weights(name, weights)
@@ -151,8 +157,7 @@ def evaluate_pretrained(
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = _places_of_classes(source.class_names, num_classes)
 
-    shown_as = known or info
-    crop = CenterCrop(shown_as.input_size, shown_as.crop, shown_as.interpolation)
+    crop = crop or published_crop(name, weights)
     model = create_model(name, num_classes, **fields)
     evaluate = pmap_eval_images(make_eval_step(model), Preprocessing(info.mean, info.std))
     batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
@@ -160,6 +165,8 @@ def evaluate_pretrained(
     batches = eval_batches(_Renamed(source, places, class_names), crop, batch_size)
     batches = tqdm(batches, name, -(-len(source) // batch_size), leave=False, disable=None)
     means = evaluate_batches(evaluate, replicate(variables), batches)
+    if not np.isfinite(means["loss"]):
+        raise UserError(f"{weights} make the network's loss {means['loss']}")
     results = [result for result in info.published if result.dataset == "imagenet2012"]
     if known:
         by = f"{known.source} by {FIGURES}"
@@ -168,6 +175,9 @@ def evaluate_pretrained(
         "model": name,
         "weights": str(weights),
         "images": len(source),
+        "input_size": crop.size,
+        "crop": crop.crop,
+        "interpolation": crop.interpolation,
         **means,
         "published": [
             {
@@ -178,6 +188,12 @@ def evaluate_pretrained(
             for result in results
         ],
     }
+
+
+def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
+    """Returns how the images are cropped that weights, or else a network, are evaluated on."""
+    by = find_weights(name, weights) or model_info(name)
+    return CenterCrop(by.input_size, by.crop, by.interpolation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +234,9 @@ def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
 def define_flags() -> None:
     """Declares the options of this command."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_string("step", "best", 'Which checkpoint: "best", "latest" or a step.')
+    flags.DEFINE_string(
+        "step", None, 'Which checkpoint of a run: "best" (the default), "latest" or a step.'
+    )
     flags.DEFINE_string(
         "split",
         None,
@@ -236,18 +254,23 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("dataset", None, "TFDS data set to evaluate published weights on.")
     flags.DEFINE_string("image_dir", None, "A folder of class folders to evaluate on.")
-    flags.DEFINE_integer("batch_size", 64, "Images at a time, of published weights.", 1)
+    flags.DEFINE_integer("batch_size", None, "Images at a time, of published weights.", 1)
+    flags.DEFINE_integer("input_size", None, "Of published weights: size of the crop.", 1)
+    flags.DEFINE_float("crop", None, "The part of the short side that the crop has.", 0.01, 1.0)
+    flags.DEFINE_enum("interpolation", None, ["bilinear", "bicubic"], "How images are resized.")
 
 
 def main(argv: list[str]) -> None:
     """Prints the results as a line and as JSON."""
     options = flags.FLAGS
     if options.model:
+        _refuse("--model", _OF_RUNS)
         _main_pretrained()
     elif options.workdir:
+        _refuse("--workdir", _OF_WEIGHTS)
         results = evaluate_workdir(
             options.workdir,
-            options.step,
+            options.step or "best",
             options.split or "test",
             data_dir=options.data_dir,
             image_dir=options.image_dir,
@@ -262,19 +285,33 @@ def main(argv: list[str]) -> None:
         )
 
 
+_OF_RUNS = ("workdir", "step")
+_OF_WEIGHTS = ("weights", "dataset", "batch_size", "input_size", "crop", "interpolation")
+
+
+def _refuse(given: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if flags.FLAGS[name].value is not None:
+            raise UserError(f"--{name} does not go with {given}")
+
+
 def _main_pretrained() -> None:
     options = flags.FLAGS
-    if options.workdir:
-        raise UserError("--workdir and --model exclude each other")
     if (options.dataset is None) == (options.image_dir is None):
         raise UserError("with --model, give either --dataset=NAME or --image_dir=DIR")
     names = []
     for pattern in options.model:
-        matching = [name for name in list_models(pattern) if find_weights(name)]
-        # A name is itself whether or not its weights are known; an unknown one is an error.
-        names += matching or [model_info(pattern).name]
+        if any(sign in pattern for sign in "*?["):
+            matching = [name for name in list_models(pattern) if find_weights(name)]
+            if not matching:
+                raise UserError(f'no weights are known of a model whose name matches "{pattern}"')
+            names += matching
+        elif pattern:
+            names.append(model_info(pattern).name)
     if options.weights and len(names) > 1:
         raise UserError(f"--weights are of one model, but --model gives {len(names)}")
+    if options.image_dir and options.split:
+        raise UserError("--split is of --dataset, not of --image_dir")
     if options.image_dir:
         shown, source = options.image_dir, ImageFolder.of(options.image_dir)
     else:
@@ -282,10 +319,21 @@ def _main_pretrained() -> None:
         shown = f"{options.dataset} {split}"
         source = TfdsImages(options.dataset, split, options.data_dir)
     for name in names:
-        results = evaluate_pretrained(name, options.weights, source, options.batch_size)
-        title = f"{name} ({results['weights']}) on {shown}, {results['images']:,} images"
+        crop = published_crop(name, options.weights)
+        crop = CenterCrop(
+            options.input_size or crop.size,
+            options.crop or crop.crop,
+            options.interpolation or crop.interpolation,
+        )
+        batch_size = options.batch_size or 64
+        results = evaluate_pretrained(name, options.weights, source, batch_size, crop)
+        title = (
+            f"{name} ({results['weights']}) on {shown}, {results['images']:,} images, "
+            f"{crop.size} pixels, crop {crop.crop}, {crop.interpolation}"
+        )
         print(format_results(title, results))
         print(_errors(100 - results["top1"], 100 - results["top5"], "here"))
+        print("  published for this network:")
         for figures in results["published"]:
             print(_errors(**figures))
         print(json.dumps({**results, "evaluated_on": shown}), flush=True)

@@ -28,12 +28,49 @@ def test_published_results_are_of_registered_networks():
     assert model_info("resnet50_caffe").published[0].top1_error == 24.80
     assert model_info("se_resnet50_caffe").published[0].top1_error == 23.29
     with_results = [name for name in list_models() if model_info(name).published]
-    assert len(with_results) == 2 * 8 + 1 + 2 * 2 + 8  # table 2, SENet-154, CIFAR, EfficientNet
+    # Table 2, SENet-154, CIFAR, EfficientNet: each network plain and with SE, or by two names.
+    assert len(with_results) == 2 * (8 + 1 + 2 + 8)
 
 
 def test_weights_of_another_network_are_refused_before_they_are_fetched():
     with pytest.raises(UserError, match='are weights of "se_resnet50_caffe", not of "se_resnet50"'):
         load_pretrained("se_resnet50", "timm/legacy_seresnet50.in1k")
+
+
+def test_both_names_of_a_network_with_two_have_its_results_and_weights():
+    for name in ("senet154", "efficientnet_b0"):
+        assert model_info(f"se_{name}").published == model_info(name).published
+        assert find_weights(f"se_{name}") == find_weights(name)
+
+
+def test_published_errors_are_plausible():
+    for name in list_models():
+        for result in model_info(name).published:
+            assert 3 < result.top1_error < 40
+            assert result.top5_error is None or 2 < result.top5_error < result.top1_error / 2
+    for weights in catalogue():
+        assert 15 < weights.top1_error < 31
+        assert 3 < weights.top5_error < weights.top1_error / 2
+        # The same network's own published error, trained by another recipe.
+        for result in model_info(weights.model).published:
+            assert abs(weights.top1_error - result.top1_error) < 4
+    for name in ("resnet50_caffe", "resnext101_32x4d_caffe", "vgg16_bn", "bn_inception"):
+        plain, with_se = (model_info(n).published[0] for n in (name, f"se_{name}"))
+        assert with_se.top1_error < plain.top1_error
+        assert with_se.top5_error < plain.top5_error
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("efficientnet_b0", "timm/efficientnet_b0.ra_in1k"),
+        ("resnet50_caffe", "timm/resnet50.a1_in1k"),
+        ("se_resnet50", "timm/legacy_seresnet50.other"),
+    ],
+)
+def test_ids_of_networks_that_compute_otherwise_are_refused(name, source):
+    with pytest.raises(UserError, match="computes otherwise"):
+        load_pretrained(name, source)
 
 
 def test_the_catalogue_is_listed(run_python):
@@ -49,7 +86,10 @@ def test_the_catalogue_is_listed(run_python):
     [
         ([], "--workdir=DIR is missing"),
         (["--model=resnet50"], "give either --dataset=NAME or --image_dir=DIR"),
-        (["--model=resnet50", "--workdir=runs/x"], "exclude each other"),
+        (["--model=resnet50", "--workdir=runs/x"], "--workdir does not go with --model"),
+        (["--workdir=runs/x", "--weights=x.pth"], "--weights does not go with --workdir"),
+        (["--model=resnet50", "--image_dir=tests", "--split=test"], "--split is of --dataset"),
+        (["--model=se_preact*", "--image_dir=tests"], "no weights are known of a model"),
         (["--model=resnet51", "--image_dir=x"], 'no model "resnet51"'),
         (["--model=resnet50", "--image_dir=/nowhere"], "there is no folder /nowhere"),
         (["--model=se_resnet*", "--weights=x.pth", "--image_dir=tests"], "--weights are of one"),

@@ -55,7 +55,11 @@ class ImageFolder:
         directory = pathlib.Path(directory).expanduser()
         if not directory.is_dir():
             raise UserError(f"there is no folder {directory}")
-        folders = sorted(path.name for path in directory.iterdir() if path.is_dir())
+        folders = sorted(
+            path.name
+            for path in directory.iterdir()
+            if path.is_dir() and not path.name.startswith(".")
+        )
         class_names = tuple(folders) if class_names is None else tuple(class_names)
         unknown = [name for name in folders if name not in class_names]
         if unknown:

@@ -1,6 +1,8 @@
 """SE blocks behind the layers of any linen module, the module itself left as it is."""
 
 import fnmatch
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,17 +16,17 @@ class AddSE(nn.Module):
     """A module whose chosen layers are each followed by an SE block; see `add_se`.
 
     Attributes:
-        module: the module.
+        wrapped_module: the module; under a name that none of its own layers is likely to have.
         layers: paths of the layers, or patterns of paths.
-        block: an SE block, copied for each layer.
+        make_block: makes the SE block of a layer, called with its name.
     """
 
-    module: nn.Module
+    wrapped_module: nn.Module
     layers: tuple[str, ...]
-    block: SqueezeExcite
+    make_block: Callable[..., SqueezeExcite]
 
     def setup(self):  # noqa: D102
-        nn.share_scope(self, self.module)
+        nn.share_scope(self, self.wrapped_module)
 
     @nn.compact
     def __call__(self, *args, **kwargs) -> Any:
@@ -34,6 +36,8 @@ class AddSE(nn.Module):
         maps: set[str] = set()  # paths of layers that return maps
         found: set[str] = set()  # items of `layers` that match some of them
 
+        spatial_dims = self.make_block(parent=None).spatial_dims
+
         def rescale(next_function, args, kwargs, context):
             output = next_function(*args, **kwargs)
             names = context.module.scope.path[depth:]
@@ -41,7 +45,7 @@ class AddSE(nn.Module):
                 return output
             if names[0] in {block.name for block in blocks.values()}:
                 return output
-            if not isinstance(output, jax.Array) or output.ndim <= self.block.spatial_dims:
+            if not isinstance(output, jax.Array) or output.ndim <= spatial_dims:
                 return output
             path = "/".join(names)
             maps.add(path)
@@ -49,12 +53,17 @@ class AddSE(nn.Module):
             if not matching:
                 return output
             found.update(matching)
+            if context.module.scope.trace_level != self.scope.trace_level:
+                raise UserError(
+                    f'the layer "{path}" is inside nn.remat, nn.jit, nn.scan or another lifted '
+                    "transformation, where add_se cannot put a block"
+                )
             if path not in blocks:
-                blocks[path] = self.block.clone(name=f"{'_'.join(names)}_se", parent=self)
+                blocks[path] = self.make_block(name=f"{'_'.join(names)}_se", parent=self)
             return blocks[path](output)
 
         with nn.intercept_methods(rescale):
-            output = self.module(*args, **kwargs)
+            output = self.wrapped_module(*args, **kwargs)
         for layer in self.layers:
             if layer not in found:
                 valid = sorted(maps)
@@ -70,10 +79,11 @@ def add_se(
 ) -> nn.Module:
     """Puts an SE block behind chosen layers of a module.
 
-    The module may be any linen module, and is not changed; the result is called as it is. Its
-    variables are the module's own, under the same paths, so that weights of the module still
-    load, and beside them those of each block, named after the layer: of `block1/conv2` it is
-    `block1_conv2_se`.
+    The module may be any linen module, and is not changed; the result is called as it is. The
+    layers may not be inside of lifted transformations (nn.remat, nn.jit, nn.scan); one that is
+    called more than once has the same block behind each call. The variables are the module's own,
+    under the same paths, so that weights of the module still load, and beside them those of each
+    block, named after the layer: of `block1/conv2` it is `block1_conv2_se`.
 
         model = add_se(MyNetwork(), ["block1/conv2", "block2/*"], reduction=8)
         variables = model.init(key, images)
@@ -86,10 +96,17 @@ def add_se(
         **fields: other fields of `SqueezeExcite`.
 
     Raises:
-        UserError: when the result is initialised or applied, if no such layer is called; the
-            message lists the valid ones.
+        UserError: when the result is initialised or applied, if no such layer is called (the
+            message lists the valid ones) or it is inside of a lifted transformation; at once, if
+            `module` is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"add_se needs a module, such as MyNetwork(), not {module!r}")
+    if isinstance(module, AddSE):
+        raise UserError("the module has SE blocks of add_se already; name all layers in one call")
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     if not layers:
         raise UserError("add_se needs the path of at least one layer")
-    return AddSE(module, layers, SqueezeExcite(reduction=reduction, parent=None, **fields))
+    make_block = functools.partial(SqueezeExcite, reduction=reduction, **fields)
+    make_block(parent=None)  # refuses values that the block does not know
+    return AddSE(module, layers, make_block)

@@ -35,7 +35,8 @@ VARIANTS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
 class SqueezeExcite(nn.Module):
     """Rescales each channel by a gate computed from all channels.
 
-    For a map u of h x w positions and c channels, equations 2 to 4 of the paper:
+    For a map u of h x w positions and c channels, equations 2 to 4 of the paper, and biases, as
+    the networks that its authors released have them:
 
         z_k = mean over positions of u_k            (squeeze)
         s   = sigmoid(W2 relu(W1 z + b1) + b2)      (excitation)
@@ -53,12 +54,14 @@ class SqueezeExcite(nn.Module):
             paper, NoSqueeze).
         variant: the dense layers before the last one, each followed by `activation`:
             "standard", or one of those of "Variations of Squeeze and Excitation networks"
-            (arXiv:2304.06502, section 4): "slow_squeeze" reduces in two steps, by half of r
-            first; "slow_excite" goes back in two steps; "slow_squeeze_slow_excite" does
-            both; "bump" has one more layer at the bottleneck's width.
+            (arXiv:2304.06502, section 4): "slow_squeeze" reduces in two steps, to twice the
+            bottleneck's width first; "slow_excite" goes back in two steps;
+            "slow_squeeze_slow_excite" does both; "bump" has one more layer at the bottleneck's
+            width.
         activation: after those layers, "relu" or another of `ACTIVATIONS`.
         gate: of the last layer: "sigmoid", "hard_sigmoid", "tanh", "relu".
-        use_bias: whether the dense layers have biases.
+        use_bias: whether the dense layers have biases. Equation 3 has none, nor have the
+            networks of the paper's ablations (section 6).
         spatial_dims: how many axes before the channels are positions: 2 for images,
             1 for sequences, 3 for volumes. All axes before those are batch axes.
         dtype: computation type of the dense layers and of the product; by default that of

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from se_flax.errors import UserError
 from se_flax.layers.residual import residual_sum
 from se_flax.layers.squeeze_excite import SqueezeExcite
+from se_flax.models.checks import check_images
 from se_flax.models.registry import register
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -159,6 +160,7 @@ class EfficientNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.sync_axis,
         )
+        check_images(images)
         x = images.astype(self.dtype)
         widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
         x = conv(widths[0], (3, 3), strides=2, name="stem_conv")(x)

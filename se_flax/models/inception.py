@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
 from se_flax.layers.residual import residual_sum
+from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
 Pool = Callable[[Float[Array, "n h w c"]], Float[Array, "n h2 w2 c"]]
@@ -178,6 +179,7 @@ class Inception(nn.Module):
             UserError: if the images are too small for the auxiliary classifier, and it is to
                 be initialised or trained.
         """
+        check_images(images)
         conv = functools.partial(nn.Conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         norm = functools.partial(
             nn.BatchNorm,
@@ -196,6 +198,7 @@ class Inception(nn.Module):
             for entry in modules:
                 x = InceptionModule(entry, layer, conv, self.se, name=entry.name)(x)
             maps[f"stage{i}"] = x
+        check_size(images, x)
         x = apply_layers(self.final, x, layer)
         maps[f"stage{len(maps)}"] = x
         if features:
@@ -275,7 +278,8 @@ register(
     "bn_inception",
     Inception,
     input_size=224,
-    paper="Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, figure 5",
+    paper="Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, figure 5, as released for "
+    "Caffe: the first convolution is not separable",
     # Of the released weights, which were trained on 0 to 255 with the mean alone subtracted.
     mean=(128 / 255, 117 / 255, 104 / 255),
     std=(1 / 255, 1 / 255, 1 / 255),
@@ -435,7 +439,7 @@ register(
     Inception,
     input_size=299,
     interpolation="bicubic",
-    paper=f"{_V3_PAPER}, section 6",
+    paper=f"{_V3_PAPER}, section 6, as released in TF-Slim: another stem than in table 1",
     mean=_HALF,
     std=_HALF,
     stem=_STEM,
@@ -543,7 +547,8 @@ register(
     input_size=299,
     crop=0.8975,
     interpolation="bicubic",
-    paper="Szegedy et al., Inception-v4 and Inception-ResNet, arXiv:1602.07261, section 3.2",
+    paper="Szegedy et al., Inception-v4 and Inception-ResNet, arXiv:1602.07261, section 3.2, as "
+    "released in TF-Slim: stem of Inception-v3, 10, 20 and 10 blocks",
     mean=_HALF,
     std=_HALF,
     stem=_STEM,

@@ -50,6 +50,8 @@ class ModelInfo:
         mean, std: of red, green and blue, where white is 1: images are normalised to
             (image - mean) / std. Those of CIFAR networks are their data set's.
         paper: where it was published.
+        same_as: the other name of the very same network, under which its results and weights
+            are listed, if it has two.
     """
 
     name: str
@@ -61,11 +63,18 @@ class ModelInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     paper: str
+    same_as: str | None = None
 
     @property
     def published(self) -> list[Published]:
         """The network's published results."""
-        return [result for name, result in _published_results() if name == self.name]
+        own = self.same_as or self.name
+        return [result for name, result in _published_results() if name == own]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the data set it was published for, ImageNet or CIFAR-10."""
+        return 10 if self.input_size == 32 else 1000
 
 
 _MODELS: dict[str, ModelInfo] = {}
@@ -100,6 +109,7 @@ def register(
     with_se = dataclasses.replace(info, name=f"se_{name}", fields={**fields, "se": se})
     if published_with_se:
         info = dataclasses.replace(info, fields=with_se.fields)
+        with_se = dataclasses.replace(with_se, same_as=name)
     else:
         with_se = dataclasses.replace(with_se, paper=f"{SE_PAPER}; body: {paper}")
     _MODELS[info.name], _MODELS[with_se.name] = info, with_se
@@ -162,6 +172,8 @@ def create_model(
         UserError: if there is no such model, or it has no such field or value of a field.
     """
     info = model_info(name)
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
     fields = {**info.fields, "num_classes": num_classes, "dtype": dtype}
     known = _field_names(info.module)
     of_block = _field_names(SqueezeExcite) - known
@@ -174,12 +186,13 @@ def create_model(
             )
     fields.update({field: value for field, value in overrides.items() if field in known})
     for_block = {field: value for field, value in overrides.items() if field in of_block}
+    about_se = [field for field in overrides if field in of_block or field.startswith("se_")]
+    if about_se and fields.get("se") is None:
+        raise UserError(
+            f'"{about_se[0]}" does not apply to "{name}" without SE blocks'
+            + ("" if name.startswith("se_") else f' ("se_{name}" has them)')
+        )
     if for_block:
-        if fields.get("se") is None:
-            raise UserError(
-                f'"{next(iter(for_block))}" does not apply to "{name}" without SE blocks'
-                + ("" if name.startswith("se_") else f' ("se_{name}" has them)')
-            )
         fields["se"] = functools.partial(fields["se"], **for_block)
         fields["se"]()  # refuses values that the block does not know
     return info.module(**fields)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
 from se_flax.layers.residual import residual_sum
+from se_flax.models.checks import check_images
 from se_flax.models.registry import SE_PAPER, register
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -212,6 +213,7 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.sync_axis,
         )
+        check_images(images)
         x = images.astype(self.dtype)
         if self.stem == "deep":
             for i, (width, stride) in enumerate([(64, 2), (64, 1)], start=1):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
 
@@ -53,6 +54,7 @@ class SmallCNN(nn.Module):
         With `features`, returns instead the output of each stage's pooling by its name,
         `stage1` first.
         """
+        check_images(images)
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
         x = images.astype(self.dtype)
         maps = {}
@@ -64,6 +66,7 @@ class SmallCNN(nn.Module):
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
             maps[f"stage{i}"] = x
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        check_size(images, x)
         if features:
             return maps
         x = x.reshape(len(x), -1)
@@ -107,6 +110,7 @@ class ThreeLayerCNN(nn.Module):
         With `features`, returns instead the output of each layer's pooling by its name,
         `stage1` first.
         """
+        check_images(images)
         x = images.astype(self.dtype)
         maps = {}
         first, third = self.widths
@@ -117,6 +121,7 @@ class ThreeLayerCNN(nn.Module):
                 x = jax.nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
             maps[f"stage{i}"] = x
+        check_size(images, x)
         if features:
             return maps
         x = x.reshape(len(x), -1).astype(jnp.float32)

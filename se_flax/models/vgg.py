@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from se_flax.errors import UserError
+from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -87,12 +87,7 @@ class VGG(nn.Module):
         Raises:
             UserError: if the images are so small that pooling leaves nothing.
         """
-        smallest = 2 ** len(self.stage_sizes)
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(
-                f"images must be at least {smallest} pixels high and wide for "
-                f"{len(self.stage_sizes)} poolings, not {images.shape[1]} x {images.shape[2]}"
-            )
+        check_images(images)
         conv = functools.partial(nn.Conv, padding=1, kernel_init=he_normal, dtype=self.dtype)
         norm = functools.partial(
             nn.BatchNorm,
@@ -114,6 +109,7 @@ class VGG(nn.Module):
                     x = self.se(name=f"stage{i}_se{j}")(x)
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
             maps[f"stage{i}"] = x
+        check_size(images, x)
         if features:
             return maps
         x = adaptive_average_pool(x, POOLED)

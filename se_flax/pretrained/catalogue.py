@@ -5,7 +5,9 @@ import dataclasses
 import functools
 import importlib.resources
 
-FIGURES = "results-imagenet.csv of timm, github.com/huggingface/pytorch-image-models"
+from se_flax.models import model_info
+
+FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at 0173a139a2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +56,12 @@ def catalogue() -> tuple[PublishedWeights, ...]:
 
 def find_weights(model: str, source: str | None = None) -> PublishedWeights | None:
     """Returns the weights of a network from a source, or from the default one, if known."""
+    own = model_info(model).same_as or model
     return next(
         (
             weights
             for weights in catalogue()
-            if weights.model == model and source in (None, weights.source)
+            if weights.model == own and source in (None, weights.source)
         ),
         None,
     )

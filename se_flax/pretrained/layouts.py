@@ -162,6 +162,15 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
 )
 
 
+def hub_names_of(name: str) -> str:
+    """Returns a pattern of the ids, on the hub, of timm's networks that compute as a network."""
+    if "efficientnet" in name:
+        return "timm/tf_efficientnet_*"
+    if name.endswith("_caffe") or name == "senet154":
+        return "timm/legacy_*"
+    return "timm/[!l]*"
+
+
 def layouts_of(name: str) -> tuple[Layout, ...]:
     """Returns the layouts in which weights of a registered network are published."""
     return next((value for pattern, value in _LAYOUTS if fnmatch.fnmatch(name, pattern)), ())

@@ -1,9 +1,9 @@
 """Reads published weights from a file or a hub into the variables of our networks."""
 
+import fnmatch
 import pathlib
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +13,10 @@ from se_flax.errors import UserError
 from se_flax.models import create_model, model_info
 from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.convert import convert
-from se_flax.pretrained.layouts import layouts_of
+from se_flax.pretrained.layouts import hub_names_of, layouts_of
 
+# Under what a checkpoint keeps its state dict, beside other things.
+_CONTAINERS = ("state_dict", "model_state_dict", "model")
 _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 
 
@@ -28,7 +30,10 @@ def load_pretrained(
 
     What images must be like (size, mean and standard deviation) is in
     `se_flax.models.model_info(name)`. Nothing in a file is ever executed: a PyTorch file that
-    holds more than tensors is refused.
+    holds more than tensors is refused. What a file cannot show is how its network computes: the
+    same tensors may be of one with its stride in another convolution (`resnet50` and
+    `resnet50_caffe`) or another padding and epsilon (EfficientNet in TensorFlow, which is ours,
+    and ports to PyTorch).
 
     Args:
         name: one of `list_models()`.
@@ -47,11 +52,12 @@ def load_pretrained(
     tensors = read_tensors(source)
     heads = [layout.name(("params", "classifier", "bias")) for layout in layouts]
     own_classes = next((len(tensors[head]) for head in heads if head in tensors), None)
-    new_head = None not in (num_classes, own_classes) and num_classes != own_classes
+    new_head = num_classes is not None and num_classes != own_classes
     if new_head:
+        have = f"are for {own_classes} classes" if own_classes else "have no classifier"
         warnings.warn(
-            f"the weights in {source} are for {own_classes} classes; the body is kept, and the "
-            f"classifier of {num_classes} is new and random",
+            f"the weights in {source} {have}; the body is kept, and the classifier of "
+            f"{num_classes} is new and random",
             stacklevel=2,
         )
     model = create_model(name, num_classes or own_classes or 1000, **overrides)
@@ -63,9 +69,16 @@ def load_pretrained(
 
 def check_source(name: str, source: str | pathlib.Path) -> None:
     """Raises `UserError` if the source is known to hold no weights of a network."""
+    own = model_info(name).same_as or name
     of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
-    if of_others and name not in of_others:
+    if of_others and own not in of_others:
         raise UserError(f'{source} are weights of "{of_others[0]}", not of "{name}"')
+    hub_names = hub_names_of(own)
+    if str(source).startswith("timm/") and not fnmatch.fnmatch(str(source), hub_names):
+        raise UserError(
+            f'{source} are not weights of "{name}", which computes otherwise than networks whose '
+            f"id is not like {hub_names}"
+        )
     if not layouts_of(name):
         raise UserError(f'no weights are known to be published for "{name}"')
 
@@ -117,13 +130,13 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{path} is damaged or holds more than tensors, and is not read, because that could "
             "run code"
         ) from error
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} is damaged: {reason}") from error
+    except Exception as error:  # of a damaged file, PyTorch raises many kinds
+        reason = str(error).strip().partition("\n")[0] or "it ends too soon"
+        raise UserError(f"{path} is damaged or not a PyTorch file: {reason}") from error
     if isinstance(content, Mapping):
-        content = content.get("state_dict", content)
+        content = next((content[key] for key in _CONTAINERS if key in content), content)
     if not isinstance(content, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in content.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
         raise UserError(f"{path} does not hold a state dict, tensors by name")
     return {name.removeprefix("module."): value.float().numpy() for name, value in content.items()}

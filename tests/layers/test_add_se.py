@@ -165,3 +165,42 @@ def test_a_layer_that_is_none_is_told_with_those_that_are(images):
         add_se(SmallCNN(), "Dense_0").init(jax.random.key(0), images)
     with pytest.raises(UserError, match="at least one layer"):
         add_se(SmallCNN(), [])
+
+
+@pytest.mark.parametrize("lifted", [nn.remat, nn.jit])
+@pytest.mark.parametrize("layer", ["block", "block/conv"])
+def test_layers_inside_of_lifted_transformations_are_refused(lifted, layer):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Conv(8, (3, 3), name="conv")(x)
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return lifted(Block)(name="block")(nn.Conv(8, (3, 3), name="stem")(x))
+
+    x = jnp.zeros((1, 4, 4, 3))
+    with pytest.raises(UserError, match=r"inside nn\.remat, nn\.jit"):
+        add_se(Net(), layer, reduction=2).init(jax.random.key(0), x)
+    variables = add_se(Net(), "stem", reduction=2).init(jax.random.key(0), x)
+    assert "stem_se" in variables["params"]
+
+
+def test_what_is_no_module_or_has_blocks_already_is_refused():
+    with pytest.raises(UserError, match="needs a module"):
+        add_se(nn.Conv, "conv")
+    with pytest.raises(UserError, match="in one call"):
+        add_se(add_se(nn.Conv(8, (3, 3)), "a"), "b")
+
+
+@pytest.mark.parametrize("name", ["block", "module", "layers"])
+def test_layers_may_have_any_name(name):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Conv(8, (3, 3), name=name)(x)
+
+    x = jnp.zeros((1, 4, 4, 3))
+    variables = add_se(Net(), name, reduction=2).init(jax.random.key(0), x)
+    assert set(variables["params"]) == {name, f"{name}_se"}

@@ -88,7 +88,7 @@ def test_images_of_any_size_give_the_same_parameters(size):
 
 
 def test_images_that_pooling_leaves_nothing_of_are_refused():
-    with pytest.raises(UserError, match=r"at least 32 pixels high and wide .* not 32 x 31"):
+    with pytest.raises(UserError, match="images of 32 x 31 are too small"):
         create_model("vgg16").init(jax.random.key(0), jnp.zeros((1, 32, 31, 3)))
 
 
