@@ -6,11 +6,12 @@ import pytest
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 
 
-def curve(run_python, workdir, sync, **environment):
+def curve(run_python, workdir, sync, *options, **environment):
     process = run_python(
         *("-m", "se_flax.main", "--config=tests/tiny_run.py", f"--workdir={workdir}"),
         *("--config.num_epochs=2", "--config.log_every_steps=1"),
         f"--config.sync_batch_norm={sync}",
+        *options,
         **environment,
     )
     assert process.returncode == 0, process.stderr
@@ -40,3 +41,19 @@ def test_eight_devices_each_with_its_own_statistics_do_not(run_python, tmp_path,
     losses, _ = curve(run_python, tmp_path, sync=False, **EIGHT_DEVICES)
     assert np.abs(losses[:5] - one_device[:5]).max() > 1e-3
     assert losses[-1] < losses[0]
+
+
+def test_eight_devices_follow_the_curve_of_one_on_streamed_and_mixed_images(
+    run_python, tmp_path, image_dir
+):
+    options = (f"--config.dataset.image_dir={image_dir}", "--config.dataset.image_size=16")
+    options += ("--config.batch_size=16", "--config.augment.mixup=0.5")
+    options += ("--config.augment.policy=autoaugment_cifar10",)
+    one, _ = curve(run_python, tmp_path / "one", True, *options)
+    eight, summary = curve(run_python, tmp_path / "eight", True, *options, **EIGHT_DEVICES)
+    assert summary["device_count"] == 8
+    assert len(one) == len(eight) == 6
+    np.testing.assert_allclose(eight, one, rtol=1e-3)
+    assert json.loads((tmp_path / "one" / "summary.json").read_text())["final"][
+        "top1"
+    ] == pytest.approx(summary["final"]["top1"], abs=100 / 13 + 0.01)

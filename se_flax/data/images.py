@@ -1,7 +1,9 @@
 """Images on the host: decoding, and the crops of published training and evaluation."""
 
 import dataclasses
-from typing import Protocol
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -35,14 +37,25 @@ class Crop(Protocol):
 
     Attributes:
         size: height and width of the result.
+        draws: how many random numbers it takes.
     """
 
     size: int
+    draws: int
 
     def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        draws: Sequence[float] = (),
+        out: UInt8[np.ndarray, "size size 3"] | None = None,
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the crop; whatever is random about it comes from the generator."""
+        """Returns the crop, in `out` if that is given.
+
+        Args:
+            image: the image.
+            draws: `self.draws` numbers, uniform between 0 and 1.
+            out: where to write the crop.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +74,15 @@ class CenterCrop:
     size: int
     crop: float = 0.875
     interpolation: str = "bilinear"
+    draws: ClassVar[int] = 0
 
     def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator | None = None
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        draws: Sequence[float] = (),
+        out: UInt8[np.ndarray, "size size 3"] | None = None,
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the crop, always the same."""
+        """Returns the crop; see `Crop`."""
         height, width = image.shape[:2]
         short = int(self.size / self.crop)
         scale = short / min(height, width)
@@ -76,7 +93,11 @@ class CenterCrop:
             resized = Image.fromarray(np.ascontiguousarray(image))
             resized = np.asarray(resized.resize(shape, _RESAMPLING[self.interpolation]))
         top, left = (round((length - self.size) / 2) for length in resized.shape[:2])
-        return resized[top : top + self.size, left : left + self.size]
+        cropped = resized[top : top + self.size, left : left + self.size]
+        if out is None:
+            return cropped
+        out[:] = cropped
+        return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,30 +117,33 @@ class RandomResizedCrop:
     size: int
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    draws: ClassVar[int] = 4 * _TRIES
 
     def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"], generator: np.random.Generator
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        draws: Sequence[float],
+        out: UInt8[np.ndarray, "size size 3"] | None = None,
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the crop."""
-        top, left, height, width = self.box(image.shape[0], image.shape[1], generator)
+        """Returns the crop; see `Crop`."""
+        top, left, height, width = self.box(image.shape[0], image.shape[1], draws)
         part = image[top : top + height, left : left + width]
         # Averages where it becomes smaller, so that no pixels are skipped.
         shrinks = min(height, width) > self.size
         return cv2.resize(
             part,
             (self.size, self.size),
+            dst=out,
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
         )
 
-    def box(
-        self, height: int, width: int, generator: np.random.Generator
-    ) -> tuple[int, int, int, int]:
+    def box(self, height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
         """Returns top, left, height and width of the part, in pixels."""
-        draws = generator.random((_TRIES, 4)).tolist()
-        low, high = np.log(self.aspect)
-        for share, shape, down, right in draws:
+        low, high = math.log(self.aspect[0]), math.log(self.aspect[1])
+        for i in range(0, self.draws, 4):
+            share, shape, down, right = draws[i : i + 4]
             part = height * width * (self.area[0] + share * (self.area[1] - self.area[0]))
-            aspect = np.exp(low + shape * (high - low))
+            aspect = math.exp(low + shape * (high - low))
             w, h = round((part * aspect) ** 0.5), round((part / aspect) ** 0.5)
             if 0 < w <= width and 0 < h <= height:
                 return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w

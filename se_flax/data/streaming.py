@@ -112,12 +112,18 @@ class _Batches:
         positions = np.arange(self.share) + (i * self.batch_size + self.first)
         images = np.empty((self.share, self.crop.size, self.crop.size, 3), np.uint8)
         labels = np.empty(self.share, np.int32)
+        # For all hosts, of which each takes its own.
+        draws = np.random.default_rng([self.seed or 0, i]).random(
+            (self.batch_size, self.crop.draws)
+        )
+        draws = draws[self.first : self.first + self.share].tolist()
         for k, position in enumerate(positions.tolist()):
-            images[k], labels[k] = self._example(position)
+            labels[k] = self._read(position, draws[k], images[k])
         mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
         return HostBatch(images, labels, positions, mask)
 
-    def _example(self, position: int) -> tuple[np.ndarray, int]:
+    def _read(self, position: int, draws: list[float], out: np.ndarray) -> int:
+        """Writes the image at a position; returns its label."""
         size = len(self.source)
         if self.seed is None:
             place = min(position, size - 1)
@@ -130,11 +136,9 @@ class _Batches:
                 f"{self.source.describe(place)} has the label {label}, but there are "
                 f"{len(self.source.class_names)} classes, numbered from 0"
             )
-        generator = None
-        if self.seed is not None:
-            generator = np.random.Generator(np.random.Philox(key=self.seed, counter=position))
         try:
-            return self.crop(decode(record["image"]), generator), label
+            self.crop(decode(record["image"]), draws, out)
+            return label
         except UserError as error:
             raise UserError(f"cannot read {self.source.describe(place)}: {error}") from error
 
@@ -224,8 +228,8 @@ def train_batches(
 ) -> Iterator[HostBatch]:
     """Yields this host's share of the batches of steps first_step to last_step - 1.
 
-    Image and crop at a position are a function of (seed, position), whatever the number of
-    hosts, workers and interruptions.
+    Which image stands at a position is a function of (seed, position), and how it is cropped of
+    (seed, step, place in the batch), whatever the number of hosts, workers and interruptions.
 
     Args:
         source: the images.

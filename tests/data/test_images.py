@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from se_flax.data.images import CenterCrop, decode
+from se_flax.data.images import CenterCrop, RandomResizedCrop, decode
 
 
 def encoded(image, **options):
@@ -59,3 +59,59 @@ def test_equals_torchvisions_transforms(size, crop, interpolation):
         ]
     )(Image.fromarray(image))
     np.testing.assert_array_equal(CenterCrop(224, crop, interpolation)(image), expected)
+
+
+def test_random_crops_have_the_areas_shapes_and_places_asked_for():
+    crop = RandomResizedCrop(32, area=(0.2, 0.6), aspect=(0.5, 2.0))
+    draws = np.random.default_rng(0).random((4000, crop.draws)).tolist()
+    boxes = np.array([crop.box(200, 300, row) for row in draws])
+    top, left, height, width = boxes.T
+    assert (top.min(), left.min()) == (0, 0)
+    assert ((top + height).max(), (left + width).max()) == (200, 300)
+    area = height * width / (200 * 300)
+    assert 0.19 < area.min() < 0.21
+    assert 0.58 < area.max() < 0.61
+    aspect = np.log(width / height)
+    assert abs(aspect).max() < np.log(2.05)
+    # Uniform in area and in the logarithm of the shape, but for parts that do not fit.
+    fits = area < 0.3
+    np.testing.assert_allclose(np.quantile(aspect[fits], [0.25, 0.5, 0.75]) / np.log(2),
+                               [-0.5, 0, 0.5], atol=0.1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((10, 1000), (0, 493, 10, 13)), ((1000, 10), (493, 0, 13, 10))]
+)
+def test_where_no_part_fits_the_largest_central_one_is_taken(shape, expected):
+    crop = RandomResizedCrop(8, area=(0.9, 1.0))
+    assert crop.box(*shape, [0.5] * crop.draws) == expected
+
+
+def test_a_part_is_cut_out_and_resized():
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[10:30, 20:40] = 200
+    crop = RandomResizedCrop(10, area=(0.25, 0.25), aspect=(1.0, 1.0))
+    out = np.empty((10, 10, 3), np.uint8)
+    assert crop(image, [0.0, 0.0, 0.5, 0.99] * 10, out) is not None
+    np.testing.assert_array_equal(out, 200)
+
+
+@pytest.mark.references
+def test_random_crops_are_distributed_as_torchvisions():
+    import torch
+
+    from tests.references.torch_models import torchvision
+
+    torch.manual_seed(0)
+    get = torchvision.transforms.RandomResizedCrop.get_params
+    image = torch.empty(3, 180, 240)
+    theirs = np.array([get(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)])
+    crop = RandomResizedCrop(224)
+    draws = np.random.default_rng(0).random((4000, crop.draws)).tolist()
+    ours = np.array([crop.box(180, 240, row) for row in draws])
+    for column in range(4):
+        quantiles = np.linspace(0.05, 0.95, 10)
+        np.testing.assert_allclose(
+            np.quantile(ours[:, column], quantiles), np.quantile(theirs[:, column], quantiles),
+            atol=10,
+        )  # fmt: skip
