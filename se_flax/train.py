@@ -102,10 +102,9 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
 
     total_steps = config.num_epochs * steps_per_epoch
     if isinstance(dataset, Dataset):
-        train, evaluate = _in_memory(config, dataset, splits, train_step, eval_step)
+        train, evaluate, close = _in_memory(config, dataset, splits, train_step, eval_step)
         steps_per_dispatch = config.steps_per_dispatch
         steps_per_dispatch = steps_per_dispatch or default_steps_per_dispatch(steps_per_epoch)
-        close = lambda: None  # noqa: E731
     else:
         train, evaluate, close = _streamed(
             config, dataset, splits, total_steps, train_step, eval_step
@@ -126,7 +125,7 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
 
 
 def _in_memory(config, dataset, splits, train_step, eval_step):
-    """Returns `train` and `evaluate` of a `Program` whose data are on the devices."""
+    """Returns `train`, `evaluate` and `close` of a `Program` whose data are on the devices."""
     preprocessing = Preprocessing.of_config(dataset, config)
     splits = {name: replicate(DeviceSplit.of(split)) for name, split in splits.items()}
     train_steps = pmap_train(train_step, preprocessing, config.batch_size)
@@ -139,7 +138,7 @@ def _in_memory(config, dataset, splits, train_step, eval_step):
     def evaluate(state, split):
         return evaluate_split(eval_step, state.variables, splits[split], config.eval_batch_size)
 
-    return train, evaluate
+    return train, evaluate, lambda: None
 
 
 def _streamed(config, dataset, splits, total_steps, train_step, eval_step):
@@ -163,7 +162,9 @@ def _streamed(config, dataset, splits, total_steps, train_step, eval_step):
 
     def train(state, step, num_steps):
         images, labels, positions, _ = stream.batch(step)
-        return train_images(state, images, labels, positions)
+        result = train_images(state, images, labels, positions)
+        stream.read(step + 1)  # while the devices compute
+        return result
 
     def evaluate(state, split):
         batches = eval_batches(splits[split], dataset.eval_crop, eval_batch_size, dataset.workers)
@@ -189,12 +190,11 @@ class TrainStream:
         if self._ahead is None or self._ahead[0] != step:
             self.close()
             self._batches = self._batches_from(step)
-            self._read(step)
-        _, arrays = self._ahead
-        self._read(step + 1)
-        return arrays
+            self.read(step)
+        return self._ahead[1]
 
-    def _read(self, step: int) -> None:
+    def read(self, step: int) -> None:
+        """Copies the batch of the next step to the devices, if there is one."""
         batch = next(self._batches, None)
         self._ahead = None if batch is None else (step, share_out(batch.on_devices()))
 

@@ -283,6 +283,8 @@ register(
     # Of the released weights, which were trained on 0 to 255 with the mean alone subtracted.
     mean=(128 / 255, 117 / 255, 104 / 255),
     std=(1 / 255, 1 / 255, 1 / 255),
+    # As the authors of the SE paper released theirs.
+    se_form={"conv_bias": False, "mean": (123 / 255, 117 / 255, 104 / 255)},
     stem=(
         Conv("conv1_7x7_s2", 64, 7, 2),
         _halve_ceil,

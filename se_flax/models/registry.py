@@ -94,6 +94,7 @@ def register(
     std: tuple[float, float, float] = IMAGENET_STD,
     published_with_se: bool = False,
     se: Callable[..., nn.Module] = SqueezeExcite,
+    se_form: dict[str, Any] | None = None,
     **fields: Any,
 ) -> None:
     """Adds a network under `name`, and the same with SE blocks under `se_<name>`.
@@ -103,10 +104,17 @@ def register(
         published_with_se: the network called `name` has SE blocks already (SENet-154,
             EfficientNet); both names give it, and `se=None` one without.
         se: makes its SE block; by default with r = 16.
+        se_form: fields of the network with SE blocks that differ, and its `mean`, if that does.
         **fields: see `ModelInfo.fields`.
     """
     info = ModelInfo(name, module, fields, input_size, crop, interpolation, mean, std, paper)
-    with_se = dataclasses.replace(info, name=f"se_{name}", fields={**fields, "se": se})
+    se_form = dict(se_form or {})
+    with_se = dataclasses.replace(
+        info,
+        name=f"se_{name}",
+        mean=se_form.pop("mean", mean),
+        fields={**fields, "se": se, **se_form},
+    )
     if published_with_se:
         info = dataclasses.replace(info, fields=with_se.fields)
         with_se = dataclasses.replace(with_se, same_as=name)

@@ -35,8 +35,9 @@ def main(argv: list[str]) -> None:
     print(
         f"\nErrors in percent, of the centre crop of ImageNet's validation images: {FIGURES}.\n"
         "Images are resized to a short side of input / crop, and scaled to 0..1 before the mean "
-        "(red, green, blue)\nis taken away. SE-BN-Inception was released for Caffe only, whose "
-        "files are not read."
+        "(red, green, blue)\nis taken away. SE-BN-Inception was released for Caffe: its "
+        ".caffemodel, from\ngithub.com/hujie-frank/SENet, is read as a file and should score "
+        "23.62 and 7.04."
     )
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import fnmatch
 import re
 
+import numpy as np
+
 from se_flax.pretrained.convert import Layout
 
 _UNITS = (
@@ -52,6 +54,36 @@ CAFFE_BN_INCEPTION = Layout(
     ),
     # It takes blue, green and red in this order, our network red, green and blue.
     transforms=((r"conv1_7x7_s2\.weight$", lambda tensor: tensor[:, ::-1]),),
+)
+
+
+def _in_order_of_synsets(tensor: np.ndarray) -> np.ndarray:
+    """Puts the rows of a classifier in the now usual order of ImageNet's classes.
+
+    The authors of the SE paper kept the order of the ILSVRC development kits
+    (github.com/hujie-frank/SENet/issues/25), which TFDS's `imagenet_resized` keeps too.
+    """
+    import tensorflow_datasets as tfds
+
+    names = tfds.builder("imagenet_resized/32x32").info.features["label"].names
+    return tensor[np.argsort(names)] if len(tensor) == len(names) else tensor
+
+
+RELEASED_SE_BN_INCEPTION = Layout(
+    source="its authors' Caffe",
+    rules=(
+        (r"^conv(\d)_", r"conv\1/"),
+        ("double_3x3_1", "double3x3a"),
+        ("double_3x3_2", "double3x3b"),
+        ("double_3x3_reduce", "double3x3_reduce"),
+        ("/se/reduce$", "_1x1_down"),
+        ("/se/expand$", "_1x1_up"),
+        ("/conv$", ""),
+    ),
+    transforms=(
+        (r"conv1\.7x7_s2\.weight$", lambda tensor: tensor[:, ::-1]),
+        (r"classifier\.", _in_order_of_synsets),
+    ),
 )
 
 INCEPTION_V3 = Layout(
@@ -148,6 +180,7 @@ TORCHVISION_VGG16_BN = _vgg16_layout(layers_per_convolution=3)
 # The first pattern that a network's name matches counts.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("bn_inception", (CAFFE_BN_INCEPTION,)),
+    ("se_bn_inception", (RELEASED_SE_BN_INCEPTION,)),
     ("inception_v3", (INCEPTION_V3,)),
     ("inception_resnet_v2", (TIMM_INCEPTION_RESNET, RELEASED_INCEPTION_RESNET)),
     ("*inception*", ()),

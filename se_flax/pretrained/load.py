@@ -11,6 +11,7 @@ import numpy as np
 
 from se_flax.errors import UserError
 from se_flax.models import create_model, model_info
+from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.convert import convert
 from se_flax.pretrained.layouts import hub_names_of, layouts_of
@@ -23,7 +24,7 @@ _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 def load_pretrained(
     name: str, source: str | pathlib.Path, *, num_classes: int | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    """Returns a network's variables, read from weights published for PyTorch.
+    """Returns a network's variables, read from published weights.
 
         variables = load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
         logits = create_model("se_resnet50_caffe").apply(variables, images, train=False)
@@ -38,7 +39,8 @@ def load_pretrained(
     Args:
         name: one of `list_models()`.
         source: id of a repository on the Hugging Face hub with a `model.safetensors`; or path
-            of a `.safetensors` or a PyTorch file (.pth, .pt, .th, .bin) of a state dict.
+            of a `.safetensors` or a PyTorch file (.pth, .pt, .th, .bin) of a state dict; or, for
+            `se_bn_inception`, of the `.caffemodel` that its authors released.
         num_classes: size of the classifier's output; by default that of the weights. With
             another one, the classifier is a new, random one, and a warning says so.
         **overrides: as for `create_model`.
@@ -91,11 +93,14 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
             return _read_safetensors(path)
         if path.suffix in _TORCH_SUFFIXES:
             return _read_torch(path)
+        if path.suffix == ".caffemodel":
+            return read_caffe(path)
         raise UserError(
-            f"{source} is neither a .safetensors file nor a PyTorch file "
+            f"{source} is neither a .safetensors nor a .caffemodel file, nor a PyTorch file "
             f"({', '.join(_TORCH_SUFFIXES)})"
         )
-    if path.suffix in (".safetensors", *_TORCH_SUFFIXES) or str(source).count("/") != 1:
+    files = (".safetensors", ".caffemodel", *_TORCH_SUFFIXES)
+    if path.suffix in files or str(source).count("/") != 1:
         raise UserError(f"there is no file {source}")
     return _read_safetensors(_download(str(source)))
 
