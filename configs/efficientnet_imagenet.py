@@ -9,7 +9,8 @@ What the paper leaves open is as in the authors' code (tensorflow/tpu, models/of
 efficientnet, main.py and utils.py): 350 epochs, 0.016 as the learning rate of a batch of 256, by
 which the paper's 0.256 is that of 4096, a linear warm-up of 5 epochs from 0, label smoothing 0.1,
 eps 0.001 of RMSProp, and an average of the weights with decay 0.9999. There, batch norm alone is
-kept out of weight decay; here biases are too.
+kept out of weight decay; here biases are too. There, training crops are resized bicubically; here
+by the mean of what is covered where they become smaller, and bilinearly elsewhere.
 
 A smaller batch scales the learning rate: 0.016 for `--config.batch_size=256`.
 """

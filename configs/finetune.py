@@ -11,6 +11,7 @@ former search learning rates and weight decay for each data set on held-out imag
 `--config.validation_fraction=0.1 --config.optimizer.learning_rate=...` is for, where 0.01 and 1e-4
 are middle values of theirs. They train 20,000 steps; `--config.num_epochs` sets how many here.
 
+A network of which none are listed begins with random ones, unless `--config.init_from` names some.
 Other ways: `--config.freeze_body=True` trains a new classifier on the features as they are, and
 `--config.optimizer.rates="(('classifier/*', 1.0), ('*', 0.1))"` the body at a tenth of the rate.
 """
@@ -26,7 +27,11 @@ def get_config(network: str = "se_resnet50_caffe") -> ConfigDict:
     config = default_config()
     config.model.name = model_info(network).name
     weights = find_weights(network)
-    config.init_from = weights.source if weights else ""
+    if weights:  # and images as they are evaluated on
+        config.init_from = weights.source
+        config.dataset.image_size = weights.input_size
+        config.dataset.eval_crop = weights.crop
+        config.dataset.interpolation = weights.interpolation
     config.dataset.name = "imagenette"
     config.augment.random_resized_crop = True
     config.augment.crop_area = (0.08, 1.0)

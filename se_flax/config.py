@@ -43,6 +43,7 @@ def default_config() -> ConfigDict:
     # Of images that are streamed, not held in memory:
     config.dataset.image_size = 0  # height and width the network sees; 0: what it was made for
     config.dataset.eval_crop = 0.0  # part of the short side that is evaluated; 0: as published
+    config.dataset.interpolation = ""  # of evaluation, "bilinear" or "bicubic"; "": as published
     config.dataset.workers = 0  # processes that read images; 0: threads
     config.validation_fraction = 0.0  # of train, held out to choose the best checkpoint on
 
@@ -142,8 +143,15 @@ _RULES: dict[str, tuple[Check, str]] = {
     "dataset.data_dir": _TEXT,
     "dataset.image_dir": _TEXT,
     "dataset.skip_bad": _FLAG,
-    "dataset.image_size": (_count(0), "a whole number of at least 0"),
-    "dataset.eval_crop": (_number(0, 1), "a number from 0 to 1"),
+    "dataset.image_size": (
+        lambda value: _count(0)(value) and value <= 4096,
+        "a whole number from 0 to 4096",
+    ),
+    "dataset.eval_crop": (
+        lambda value: value == 0 or _number(0.1, 1)(value),
+        "0, or a number from 0.1 to 1",
+    ),
+    "dataset.interpolation": _one_of(("", "bilinear", "bicubic")),
     "dataset.workers": (_count(0), "a whole number of at least 0"),
     "validation_fraction": _FRACTION,
     "augment.crop_padding": (_count(0), "a whole number of at least 0"),

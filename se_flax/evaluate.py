@@ -23,7 +23,7 @@ from se_flax.data.folders import ImageFolder
 from se_flax.data.from_config import dataset_of, streamed
 from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
-from se_flax.data.sources import TfdsImages, check_dataset_name
+from se_flax.data.sources import TfdsImages, check_dataset_name, known_datasets
 from se_flax.data.streaming import ImageSource, StreamedDataset, eval_batches
 from se_flax.errors import UserError
 from se_flax.models import create_model, list_models, model_info
@@ -43,6 +43,7 @@ def evaluate_workdir(
     dataset: Dataset | StreamedDataset | None = None,
     data_dir: str | None = None,
     image_dir: str | pathlib.Path | None = None,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Returns loss and top-1/3/5 of a checkpoint over exactly the images of a split.
 
@@ -54,6 +55,7 @@ def evaluate_workdir(
         data_dir: where TFDS keeps data, if elsewhere than in the run.
         image_dir: a folder of class folders to evaluate on instead, cropped and normalised as
             the run's own images; its folders are named as the run's classes.
+        skip_bad: leave out images of it that cannot be read, instead of raising.
 
     Returns:
         `loss` in nats, `top1`, `top3` and `top5` in percent, and what they belong to: `step`,
@@ -88,8 +90,14 @@ def evaluate_workdir(
                 f"evaluated, and the steps {', '.join(map(str, saved.steps))}"
             )
         if image_dir is not None:
+            if not config.dataset.image_dir and config.dataset.name in known_datasets():
+                raise UserError(
+                    f'{workdir} was trained on "{config.dataset.name}", whose images are held in '
+                    "memory and not prepared as those of a folder are; --image_dir is for runs on "
+                    "streamed images"
+                )
             class_names = saved.progress(int(chosen))["class_names"]
-            source = ImageFolder.of(image_dir, tuple(class_names))
+            source = ImageFolder.of(image_dir, tuple(class_names)).checked(skip_bad)
             dataset = streamed(config, str(image_dir), source, source)
         elif dataset is None:
             dataset = dataset_of(config)
@@ -254,6 +262,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("dataset", None, "TFDS data set to evaluate published weights on.")
     flags.DEFINE_string("image_dir", None, "A folder of class folders to evaluate on.")
+    flags.DEFINE_bool("skip_bad", False, "Leave out images of --image_dir that cannot be read.")
     flags.DEFINE_integer("batch_size", None, "Images at a time, of published weights.", 1)
     flags.DEFINE_integer("input_size", None, "Of published weights: size of the crop.", 1)
     flags.DEFINE_float("crop", None, "The part of the short side that the crop has.", 0.01, 1.0)
@@ -268,12 +277,15 @@ def main(argv: list[str]) -> None:
         _main_pretrained()
     elif options.workdir:
         _refuse("--workdir", _OF_WEIGHTS)
+        if options.image_dir:
+            _refuse("--image_dir", ("split", "data_dir"))
         results = evaluate_workdir(
             options.workdir,
             options.step or "best",
             options.split or "test",
             data_dir=options.data_dir,
             image_dir=options.image_dir,
+            skip_bad=options.skip_bad,
         )
         title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
         print(format_results(f"{title} {results['split']}, {results['images']:,} images", results))
@@ -313,7 +325,8 @@ def _main_pretrained() -> None:
     if options.image_dir and options.split:
         raise UserError("--split is of --dataset, not of --image_dir")
     if options.image_dir:
-        shown, source = options.image_dir, ImageFolder.of(options.image_dir)
+        shown = options.image_dir
+        source = ImageFolder.of(options.image_dir).checked(options.skip_bad)
     else:
         split = options.split or "validation"
         shown = f"{options.dataset} {split}"

@@ -32,6 +32,7 @@ from se_flax.errors import UserError
 from se_flax.interrupt import Interrupt
 from se_flax.optim import learning_rate_schedule, make_optimizer
 from se_flax.pretrained import load_pretrained
+from se_flax.pretrained.load import NewClassifier
 from se_flax.progress import Meter, Progress, format_results
 from se_flax.state import TrainState, abstract_replicated, create_state, replicate, share_out
 from se_flax.steps import (
@@ -257,6 +258,11 @@ def train(
         else:
             state, carried = saved.restore(abstract_state, saved.latest)
             seconds, sums = carried["seconds"], carried["sums"]
+            if carried["sizes"] != program.sizes:
+                raise UserError(
+                    f"{workdir} holds a run on other images: it had {carried['sizes']}, there are "
+                    f"now {program.sizes}; give another --workdir"
+                )
             if carried["class_names"] != list(dataset.class_names):
                 raise UserError(
                     f"{workdir} holds a run on other classes: it had {carried['class_names']}, "
@@ -298,6 +304,7 @@ def train(
                 "seconds": elapsed,
                 "sums": meter.sums(),
                 "class_names": list(dataset.class_names),
+                "sizes": program.sizes,
             }
             saved.save(state, carried, results)
 
@@ -384,7 +391,8 @@ def with_published_weights(state: TrainState, config: ConfigDict, num_classes: i
     """
     overrides = config.model.overrides.to_dict()
     with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", NewClassifier)
         variables = load_pretrained(
             config.model.name, config.init_from, num_classes=num_classes, **overrides
         )
@@ -449,7 +457,7 @@ def introduction(
     if state.step:
         yield f"going on from step {int(state.step)} in {workdir}"
     else:
-        yield f"results go to {workdir}"
+        yield f"begins with {config.init_from or 'random weights'}; results go to {workdir}"
 
 
 def environment() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from se_flax.checkpoints import read_config, write_config
 from se_flax.config import build_model, check_config, check_devices, default_config
 from se_flax.errors import UserError
 from se_flax.optim import learning_rate_schedule
+from se_flax.pretrained.catalogue import find_weights
 from tests.conftest import ROOT
 
 RECIPES = ["resnet_cifar10", "se_resnet_cifar10", "resnet_cifar100", "se_resnet_cifar100"]
@@ -61,7 +62,24 @@ def test_a_depth_that_does_not_exist_is_refused():
 def test_every_config_is_tested():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
     shared = {name for name in files if name.endswith("_recipe")}
-    assert files - shared == {"quickstart", *RECIPES, *STREAMED}
+    assert files - shared == {"quickstart", "finetune", *RECIPES, *STREAMED}
+
+
+@pytest.mark.parametrize("network", ["se_resnet50_caffe", "efficientnet_b1", "se_resnet50"])
+def test_fine_tuning_takes_weights_and_images_as_the_catalogue_has_them(network):
+    config = load("finetune", network)
+    check_config(config)
+    weights = find_weights(network)
+    assert config.init_from == weights.source
+    assert config.dataset.image_size == weights.input_size
+    assert config.dataset.eval_crop == weights.crop
+    assert config.dataset.interpolation == weights.interpolation
+
+
+def test_fine_tuning_a_network_without_listed_weights_needs_some_named():
+    config = load("finetune", "resnet34")
+    check_config(config)
+    assert config.init_from == ""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from se_flax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # What a whole file of a format ends with, and how far from the end that may be.
-_ENDS = {"JPEG": (b"\xff\xd9", 64), "PNG": (b"IEND", 12)}
+_ENDS = {"JPEG": (b"\xff\xd9", 64)}
 _SHOWN = 20  # problems told of in a message
 
 
@@ -63,7 +63,10 @@ class ImageFolder:
         class_names = tuple(folders) if class_names is None else tuple(class_names)
         unknown = [name for name in folders if name not in class_names]
         if unknown:
-            raise UserError(f"{directory / unknown[0]} is not the folder of a known class")
+            raise UserError(
+                f"{directory} has folders of no known class: {', '.join(unknown[:_SHOWN])}; known "
+                f"are {', '.join(class_names[:_SHOWN])}"
+            )
         paths, labels, problems = [], [], []
         for folder in folders:
             images, unreadable = _list_images(directory / folder)
@@ -132,11 +135,13 @@ def _list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
     def note(error: OSError) -> None:
         unreadable.append(f"{error.filename} cannot be read ({error.strerror})")
 
+    depth = len(folder.parts)
     paths = [
         pathlib.Path(directory, name)
-        for directory, _, names in os.walk(folder, onerror=note, followlinks=True)
+        for directory, _, names in os.walk(folder, onerror=note)
         for name in names
         if name.lower().endswith(SUFFIXES)
+        and not any(part.startswith(".") for part in (*pathlib.Path(directory).parts[depth:], name))
     ]
     return sorted(paths), unreadable
 
@@ -144,7 +149,8 @@ def _list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
 def _fault(path: pathlib.Path) -> str | None:
     """Returns what is wrong with an image file, or None.
 
-    Only where a file does not end as a whole one does is it decoded; so the check costs little.
+    A JPEG is decoded only where it does not end as a whole one does, so that the check costs
+    little; damage in the middle of one is not found, and decoded to something.
     """
     try:
         with path.open("rb") as file:

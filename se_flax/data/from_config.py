@@ -8,6 +8,7 @@ from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
 from se_flax.data.sources import Dataset, TfdsImages, known_datasets, load_dataset, prepared_builder
 from se_flax.data.streaming import ImageSource, StreamedDataset
+from se_flax.errors import UserError
 from se_flax.models import model_info
 
 
@@ -26,6 +27,12 @@ def dataset_of(config: ConfigDict) -> Dataset | StreamedDataset:
         return load_dataset(options.name, options.data_dir)
     if options.image_dir:
         directory = pathlib.Path(options.image_dir).expanduser()
+        for split in ("train", "val"):
+            if not (directory / split).is_dir():
+                raise UserError(
+                    f"{directory} needs the folders train and val, each with a folder of images "
+                    f"for each class, but has no {split}"
+                )
         train = ImageFolder.of(directory / "train")
         test = ImageFolder.of(directory / "val", train.class_names)
         train, test = (source.checked(options.skip_bad) for source in (train, test))
@@ -51,7 +58,8 @@ def streamed(
     """
     options, info = config.dataset, model_info(config.model.name)
     size = options.image_size or info.input_size
-    eval_crop = CenterCrop(size, options.eval_crop or info.crop, info.interpolation)
+    interpolation = options.interpolation or info.interpolation
+    eval_crop = CenterCrop(size, options.eval_crop or info.crop, interpolation)
     train_crop: Crop = eval_crop
     if config.augment.random_resized_crop:
         train_crop = RandomResizedCrop(size, tuple(config.augment.crop_area))

@@ -84,12 +84,10 @@ class CenterCrop:
     ) -> UInt8[np.ndarray, "size size 3"]:
         """Returns the crop; see `Crop`."""
         height, width = image.shape[:2]
-        short = int(self.size / self.crop)
-        scale = short / min(height, width)
-        if min(height, width) == short:
-            resized = image
-        else:
-            shape = (short, int(scale * height)) if width <= height else (int(scale * width), short)
+        short, shorter = int(self.size / self.crop), min(height, width)
+        resized = image
+        if shorter != short:
+            shape = (width * short // shorter, height * short // shorter)
             resized = Image.fromarray(np.ascontiguousarray(image))
             resized = np.asarray(resized.resize(shape, _RESAMPLING[self.interpolation]))
         top, left = (round((length - self.size) / 2) for length in resized.shape[:2])

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from PIL import Image, ImageDraw, ImageFont
 
 from se_flax.command import parse_flags, run_command
-from se_flax.config import check_config
+from se_flax.config import check_config, check_devices
 from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
@@ -35,6 +35,8 @@ def preview_batch(config: ConfigDict, step: int, count: int, train: bool) -> tup
         train: whether to show training images, augmented.
     """
     dataset = dataset_of(config)
+    if config.validation_fraction:
+        dataset = dataset.hold_out(config.validation_fraction)
     preprocessing = Preprocessing.of_config(dataset, config)
     if isinstance(dataset, Dataset):
         positions = step * config.batch_size + jnp.arange(count)
@@ -110,11 +112,15 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     config, _ = config_of_flags(options)
     check_config(config)
+    check_devices(config, 1)
     count = min(options.count + options.count % 2, config.batch_size)
     batch, dataset = preview_batch(config, options.step, count, options.train)
+    batch = jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch)
     images = batch.images * jnp.asarray(dataset.std) + jnp.asarray(dataset.mean)
     captions = captions_of(batch, dataset.class_names)
     output = pathlib.Path(options.output)
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output={output} must end in .png")
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent} to write {output.name} to")
     draw_grid(np.asarray(jax.device_get(images)), captions, options.columns).save(output)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from se_flax.data.images import Crop, decode
 from se_flax.data.sources import held_out
 from se_flax.errors import UserError
 
-_BATCHES_AHEAD = 4
+_BYTES_AHEAD = 2**31
 
 
 class ImageSource(Protocol):
@@ -265,8 +266,10 @@ def _read_ahead(batches: _Batches, start: int, workers: int) -> Iterator[HostBat
 
     cv2.setNumThreads(0)  # images, not parts of one, are what is read side by side
     dataset = grain.MapDataset.source(batches)[start:]
-    threads = 1 if workers else os.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_BATCHES_AHEAD)
+    # Each thread reads a batch; several are held at a time, as far as memory allows.
+    size = batches.share * batches.crop.size**2 * 3
+    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size))
+    options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
     dataset = dataset.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -277,7 +280,8 @@ def _read_ahead(batches: _Batches, start: int, workers: int) -> Iterator[HostBat
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Makes a worker process end when the one it reads for is killed."""
+    """Makes a worker process end with the one it reads for, and not before, on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -21,6 +21,10 @@ _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 
 
+class NewClassifier(UserWarning):
+    """Weights are for another number of classes, so the classifier is new and random."""
+
+
 def load_pretrained(
     name: str, source: str | pathlib.Path, *, num_classes: int | None = None, **overrides: Any
 ) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def load_pretrained(
         warnings.warn(
             f"the weights in {source} {have}; the body is kept, and the classifier of "
             f"{num_classes} is new and random",
+            NewClassifier,
             stacklevel=2,
         )
     model = create_model(name, num_classes or own_classes or 1000, **overrides)

@@ -33,7 +33,7 @@ def test_images_are_labelled_by_their_folder(folder):
 def test_classes_can_be_given_in_another_order(folder):
     source = ImageFolder.of(folder, ("dog", "bird", "cat"))
     assert [source[i]["label"] for i in range(len(source))] == [2, 2, 0, 0]
-    with pytest.raises(UserError, match=r"/dog is not the folder of a known class"):
+    with pytest.raises(UserError, match="folders of no known class: dog; known are cat"):
         ImageFolder.of(folder, ("cat",))
 
 
@@ -61,6 +61,7 @@ BAD = {
     "empty.jpg": b"",
     "text.jpg": b"this is not an image",
     "header.jpg": JPEG[:30],
+    "corrupt.png": PNG[:300] + b"0" * 300 + PNG[600:],
 }
 GOOD = {
     "fine.jpg": JPEG,
@@ -80,7 +81,8 @@ def mixed(tmp_path):
     for name, content in {**GOOD, **BAD}.items():
         (tmp_path / "class").mkdir(exist_ok=True)
         (tmp_path / "class" / name).write_bytes(content)
-    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / ".hidden").mkdir(parents=True)
+    (tmp_path / "nothing" / "._mac.jpg").write_bytes(b"no image")
     return ImageFolder.of(tmp_path)
 
 

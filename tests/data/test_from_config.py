@@ -60,7 +60,7 @@ def test_a_folder_of_ones_own_is_learnt_evaluated_and_its_classes_remembered(
     red = evaluate_workdir(tmp_path / "run", "latest", image_dir=tmp_path / "other")
     assert (red["images"], red["top1"] > 90) == (15, True)
     (tmp_path / "other" / "red").rename(tmp_path / "other" / "purple")
-    with pytest.raises(UserError, match="purple is not the folder of a known class"):
+    with pytest.raises(UserError, match="no known class: purple; known are blue, green, red"):
         evaluate_workdir(tmp_path / "run", "latest", image_dir=tmp_path / "other")
 
 

@@ -43,8 +43,16 @@ def test_the_centre_is_cut_out(size):
         np.testing.assert_allclose(np.diff(ends, axis=axis), part[channel], atol=5)
 
 
+def test_squares_stay_square():
+    for side in range(20, 120):
+        image = np.zeros((side, side, 3), np.uint8)
+        assert CenterCrop(32, 1.0)(image).shape == (32, 32, 3)
+
+
 @pytest.mark.references
-@pytest.mark.parametrize("size", [(375, 500), (500, 375), (331, 224), (64, 64), (97, 301)])
+@pytest.mark.parametrize(
+    "size", [(375, 500), (500, 375), (331, 224), (64, 64), (97, 301), (107, 321), (55, 55)]
+)
 @pytest.mark.parametrize("crop", [0.875, 0.949, 1.0])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_equals_torchvisions_transforms(size, crop, interpolation):
