@@ -248,3 +248,20 @@ def test_features_are_the_maps_that_the_stages_give():
         "stage3": (2, 14, 14, 1024),
         "stage4": (2, 7, 7, 2048),
     }
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_caffe"])
+def test_with_all_gates_open_it_equals_the_plain_network(name):
+    fields = {"stage_sizes": (1, 2), "widths": (16, 32)}
+    with_se, plain = (create_model(n, 10, **fields) for n in (f"se_{name}", name))
+    images = jax.random.normal(jax.random.key(0), (2, 33, 33, 3))
+    variables = jax.jit(lambda: with_se.init(jax.random.key(1), images))()
+    shut = jax.jit(with_se.apply)(variables, images)
+    for unit in [name for name in variables["params"] if "unit" in name]:
+        layer = variables["params"][unit]["se"]["expand"]
+        layer["kernel"], layer["bias"] = 0 * layer["kernel"], 0 * layer["bias"] + 100.0
+    opened = jax.jit(with_se.apply)(variables, images)
+    for unit in [name for name in variables["params"] if "unit" in name]:
+        del variables["params"][unit]["se"]
+    np.testing.assert_allclose(opened, jax.jit(plain.apply)(variables, images), rtol=1e-4)
+    assert not np.allclose(opened, shut, rtol=1e-2)

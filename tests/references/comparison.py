@@ -21,8 +21,6 @@ REFERENCES: list[tuple[str, str]] = [
     ("resnet152", "torchvision:resnet152"),
     ("resnext50_32x4d", "torchvision:resnext50_32x4d"),
     ("resnext101_32x4d", "timm:resnext101_32x4d"),
-    ("se_resnet18", "timm:seresnet18"),
-    ("se_resnet34", "timm:seresnet34"),
     ("se_resnet50", "timm:seresnet50"),
     ("se_resnet101", "timm:seresnet101"),
     ("se_resnet152", "timm:seresnet152"),
