@@ -11,7 +11,6 @@ from se_flax import create_model
 from se_flax.models import model_info
 from se_flax.pretrained.convert import convert
 from se_flax.pretrained.layouts import layouts_of
-from tests.references import torch_models
 
 REFERENCES: list[tuple[str, str]] = [
     ("resnet18", "torchvision:resnet18"),
@@ -74,6 +73,8 @@ class Comparison:
 
 def compare(name: str, reference: str) -> Comparison:
     """Compares logits in evaluation: ours in float32, theirs in float64."""
+    from tests.references import torch_models
+
     # Odd, so that every rounding of a size counts; but where TensorFlow pads, it is even sizes
     # that it pads unevenly.
     size = _size(name, reference, 128 if "timm:tf_" in reference else 129)
@@ -114,6 +115,8 @@ def compare_training(name: str, reference: str) -> TrainingComparison:
     The gradients are of a random linear function of the logits, of which any auxiliary ones
     count 0.4. Dropout and stochastic depth are switched off.
     """
+    from tests.references import torch_models
+
     size = _size(name, reference, 64)
     theirs = torch_models.randomise(torch_models.build(reference), size)
     off = {field: 0.0 for field in ("dropout", "stochastic_depth") if _has_field(name, field)}

@@ -2,11 +2,9 @@
 
 import pytest
 
-pytestmark = pytest.mark.references
+from tests.references import comparison
 
-comparison = pytest.importorskip(
-    "tests.references.comparison", reason="needs requirements-references.txt", exc_type=ImportError
-)
+pytestmark = pytest.mark.references
 
 
 @pytest.mark.parametrize(("name", "reference"), comparison.REFERENCES)
