@@ -88,6 +88,8 @@ class _Graph:
     )
     _MULTIPLYING = frozenset(("conv_general_dilated", "dot_general"))
     _SIGMOIDS = frozenset(("logistic", "tanh"))
+    # What never writes in place; a batch norm begins by taking away the mean.
+    _APART = frozenset(("concatenate", "pad", "sub")) | _SIGMOIDS
 
     def __init__(self):
         self.features = 0
@@ -138,9 +140,7 @@ class _Graph:
         activated = {buffer for buffer in alike if buffer.layer in self._SIGMOIDS}
         if operation == "mul" and len(activated) == 1:
             return activated.pop()  # a swish
-        # A batch norm begins by taking away the mean.
-        own = {"concatenate", "pad", "sub"} | self._SIGMOIDS
-        if len(alike) == 1 and operation not in own and "window" not in operation:
+        if len(alike) == 1 and operation not in self._APART and "window" not in operation:
             return alike.pop()
         return self._new(operation, size)
 
@@ -173,9 +173,14 @@ def _multiply_adds(equation: jex.JaxprEqn) -> int:
 
 def published_burden(name: str) -> list[dict[str, str]]:
     """Returns the published figures of a network, each with its `source` and any `note`."""
+    return [row for row in _published() if row["model"] == name]
+
+
+@functools.cache
+def _published() -> list[dict[str, str]]:
     table = importlib.resources.files("se_flax") / "published_burden.csv"
     with table.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["model"] == name]
+        return list(csv.DictReader(file))
 
 
 def define_flags() -> None:

@@ -17,7 +17,7 @@ from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
 from se_flax.data.preprocessing import Batch, Preprocessing, stream_key
-from se_flax.data.streaming import eval_batches, train_batches
+from se_flax.data.streaming import StreamedDataset, eval_batches, train_batches
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
 
@@ -25,7 +25,9 @@ _SMALLEST = 96  # pixels that an image is at least drawn with
 _CAPTION = 14  # height of the line under an image
 
 
-def preview_batch(config: ConfigDict, step: int, count: int, train: bool) -> tuple[Batch, Dataset]:
+def preview_batch(
+    config: ConfigDict, step: int, count: int, train: bool
+) -> tuple[Batch, Dataset | StreamedDataset]:
     """Returns the first images of a step's batch, or of the test split, as the network is fed.
 
     Args:
@@ -41,9 +43,8 @@ def preview_batch(config: ConfigDict, step: int, count: int, train: bool) -> tup
     if isinstance(dataset, Dataset):
         positions = step * config.batch_size + jnp.arange(count)
         if not train:
-            return eval_batch(
-                DeviceSplit.of(dataset.test), preprocessing, jnp.arange(count)
-            ), dataset
+            split = DeviceSplit.of(dataset.test)
+            return eval_batch(split, preprocessing, jnp.arange(count)), dataset
         split, seed = DeviceSplit.of(dataset.train), jnp.uint32(config.seed)
         return train_batch(split, preprocessing, seed, positions), dataset
     if train:
@@ -113,16 +114,16 @@ def main(argv: list[str]) -> None:
     config, _ = config_of_flags(options)
     check_config(config)
     check_devices(config, 1)
-    count = min(options.count + options.count % 2, config.batch_size)
-    batch, dataset = preview_batch(config, options.step, count, options.train)
-    batch = jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch)
-    images = batch.images * jnp.asarray(dataset.std) + jnp.asarray(dataset.mean)
-    captions = captions_of(batch, dataset.class_names)
     output = pathlib.Path(options.output)
     if output.suffix.lower() != ".png":
         raise UserError(f"--output={output} must end in .png")
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+    count = min(options.count + options.count % 2, config.batch_size)
+    batch, dataset = preview_batch(config, options.step, count, options.train)
+    batch = jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch)
+    images = batch.images * jnp.asarray(dataset.std) + jnp.asarray(dataset.mean)
+    captions = captions_of(batch, dataset.class_names)
     draw_grid(np.asarray(jax.device_get(images)), captions, options.columns).save(output)
     what = f"training images of step {options.step}" if options.train else "test images"
     print(f"{len(captions)} {what} of {dataset.name}, as the network is fed: {output}")

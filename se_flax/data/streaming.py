@@ -240,9 +240,7 @@ def train_batches(
         first_step, last_step: which batches.
         workers: processes that read; 0 reads in threads of this one.
     """
-    share = batch_size // jax.process_count()
-    first = share * jax.process_index()
-    batches = _Batches(source, crop, batch_size, first, share, last_step, seed)
+    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), last_step, seed)
     yield from _read_ahead(batches, first_step, workers)
 
 
@@ -254,11 +252,15 @@ def eval_batches(
     The last ones are filled up with what the mask does not count, so that all hosts have as
     many. For the arguments, see `train_batches`.
     """
-    share = batch_size // jax.process_count()
-    first = share * jax.process_index()
     count = -(-len(source) // batch_size)
-    batches = _Batches(source, crop, batch_size, first, share, count, None)
+    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
     yield from _read_ahead(batches, 0, workers)
+
+
+def _own_places(batch_size: int) -> tuple[int, int]:
+    """Returns the first of this host's places in a batch, and how many it has."""
+    share = batch_size // jax.process_count()
+    return share * jax.process_index(), share
 
 
 def _read_ahead(batches: _Batches, start: int, workers: int) -> Iterator[HostBatch]:
