@@ -3,29 +3,33 @@
 from collections.abc import Callable
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
+
+from se_flax.layers.separate import apart
 
 
 def residual_sum(
     shortcut: Float[Array, "..."],
     branch: Float[Array, "..."],
     activation: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None,
+    scale: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
-    """Returns activation(shortcut + branch), each computed once.
+    """Returns activation(shortcut + scale * branch), in one pass.
 
-    On a CPU, XLA fuses a sum into every operation that reads it. A sum whose shortcut is the
-    sum before it is then computed again, with all the sums before it, by every reader: the
-    time of a step grows with the square of the depth (110 layers: by a factor of 2.6). There
-    the sum is a call that XLA is asked not to inline; elsewhere it is left to the compiler.
+    On a CPU the sum is kept apart from what reads it: a sum whose shortcut is the sum before it
+    would be computed again, with all the sums before it, by every reader, and the time of a step
+    grow with the square of the depth (110 layers: by a factor of 2.6).
+
+    Args:
+        shortcut, branch: the summands.
+        activation: of the sum; None for none.
+        scale: of the branch, as an SE block's gate; None for 1.
     """
 
-    def compute(shortcut, branch):
-        total = shortcut + branch
+    def compute(shortcut, branch, scale):
+        total = shortcut + (branch if scale is None else scale * branch)
         return total if activation is None else activation(total)
 
-    def call(shortcut, branch):
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(compute)(shortcut, branch)
-
-    return jax.lax.platform_dependent(shortcut, branch, cpu=call, default=compute)
+    return jax.lax.platform_dependent(
+        shortcut, branch, scale, cpu=lambda *args: apart(compute, *args), default=compute
+    )

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
+from se_flax.layers.conv import Conv
 from se_flax.layers.residual import residual_sum
 from se_flax.layers.squeeze_excite import SqueezeExcite
 from se_flax.models.checks import check_images
@@ -150,7 +151,7 @@ class EfficientNet(nn.Module):
         output of each stage by its name, `stage1` first.
         """
         conv = functools.partial(
-            nn.Conv, use_bias=False, padding="SAME", kernel_init=conv_init, dtype=self.dtype
+            Conv, use_bias=False, padding="SAME", kernel_init=conv_init, dtype=self.dtype
         )
         norm = functools.partial(
             nn.BatchNorm,

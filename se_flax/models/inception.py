@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
+from se_flax.layers.conv import conv_general_dilated
 from se_flax.layers.residual import residual_sum
 from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
@@ -180,7 +181,12 @@ class Inception(nn.Module):
                 be initialised or trained.
         """
         check_images(images)
-        conv = functools.partial(nn.Conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
+        conv = functools.partial(
+            nn.Conv,
+            kernel_init=nn.initializers.he_normal(),
+            conv_general_dilated=conv_general_dilated,
+            dtype=self.dtype,
+        )
         norm = functools.partial(
             nn.BatchNorm,
             use_running_average=not train,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from se_flax.layers.conv import Conv
 from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
@@ -55,7 +56,7 @@ class SmallCNN(nn.Module):
         `stage1` first.
         """
         check_images(images)
-        conv = functools.partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype)
+        conv = functools.partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
         x = images.astype(self.dtype)
         maps = {}
         for i, width in enumerate(self.widths, start=1):
@@ -118,7 +119,7 @@ class ThreeLayerCNN(nn.Module):
             if i == 2 and self.se:
                 x = self.se(name="se")(x)
             else:
-                x = jax.nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
+                x = jax.nn.relu(Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
             maps[f"stage{i}"] = x
         check_size(images, x)

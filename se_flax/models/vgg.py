@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from se_flax.layers.conv import Conv
 from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
@@ -88,7 +89,7 @@ class VGG(nn.Module):
             UserError: if the images are so small that pooling leaves nothing.
         """
         check_images(images)
-        conv = functools.partial(nn.Conv, padding=1, kernel_init=he_normal, dtype=self.dtype)
+        conv = functools.partial(Conv, padding=1, kernel_init=he_normal, dtype=self.dtype)
         norm = functools.partial(
             nn.BatchNorm,
             use_running_average=not train,

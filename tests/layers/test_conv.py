@@ -1,0 +1,109 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax.layers.conv import conv_general_dilated
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def both(images, kernel, strides, padding, groups, **options):
+    """Returns ours and JAX's convolution, as functions of images and kernel, and a direction."""
+    options = {"feature_group_count": groups, "dimension_numbers": NHWC, **options}
+    ours, jaxs = (
+        functools.partial(convolution, window_strides=strides, padding=padding, **options)
+        for convolution in (conv_general_dilated, jax.lax.conv_general_dilated)
+    )
+    shape = jax.eval_shape(jaxs, images, kernel).shape
+    return ours, jaxs, jax.random.normal(jax.random.key(2), shape)
+
+
+def value_and_gradients(convolution, images, kernel, direction):
+    value, pullback = jax.vjp(convolution, images, kernel)
+    return value, *pullback(direction)
+
+
+@pytest.mark.parametrize("batch", [3, 35])
+@pytest.mark.parametrize("size", [(8, 8), (9, 6)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("kernel", "groups", "padding"),
+    [
+        ((3, 3, 6, 4), 1, "SAME"),
+        ((3, 3, 6, 4), 1, "VALID"),
+        ((5, 3, 6, 4), 1, [(2, 1), (0, 3)]),
+        ((1, 1, 6, 4), 1, "SAME"),
+        ((1, 1, 6, 4), 1, [(1, 1), (0, 0)]),
+        ((3, 3, 1, 6), 6, "SAME"),
+        ((5, 5, 1, 6), 6, [(2, 2), (2, 2)]),
+        ((3, 3, 1, 12), 6, "SAME"),
+        ((3, 3, 3, 4), 2, "SAME"),
+    ],
+)
+def test_result_and_gradients_are_those_of_jax(batch, size, strides, kernel, groups, padding):
+    images = jax.random.normal(jax.random.key(0), (batch, *size, 6))
+    kernel = jax.random.normal(jax.random.key(1), kernel)
+    ours, jaxs, direction = both(images, kernel, strides, padding, groups)
+    with jax.enable_x64(True):
+        images, kernel, direction = jax.tree.map(np.float64, (images, kernel, direction))
+        results = [
+            jax.jit(value_and_gradients, static_argnums=0)(convolution, images, kernel, direction)
+            for convolution in (ours, jaxs)
+        ]
+    for our_result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12 * np.size(expected))
+
+
+def test_dilated_and_other_than_two_dimensional_convolutions_are_left_to_jax():
+    images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+    ours, jaxs, _ = both(images, kernel, (1, 1), "SAME", 1, rhs_dilation=(2, 2))
+    np.testing.assert_array_equal(ours(images, kernel), jaxs(images, kernel))
+    ours, jaxs, _ = both(
+        images[0], kernel[0], (1,), "SAME", 1, dimension_numbers=("NHC", "HIO", "NHC")
+    )
+    np.testing.assert_array_equal(ours(images[0], kernel[0]), jaxs(images[0], kernel[0]))
+
+
+KINDS = pytest.mark.parametrize(
+    ("kernel", "groups"), [((1, 1, 8, 8), 1), ((3, 3, 1, 8), 8), ((3, 3, 8, 8), 1)]
+)
+
+
+@KINDS
+def test_it_can_be_differentiated_twice_and_mapped(kernel, groups):
+    with jax.enable_x64(True):
+        images = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 8))
+        kernel = jax.random.normal(jax.random.key(1), (3, *kernel))
+        tangent = jax.random.normal(jax.random.key(2), kernel.shape)
+        ours, jaxs, _ = both(images[0], kernel[0], (1, 1), "SAME", groups)
+
+        def second_derivative(convolution, images, kernel, tangent):
+            gradient = jax.grad(lambda kernel: jnp.sum(jnp.sin(convolution(images, kernel))))
+            return jax.jvp(gradient, (kernel,), (tangent,))
+
+        results = [
+            jax.jit(jax.vmap(functools.partial(second_derivative, convolution)))(
+                images, kernel, tangent
+            )
+            for convolution in (ours, jaxs)
+        ]
+    for our_result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-10)
+
+
+@KINDS
+def test_other_platforms_are_given_the_convolution_of_xla(kernel, groups):
+    images, kernel = jnp.ones((2, 8, 8, 8)), jnp.ones(kernel)
+    modules = [
+        jax.export.export(jax.jit(convolution), platforms=["cuda"])(images, kernel).mlir_module()
+        for convolution in both(images, kernel, (1, 1), "SAME", groups)[:2]
+    ]
+    ours, jaxs = (
+        re.findall(r"stablehlo\.(?:convolution.*(?= loc)|dot_general|multiply)", module)
+        for module in modules
+    )
+    assert ours == jaxs
