@@ -96,9 +96,17 @@ class SqueezeExcite(nn.Module):
                 raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
         super().__post_init__()
 
-    @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Returns x with its channels rescaled."""
+        gate = self.gate_of(x)
+        return x.astype(gate.dtype) * gate
+
+    @nn.compact
+    def gate_of(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Returns what x is to be multiplied by: s, with an axis of 1 for each of positions.
+
+        For networks that go on with a sum, and can do both in one pass (`residual_sum`).
+        """
         if x.ndim < self.spatial_dims + 1:
             raise ValueError(
                 f"SqueezeExcite(spatial_dims={self.spatial_dims}) needs an input of at least "
@@ -123,9 +131,7 @@ class SqueezeExcite(nn.Module):
         y = nn.Dense(channels, use_bias=self.use_bias, dtype=dtype, name="expand")(y)
         gate = ACTIVATIONS[self.gate](y)
         self.sow("intermediates", "excitation", gate)
-        if self.squeeze != "none":
-            gate = jnp.expand_dims(gate, positions)
-        return x.astype(dtype) * gate
+        return gate if self.squeeze == "none" else jnp.expand_dims(gate, positions)
 
 
 SlowSqueezeExcite = functools.partial(SqueezeExcite, variant="slow_squeeze")

@@ -13,7 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
+from se_flax.layers.conv import Conv
 from se_flax.layers.residual import residual_sum
+from se_flax.layers.squeeze_excite import SqueezeExcite
 from se_flax.models.checks import check_images
 from se_flax.models.registry import SE_PAPER, register
 
@@ -99,8 +101,6 @@ class ResidualUnit(nn.Module):
             else:
                 scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
                 y = self.norm(name=f"bn{i}", scale_init=scale_init)(conv(y))
-        y = se_at("standard", y)
-
         if not same_shape and self.projection:
             kernel = self.shortcut_kernel
             shortcut = self.conv(
@@ -115,7 +115,15 @@ class ResidualUnit(nn.Module):
         elif not same_shape:
             shortcut = pad_shortcut(shortcut, channels, self.stride)
         shortcut = se_at("identity", shortcut)
-        y = residual_sum(shortcut, y, None if self.preactivation else jax.nn.relu)
+        activation = None if self.preactivation else jax.nn.relu
+        gate = None
+        if self.se and self.se_placement == "standard":
+            block = self.se(name="se")
+            if isinstance(block, SqueezeExcite):
+                gate = block.gate_of(y)
+            else:
+                y = block(y)
+        y = residual_sum(shortcut, y, activation, gate)
         return se_at("post", y)
 
 
@@ -203,7 +211,7 @@ class ResNet(nn.Module):
         With `features`, returns instead the output of each stage by its name, `stage1` first.
         """
         conv = functools.partial(
-            nn.Conv, use_bias=False, padding=0, kernel_init=he_normal, dtype=self.dtype
+            Conv, use_bias=False, padding=0, kernel_init=he_normal, dtype=self.dtype
         )
         norm = functools.partial(
             nn.BatchNorm,
