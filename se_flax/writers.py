@@ -1,12 +1,15 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard events."""
 
 import json
+import os
 import pathlib
+import socket
+import time
 from collections.abc import Mapping
 
 
 class JsonlWriter:
-    """A clu metric writer that appends each row to `metrics.jsonl`.
+    """Appends each row of scalars to `metrics.jsonl`.
 
     Rows of steps after `last_step` are dropped first: they were written by a run that was
     killed before it saved what they tell of, and will be written again.
@@ -26,10 +29,6 @@ class JsonlWriter:
         row = {"step": step, **{name: float(value) for name, value in scalars.items()}}
         self._file.write(json.dumps(row) + "\n")
 
-    def flush(self) -> None:
-        """Makes sure that all rows are in the file."""
-        self._file.flush()
-
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -42,17 +41,59 @@ def _step(row: str) -> float:
         return float("inf")
 
 
-def make_writer(workdir: pathlib.Path, last_step: int):
-    """Returns a clu metric writer to metrics.jsonl and, if TensorFlow can be imported, to
-    TensorBoard events in the workdir.
+class TensorBoardWriter:
+    """Writes scalars to a file of TensorBoard events.
+
+    By the parts of TensorBoard that need no TensorFlow, whose import takes seconds.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event = Event
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (workdir / name).open("ab")
+        self._records = RecordWriter(self._file)
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes an event."""
+        event = self._event(wall_time=time.time(), step=step)
+        for name, value in scalars.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        self._write(event)
+
+    def _write(self, event) -> None:
+        self._records.write(event.SerializeToString())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Writers:
+    """Several writers as one."""
+
+    def __init__(self, *writers: JsonlWriter | TensorBoardWriter):
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the same to each."""
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def close(self) -> None:
+        """Closes each."""
+        for writer in self._writers:
+            writer.close()
+
+
+def make_writer(workdir: pathlib.Path, last_step: int) -> Writers:
+    """Returns a writer to metrics.jsonl and to TensorBoard events in the workdir.
 
     Args:
         last_step: the step the run goes on from.
     """
-    jsonl = JsonlWriter(workdir / "metrics.jsonl", last_step)
-    try:
-        from clu import metric_writers
-    except ImportError as error:
-        print(f"no TensorBoard events, only metrics.jsonl, will be written: {error}")
-        return jsonl
-    return metric_writers.MultiWriter([metric_writers.SummaryWriter(str(workdir)), jsonl])
+    return Writers(TensorBoardWriter(workdir), JsonlWriter(workdir / "metrics.jsonl", last_step))
