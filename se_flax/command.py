@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from absl import flags, logging
 
+from se_flax import process
 from se_flax.errors import UserError
 
 USER_ERROR = 2  # exit status after bad input
@@ -19,7 +20,8 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
         argv: the command line.
         positional: how many arguments that are no options it may have.
     """
-    # TensorFlow writes the TensorBoard events and nothing else; it need not introduce itself.
+    process.prepare()
+    # TensorFlow prepares data sets and nothing else; it need not introduce itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:

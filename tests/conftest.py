@@ -19,6 +19,7 @@ from tests import tiny_run
 _CACHE = tempfile.TemporaryDirectory(prefix="se_flax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
