@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import requests
 
-from se_flax.data import Dataset, Split, load_dataset
+from se_flax.data import Dataset, Split, load_dataset, sources
 from se_flax.data.images import decode
 from se_flax.data.sources import TfdsImages
 from se_flax.errors import UserError
@@ -54,6 +54,33 @@ def test_prepared_tfds_data_are_read_whole(tfds_dir, name, classes, mirror):
     written = {generator.integers(0, 256, (32, 32, 3), np.uint8).tobytes() for _ in range(200)}
     assert {image.tobytes() for image in dataset.train.images} == written
     np.testing.assert_array_equal(np.bincount(dataset.train.labels), 200 // classes)
+
+
+def test_what_was_decoded_once_is_kept_and_a_damaged_copy_is_made_anew(
+    tfds_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = load_dataset("cifar10", tfds_dir)
+    copies = sorted((tmp_path / "se_flax" / "decoded").iterdir())
+    assert len(copies) == 2
+    with monkeypatch.context() as context:
+        context.setattr(sources, "_decode", None)  # not called
+        second = load_dataset("cifar10", tfds_dir)
+    for copy in copies:
+        copy.write_bytes(copy.read_bytes()[:-100])
+    third = load_dataset("cifar10", tfds_dir)
+    for dataset in (second, third):
+        for split in ("train", "test"):
+            expected, got = getattr(first, split), getattr(dataset, split)
+            np.testing.assert_array_equal(got.images, expected.images)
+            np.testing.assert_array_equal(got.labels, expected.labels)
+
+
+def test_data_are_read_where_no_copy_can_be_kept(tfds_dir, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(load_dataset("cifar10", tfds_dir).test)
+    assert "will be decoded again" in capsys.readouterr().out
 
 
 def test_tfds_data_dir_is_read_from_the_environment(tfds_dir, run_python):
