@@ -1,9 +1,11 @@
 """What a person sees of a run: a live bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import os
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from typing import ClassVar, Self, TextIO
 
 import jax
 from tqdm import tqdm
@@ -83,6 +85,46 @@ class Meter:
             self._sums = jax.tree.map(lambda a, b: float(a) + float(b), self._sums, done)
             if self._started is not None:
                 self._images += images
+
+
+class Startup:
+    """What the time before the first step went to, in seconds.
+
+    As a context it counts what JAX traces and compiles meanwhile.
+    """
+
+    _EVENTS: ClassVar = {
+        "/jax/core/compile/jaxpr_trace_duration": "tracing",
+        "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
+        "/jax/core/compile/backend_compile_duration": "compiling",
+    }
+
+    def __init__(self):
+        self.begun = time.perf_counter()
+        self._seconds = {"data": 0.0, "tracing": 0.0, "compiling": 0.0}
+
+    def __enter__(self) -> Self:
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+        return self
+
+    def __exit__(self, *_) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._count)
+
+    def _count(self, event: str, seconds: float, **_) -> None:
+        if event in self._EVENTS:
+            self._seconds[self._EVENTS[event]] += seconds
+
+    @contextlib.contextmanager
+    def reading_data(self) -> Iterator[None]:
+        """Counts what happens within it as reading data."""
+        begun = time.perf_counter()
+        yield
+        self._seconds["data"] += time.perf_counter() - begun
+
+    def __str__(self) -> str:
+        total = time.perf_counter() - self.begun
+        parts = [f"{seconds:.1f} s {part}" for part, seconds in self._seconds.items()]
+        return f"{total:.1f} s after the start: {', '.join(parts)}"
 
 
 class Progress:

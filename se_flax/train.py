@@ -33,7 +33,7 @@ from se_flax.interrupt import Interrupt
 from se_flax.optim import learning_rate_schedule, make_optimizer
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.load import NewClassifier
-from se_flax.progress import Meter, Progress, format_results
+from se_flax.progress import Meter, Progress, Startup, format_results
 from se_flax.state import TrainState, abstract_replicated, create_state, replicate, share_out
 from se_flax.steps import (
     AXIS,
@@ -229,7 +229,7 @@ def train(
             the workdir belongs to another run; later, if the loss is no longer finite.
         RunInterrupted: after SIGINT or SIGTERM, once the state is saved.
     """
-    begun = time.perf_counter()
+    startup = Startup()
     config = config.copy_and_resolve_references()
     workdir = pathlib.Path(workdir).expanduser()
     if dataset is not None:
@@ -238,14 +238,17 @@ def train(
     check_devices(config, jax.device_count())
     check_same_run(workdir, config)
     changes = changed_fields(workdir, config)
-    if dataset is None:
-        dataset = dataset_of(config)
-    if config.validation_fraction:
-        dataset = dataset.hold_out(config.validation_fraction)
+    with startup.reading_data():
+        if dataset is None:
+            dataset = dataset_of(config)
+        if config.validation_fraction:
+            dataset = dataset.hold_out(config.validation_fraction)
     program = build_program(config, dataset)
-    abstract_state = abstract_replicated(abstract_initial_state(program))
 
     with contextlib.ExitStack() as stack:
+        counting = stack.enter_context(contextlib.ExitStack())
+        counting.enter_context(startup)
+        abstract_state = abstract_replicated(abstract_initial_state(program))
         stack.callback(program.close)
         interrupt = stack.enter_context(Interrupt())
         saved = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
@@ -299,7 +302,7 @@ def train(
         meter = Meter(sums)
 
         def save(results=None):
-            elapsed = seconds + time.perf_counter() - begun
+            elapsed = seconds + time.perf_counter() - startup.begun
             carried = {
                 "seconds": elapsed,
                 "sums": meter.sums(),
@@ -317,7 +320,8 @@ def train(
             meter.add(metrics, num_steps * config.batch_size)
             if step == first_step:
                 meter.start_clock()  # what came before was compilation
-                progress.say(f"first step done {time.perf_counter() - begun:.1f} s after the start")
+                counting.close()
+                progress.say(f"first step done {startup}")
             logs_before, step = step // config.log_every_steps, step + num_steps
             progress.update(step, meter.means(), meter.images_per_second)
 
@@ -368,7 +372,7 @@ def train(
             "best_chosen_on": program.selection,
             "seed": config.seed,
             "steps": step,
-            "seconds": round(seconds + time.perf_counter() - begun, 1),
+            "seconds": round(seconds + time.perf_counter() - startup.begun, 1),
             "images_per_second": round(meter.images_per_second, 1),
             **environment(),
         }
