@@ -70,7 +70,7 @@ class Contender:
     Attributes:
         name, network, mode, batch_size: what it is.
         run: does the work once, and waits for it.
-        first_seconds: what the first time took, compilation included.
+        first_seconds: what building it and the first time took, compilation included.
         working_mb: memory in use at the peak beyond that before, in MB.
         seconds: of each round, for one time.
     """
@@ -80,17 +80,19 @@ class Contender:
     mode: str
     batch_size: int
     run: Callable[[], None]
-    first_seconds: float = 0.0
-    working_mb: float | None = None
+    first_seconds: float
+    working_mb: float | None
     seconds: list[float] = dataclasses.field(default_factory=list)
 
-    def warm_up(self, working_memory: Callable[[Callable[[], None]], float | None]) -> None:
-        """Runs it until nothing is left to compile."""
+    @classmethod
+    def ready(cls, name: str, network: str, mode: str, batch_size: int) -> "Contender":
+        """Returns a contender that has nothing left to compile."""
         begun = time.perf_counter()
-        self.run()
-        self.first_seconds = time.perf_counter() - begun
-        self.run()
-        self.working_mb = working_memory(self.run)
+        run = IMPLEMENTATIONS[name](network, mode, batch_size, _dtype())
+        run()
+        first_seconds = time.perf_counter() - begun
+        run()
+        return cls(name, network, mode, batch_size, run, first_seconds, working_memory(run))
 
     def measure(self, seconds: float) -> None:
         """Adds a round of so many seconds, or of one time."""
@@ -112,6 +114,7 @@ class Contender:
             "milliseconds": 1e3 * median,
             "fastest": 1e3 * min(self.seconds),
             "slowest": 1e3 * max(self.seconds),
+            "seconds": self.seconds,
             "images_per_second": self.batch_size / median,
             "first_seconds": self.first_seconds,
             "working_mb": self.working_mb,
@@ -203,6 +206,7 @@ def pytorch_work(
     name: str, mode: str, batch_size: int, dtype: str, compiled: bool
 ) -> Callable[[], None]:
     """Returns a training step or inference in PyTorch."""
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # the first time is to compile
     import torch
 
     from experiments.peers import pytorch
@@ -295,7 +299,7 @@ def batch_sizes(name: str, mode: str) -> tuple[int, ...]:
 
 
 def measure_steps(
-    names: list[str], rounds: int, seconds: float
+    names: list[str], implementations: list[str], rounds: int, seconds: float
 ) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
     """Yields, for each group, mode and batch size, its rows and what could not be measured."""
     limit = limits()["matrix_product_gflops"]
@@ -306,11 +310,9 @@ def measure_steps(
             for batch_size in batch_sizes(group[0], mode) if group else ():
                 contenders, missing = [], []
                 for name in group:
-                    for implementation, work in IMPLEMENTATIONS.items():
+                    for implementation in implementations:
                         try:
-                            run = work(name, mode, batch_size, _dtype())
-                            contender = Contender(implementation, name, mode, batch_size, run)
-                            contender.warm_up(working_memory)
+                            contender = Contender.ready(implementation, name, mode, batch_size)
                         except Exception as error:  # of a library that is not there or fails
                             missing.append(f"{implementation}, {name}, {mode}: {error!r:.200}")
                             continue
@@ -450,34 +452,34 @@ def measure_scaling() -> dict[str, dict[int, float]]:
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Returns how many times as fast se_flax is as each other, and what SE costs, by name."""
+    """Returns how many times as fast se_flax is as each other, and what SE costs, by name.
 
-    def speed(network, row, implementation):
-        key = (network, row["mode"], row["batch_size"], implementation)
-        return next(
-            (
-                other["images_per_second"]
-                for other in rows
-                if key == tuple(other[k] for k in ("network", *KEY, "implementation"))
-            ),
-            math.nan,
-        )
+    Medians over the rounds, in each of which all were measured one after another.
+    """
+    fields = ("network", "mode", "batch_size", "implementation")
+    seconds = {tuple(row[field] for field in fields): row["seconds"] for row in rows}
 
-    KEY = ("mode", "batch_size")
+    def ratio(slower, faster):
+        if slower not in seconds or faster not in seconds:
+            return math.nan
+        rounds = zip(seconds[slower], seconds[faster], strict=True)
+        return statistics.median(a / b for a, b in rounds)
+
     result = {}
-    for row in rows:
-        if row["implementation"] != "se_flax":
+    for network, *place, implementation in seconds:
+        if implementation != "se_flax":
             continue
-        place = f"{row['network']}, {row['mode']}, batch {row['batch_size']}"
+        name = f"{network}, {place[0]}, batch {place[1]}"
         for other in IMPLEMENTATIONS:
             if other != "se_flax":
-                value = row["images_per_second"] / speed(row["network"], row, other)
-                result[f"{place}: se_flax / {other}"] = value
-        plain = row["network"].removeprefix("se_")
-        if plain != row["network"]:
-            for name in IMPLEMENTATIONS:
-                cost = speed(plain, row, name) / speed(row["network"], row, name) - 1
-                result[f"{place}: cost of SE, {name}"] = cost
+                result[f"{name}: se_flax / {other}"] = ratio(
+                    (network, *place, other), (network, *place, "se_flax")
+                )
+        plain = network.removeprefix("se_")
+        if plain != network:
+            for each in IMPLEMENTATIONS:
+                slowdown = ratio((network, *place, each), (plain, *place, each))
+                result[f"{name}: cost of SE, {each}"] = slowdown - 1
     return {name: value for name, value in result.items() if not math.isnan(value)}
 
 
@@ -489,7 +491,8 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"On {machine['device_count']} x {machine['device']} ({machine['platform']}), "
         f"{os.cpu_count()} cores, {results['dtype']}, JAX {machine['versions']['jax']}; made by "
-        "`python -m experiments.speed`. Medians of rounds in turn, in one process.",
+        "`python -m experiments.speed`. Medians of rounds in turn, in one process; ratios are medians "
+        "of those in each round.",
     ]
     if rows := results.get("steps"):
         compared = ratios(rows)
@@ -584,6 +587,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
     flags.DEFINE_multi_enum("section", SECTIONS, SECTIONS, "What to measure; may be repeated.")
     flags.DEFINE_list("networks", [name for group in GROUPS for name in group], "Which networks.")
+    flags.DEFINE_list("implementations", list(IMPLEMENTATIONS), "By which implementations.")
     flags.DEFINE_integer("rounds", 7, "How often each is measured, in turn.", 1)
     flags.DEFINE_float("seconds", 1.0, "How long each time.", 0)
 
@@ -605,11 +609,14 @@ def main(argv: list[str]) -> None:
     for section in options.section:
         if section == "steps":
             results |= {"limits": limits(), "steps": [], "not_measured": []}
-            for rows, missing in measure_steps(options.networks, options.rounds, options.seconds):
+            for rows, missing in measure_steps(
+                options.networks, options.implementations, options.rounds, options.seconds
+            ):
                 results["steps"] += rows
                 results["not_measured"] += missing
                 for name, value in ratios(rows).items():
                     print(f"{name}: {value:.2f}", flush=True)
+                path.write_text(json.dumps(results, indent=1) + "\n")
         elif section == "loop":
             results["loop"] = measure_loop(options.rounds)
             print(f"a run beside its bare steps: {results['loop']['ratio']:.3f}", flush=True)
