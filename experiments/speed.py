@@ -491,8 +491,8 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         f"On {machine['device_count']} x {machine['device']} ({machine['platform']}), "
         f"{os.cpu_count()} cores, {results['dtype']}, JAX {machine['versions']['jax']}; made by "
-        "`python -m experiments.speed`. Medians of rounds in turn, in one process; ratios are medians "
-        "of those in each round.",
+        "`python -m experiments.speed`. Medians of rounds in turn, in one process; ratios are "
+        "medians of those in each round.",
     ]
     if rows := results.get("steps"):
         compared = ratios(rows)
