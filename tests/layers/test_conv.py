@@ -28,7 +28,6 @@ def value_and_gradients(convolution, images, kernel, direction):
 
 
 @pytest.mark.parametrize("batch", [3, 35])
-@pytest.mark.parametrize("size", [(8, 8), (9, 6)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
 @pytest.mark.parametrize(
     ("kernel", "groups", "padding"),
@@ -44,8 +43,8 @@ def value_and_gradients(convolution, images, kernel, direction):
         ((3, 3, 3, 4), 2, "SAME"),
     ],
 )
-def test_result_and_gradients_are_those_of_jax(batch, size, strides, kernel, groups, padding):
-    images = jax.random.normal(jax.random.key(0), (batch, *size, 6))
+def test_result_and_gradients_are_those_of_jax(batch, strides, kernel, groups, padding):
+    images = jax.random.normal(jax.random.key(0), (batch, 9, 6, 6))
     kernel = jax.random.normal(jax.random.key(1), kernel)
     ours, jaxs, direction = both(images, kernel, strides, padding, groups)
     with jax.enable_x64(True):
