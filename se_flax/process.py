@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import platform
 import sys
 
 # Without these two of XLA's libraries for CPUs, convolutions and small matrix products go to
@@ -28,12 +29,14 @@ def compiler_options() -> dict[str, str]:
 def prepare() -> None:
     """Sets what is not set yet; has no effect on what JAX has already compiled.
 
-    - Compiled programs are kept in `cache_dir()`, or in $JAX_COMPILATION_CACHE_DIR, so that a
-      second start need not compile again.
+    - Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, by default a folder of this
+      machine in `cache_dir()`, so that a second start need not compile again. Of this machine,
+      because a program for one CPU may hold instructions that another lacks.
     - XLA takes `compiler_options()` for all that it compiles.
     """
     environment = os.environ
-    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled"))
+    compiled = cache_dir() / "compiled" / platform.node()
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     if "jax" in sys.modules:
         import jax
