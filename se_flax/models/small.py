@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.layers.conv import Conv
+from se_flax.layers.pool import max_pool_2x2
 from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
@@ -64,7 +65,7 @@ class SmallCNN(nn.Module):
             x = jax.nn.relu(conv(width, padding="VALID", name=f"stage{i}_conv2")(x))
             if self.se:
                 x = self.se(name=f"stage{i}_se")(x)
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool_2x2(x)
             maps[f"stage{i}"] = x
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         check_size(images, x)
@@ -120,7 +121,7 @@ class ThreeLayerCNN(nn.Module):
                 x = self.se(name="se")(x)
             else:
                 x = jax.nn.relu(Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool_2x2(x)
             maps[f"stage{i}"] = x
         check_size(images, x)
         if features:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.layers.conv import Conv
+from se_flax.layers.pool import max_pool_2x2
 from se_flax.models.checks import check_images, check_size
 from se_flax.models.registry import register
 
@@ -108,7 +109,7 @@ class VGG(nn.Module):
                 x = jax.nn.relu(x)
                 if self.se:
                     x = self.se(name=f"stage{i}_se{j}")(x)
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool_2x2(x)
             maps[f"stage{i}"] = x
         check_size(images, x)
         if features:
