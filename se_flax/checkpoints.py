@@ -5,10 +5,12 @@ known of the run's progress, and, where it was evaluated, its metrics.
 """
 
 import json
+import operator
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
@@ -27,6 +29,7 @@ _FIXED = (
     "batch_size",
     "optimizer.name",
     "seed",
+    "num_seeds",
 )
 
 
@@ -35,20 +38,29 @@ class Checkpoints:
 
     Args:
         workdir: the run's folder; made if it does not exist, unless `read_only`.
+        seeds: of the run. Of several, the best checkpoint of each is kept.
         read_only: never write nor delete anything.
     """
 
-    def __init__(self, workdir: pathlib.Path, read_only: bool = False):
+    def __init__(self, workdir: pathlib.Path, seeds: Sequence[int] = (0,), read_only: bool = False):
         policies = ocp.checkpoint_managers
+        self._top1_names = ["top1"]
+        if len(seeds) > 1:
+            self._top1_names = [f"seed{seed}/top1" for seed in seeds]
         self._manager = ocp.CheckpointManager(
             (workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=_top1,
+                best_fn=operator.itemgetter("top1"),
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
                         policies.LatestN(1),
-                        policies.BestN(
-                            get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False
+                        *(
+                            policies.BestN(
+                                get_metric_fn=operator.itemgetter(name),
+                                n=1,
+                                keep_checkpoints_without_metrics=False,
+                            )
+                            for name in self._top1_names
                         ),
                     ]
                 ),
@@ -64,9 +76,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
-    def best(self) -> int | None:
-        """The step of the evaluated checkpoint of highest top-1, or None if there is none."""
-        return self._manager.best_step()
+    def best(self) -> list[int]:
+        """The step of the evaluated checkpoint of highest top-1, of each seed; empty if none."""
+        metrics = {step: self._manager.metrics(step) for step in self.steps}
+        evaluated = [step for step in metrics if metrics[step] is not None]
+        return [
+            max(evaluated, key=lambda step, name=name: (metrics[step][name], step))
+            for name in self._top1_names
+            if evaluated
+        ]
 
     @property
     def steps(self) -> list[int]:
@@ -91,7 +109,7 @@ class Checkpoints:
             metrics: what its evaluation gave, if it was evaluated.
         """
         self._manager.save(
-            int(state.step),
+            state.host_step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
             ),
@@ -124,6 +142,17 @@ class Checkpoints:
             ) from error
         return restored.state, restored.progress
 
+    def restore_best(self, abstract_state: TrainState) -> TrainState:
+        """Returns the state of each seed from its `best` step; for the arguments, see `restore`."""
+        state, _ = self.restore(abstract_state, self.best[0])
+        for place, step in enumerate(self.best):
+            if step != self.best[0]:
+                other, _ = self.restore(abstract_state, step)
+                state = jax.tree.map(
+                    lambda x, y, place=place: x.at[place].set(y[place]), state, other
+                )
+        return state
+
     def progress(self, step: int) -> dict[str, Any]:
         """Returns the plain values that were saved beside the state of a step."""
         args = ocp.args.Composite(progress=ocp.args.JsonRestore())
@@ -136,10 +165,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is on disk, and ends the threads that put it there."""
         self._manager.close()
-
-
-def _top1(metrics: dict[str, float]) -> float:
-    return metrics["top1"]
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:

@@ -23,6 +23,11 @@ def default_config() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0  # of initialisation, data order and augmentation
+    # So many networks are trained as one run, of seeds seed, seed + 1, ...: "vmap" computes them
+    # at once, "in_turn" step by step one after the other; "auto" is vmap on GPU and TPU, for
+    # images held in memory.
+    config.num_seeds = 1
+    config.seed_mode = "auto"
 
     config.model = ConfigDict()
     config.model.name = "se_resnet20_cifar"
@@ -134,6 +139,11 @@ _RULES: dict[str, tuple[Check, str]] = {
         lambda value: _count(0)(value) and value < 2**32,
         "a whole number from 0 to 4294967295",
     ),
+    "num_seeds": (
+        lambda value: _count(1)(value) and value <= 2**16,
+        "a whole number from 1 to 65536",
+    ),
+    "seed_mode": _one_of(("auto", "vmap", "in_turn")),
     "model.name": _TEXT,
     "init_from": _TEXT,
     "freeze_body": _FLAG,
@@ -250,6 +260,11 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
             )
         if not is_valid(given[field]):
             raise UserError(f"config.{field} must be {expected}, not {given[field]!r}")
+    if config.seed + config.num_seeds > 2**32:
+        raise UserError(
+            f"config.seed ({config.seed}) leaves no room for config.num_seeds "
+            f"({config.num_seeds}): the last seed must be below 4294967296"
+        )
     if names_dataset and not config.dataset.image_dir:
         check_dataset_name(config.dataset.name)
     for field, value in given["model.overrides"].items():

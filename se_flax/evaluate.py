@@ -10,14 +10,16 @@ import pathlib
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from absl import app, flags
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from se_flax.checkpoints import Checkpoints, has_checkpoint, read_config
 from se_flax.command import parse_flags, run_command
-from se_flax.config import check_config
+from se_flax.config import build_model, check_config
 from se_flax.data import Dataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.from_config import dataset_of, streamed
@@ -27,13 +29,96 @@ from se_flax.data.sources import TfdsImages, check_dataset_name, known_datasets
 from se_flax.data.streaming import ImageSource, StreamedDataset, eval_batches
 from se_flax.errors import UserError
 from se_flax.models import create_model, list_models, model_info
-from se_flax.models.registry import Published
+from se_flax.models.registry import ModelInfo, Published
 from se_flax.pretrained import load_pretrained
-from se_flax.pretrained.catalogue import FIGURES, find_weights
+from se_flax.pretrained.catalogue import FIGURES, PublishedWeights, find_weights
 from se_flax.progress import format_results
-from se_flax.state import abstract_replicated, replicate
+from se_flax.state import TrainState, abstract_replicated, replicate
 from se_flax.steps import evaluate_batches, make_eval_step, pmap_eval_images
-from se_flax.train import build_program
+from se_flax.train import Program, build_program, mean_over_seeds, of_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class RestoredRun:
+    """A run's checkpoint.
+
+    Attributes:
+        config: of the run.
+        dataset: its own, or what was given instead.
+        program: of both.
+        model: the network.
+        state: of the checkpoint, or of those of each seed.
+        steps: of the state, for each seed.
+    """
+
+    config: ConfigDict
+    dataset: Dataset | StreamedDataset
+    program: Program
+    model: nn.Module
+    state: TrainState
+    steps: list[int]
+
+
+def restore_run(
+    workdir: str | pathlib.Path,
+    step: str | int = "best",
+    dataset: Dataset | StreamedDataset | None = None,
+    data_dir: str | None = None,
+    image_dir: str | pathlib.Path | None = None,
+    skip_bad: bool = False,
+) -> RestoredRun:
+    """Returns a run's checkpoint; for arguments and errors, see `evaluate_workdir`."""
+    workdir = pathlib.Path(workdir).expanduser()
+    config = read_config(workdir)
+    if data_dir:
+        config.dataset.data_dir = data_dir
+    named = dataset is None and image_dir is None
+    if named and not config.dataset.image_dir:
+        try:
+            check_dataset_name(config.dataset.name)
+        except UserError as error:
+            raise UserError(
+                f'{workdir} was trained on "{config.dataset.name}", which is not read by name; '
+                "call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
+            ) from error
+    check_config(config, names_dataset=named)
+    if not has_checkpoint(workdir):
+        raise UserError(f"{workdir} has no checkpoint yet")
+
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    saved = Checkpoints(workdir, seeds, read_only=True)
+    try:
+        chosen = {"latest": saved.latest}.get(step, step)
+        steps = saved.best if step == "best" else [chosen] * len(seeds)
+        if not steps or not all(str(s).isdigit() and int(s) in saved.steps for s in steps):
+            raise UserError(
+                f'{workdir} has no checkpoint "{step}"; it has "latest", "best" once it was '
+                f"evaluated, and the steps {', '.join(map(str, saved.steps))}"
+            )
+        if image_dir is not None:
+            if not config.dataset.image_dir and config.dataset.name in known_datasets():
+                raise UserError(
+                    f'{workdir} was trained on "{config.dataset.name}", whose images are held in '
+                    "memory and not prepared as those of a folder are; --image_dir is for runs on "
+                    "streamed images"
+                )
+            class_names = saved.progress(int(steps[0]))["class_names"]
+            source = ImageFolder.of(image_dir, tuple(class_names)).checked(skip_bad)
+            dataset = streamed(config, str(image_dir), source, source)
+        elif dataset is None:
+            dataset = dataset_of(config)
+        if config.validation_fraction and image_dir is None:
+            dataset = dataset.hold_out(config.validation_fraction)
+        program = build_program(config, dataset)
+        abstract_state = abstract_replicated(jax.eval_shape(program.initial_state))
+        if step == "best":
+            state = saved.restore_best(abstract_state)
+        else:
+            state, _ = saved.restore(abstract_state, int(chosen))
+    finally:
+        saved.close()
+    model = build_model(config, dataset.num_classes)
+    return RestoredRun(config, dataset, program, model, state, [int(step) for step in steps])
 
 
 def evaluate_workdir(
@@ -59,65 +144,87 @@ def evaluate_workdir(
 
     Returns:
         `loss` in nats, `top1`, `top3` and `top5` in percent, and what they belong to: `step`,
-        `model`, `dataset`, `split` and the number of `images`.
+        `model`, `dataset`, `split` and the number of `images`. Of a run of several seeds they
+        are means, and `per_seed` has those of each; each seed has its own "best" step.
 
     Raises:
         UserError: if there is no such run, checkpoint or split.
     """
-    workdir = pathlib.Path(workdir).expanduser()
-    config = read_config(workdir)
-    if data_dir:
-        config.dataset.data_dir = data_dir
-    named = dataset is None and image_dir is None
-    if named and not config.dataset.image_dir:
-        try:
-            check_dataset_name(config.dataset.name)
-        except UserError as error:
-            raise UserError(
-                f'{workdir} was trained on "{config.dataset.name}", which is not read by name; '
-                "call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
-            ) from error
-    check_config(config, names_dataset=named)
-    if not has_checkpoint(workdir):
-        raise UserError(f"{workdir} has no checkpoint yet")
-
-    saved = Checkpoints(workdir, read_only=True)
-    try:
-        chosen = {"best": saved.best, "latest": saved.latest}.get(step, step)
-        if not str(chosen).isdigit() or int(chosen) not in saved.steps:
-            raise UserError(
-                f'{workdir} has no checkpoint "{step}"; it has "latest", "best" once it was '
-                f"evaluated, and the steps {', '.join(map(str, saved.steps))}"
-            )
-        if image_dir is not None:
-            if not config.dataset.image_dir and config.dataset.name in known_datasets():
-                raise UserError(
-                    f'{workdir} was trained on "{config.dataset.name}", whose images are held in '
-                    "memory and not prepared as those of a folder are; --image_dir is for runs on "
-                    "streamed images"
-                )
-            class_names = saved.progress(int(chosen))["class_names"]
-            source = ImageFolder.of(image_dir, tuple(class_names)).checked(skip_bad)
-            dataset = streamed(config, str(image_dir), source, source)
-        elif dataset is None:
-            dataset = dataset_of(config)
-        if config.validation_fraction and image_dir is None:
-            dataset = dataset.hold_out(config.validation_fraction)
-        program = build_program(config, dataset)
-        if split not in program.sizes:
-            raise UserError(f'there is no split "{split}"; known are {", ".join(program.sizes)}')
-        abstract_state = abstract_replicated(jax.eval_shape(program.initial_state))
-        state, _ = saved.restore(abstract_state, int(chosen))
-    finally:
-        saved.close()
+    run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
+    if split not in run.program.sizes:
+        known = ", ".join(run.program.sizes)
+        raise UserError(f'there is no split "{split}"; known are {known}')
+    results = run.program.evaluate(run.state, split)
+    seeds = run.program.seeds
+    each = {}
+    if len(seeds) > 1:
+        each["per_seed"] = [
+            {"seed": seed, "step": step, **of_seed(results, place)}
+            for place, (seed, step) in enumerate(zip(seeds, run.steps, strict=True))
+        ]
     return {
-        "model": config.model.name,
-        "dataset": dataset.name,
+        "model": run.config.model.name,
+        "dataset": run.dataset.name,
         "split": split,
-        "images": program.sizes[split],
-        "step": int(chosen),
-        **program.evaluate(state, split),
+        "images": run.program.sizes[split],
+        "step": run.steps[0] if len(seeds) == 1 else run.steps,
+        **mean_over_seeds(results),
+        **each,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedNetwork:
+    """A network with published weights, for images of some classes.
+
+    Attributes:
+        info: what is known of the network.
+        known: what is known of the weights, or None.
+        weights: where they are from.
+        model, variables: the network.
+        places: at which place among the weights' classes each class of the images is.
+    """
+
+    info: ModelInfo
+    known: PublishedWeights | None
+    weights: str | pathlib.Path
+    model: nn.Module
+    variables: dict[str, Any]
+    places: np.ndarray
+
+    def class_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns a name for each class of the weights, those of the images in their places."""
+        result = [str(i) for i in range(self.model.num_classes)]
+        for name, place in zip(names, self.places, strict=True):
+            result[place] = name
+        return tuple(result)
+
+
+def load_published(
+    name: str, weights: str | pathlib.Path | None, class_names: tuple[str, ...]
+) -> PublishedNetwork:
+    """Returns a network with published weights; for arguments, see `evaluate_pretrained`.
+
+    Args:
+        class_names: of the images.
+    """
+    info = model_info(name)
+    known = find_weights(name, weights)
+    if weights is None:
+        if known is None:
+            raise UserError(
+                f'the catalogue has no weights of "{name}"; give --weights=FILE, or choose '
+                "one of the models that python -m se_flax.pretrained lists"
+            )
+        weights = known.source
+    # An auxiliary classifier has no part in what a trained network says.
+    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
+    fields = {"auxiliary": False} if has_auxiliary else {}
+    variables = load_pretrained(name, weights, **fields)
+    num_classes = len(variables["params"]["classifier"]["bias"])
+    places = _places_of_classes(class_names, num_classes)
+    model = create_model(name, num_classes, **fields)
+    return PublishedNetwork(info, known, weights, model, variables, places)
 
 
 def evaluate_pretrained(
@@ -149,30 +256,15 @@ def evaluate_pretrained(
     Raises:
         UserError: if the weights cannot be read or give no numbers, or the classes are not theirs.
     """
-    info = model_info(name)
-    known = find_weights(name, weights)
-    if weights is None:
-        if known is None:
-            raise UserError(
-                f'the catalogue has no weights of "{name}"; give --weights=FILE, or choose '
-                "one of the models that python -m se_flax.pretrained lists"
-            )
-        weights = known.source
-    # An auxiliary classifier has no part in what a trained network says.
-    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    fields = {"auxiliary": False} if has_auxiliary else {}
-    variables = load_pretrained(name, weights, **fields)
-    num_classes = len(variables["params"]["classifier"]["bias"])
-    places = _places_of_classes(source.class_names, num_classes)
-
+    loaded = load_published(name, weights, source.class_names)
+    info, known, weights = loaded.info, loaded.known, loaded.weights
     crop = crop or published_crop(name, weights)
-    model = create_model(name, num_classes, **fields)
-    evaluate = pmap_eval_images(make_eval_step(model), Preprocessing(info.mean, info.std))
+    evaluate = pmap_eval_images(make_eval_step(loaded.model), Preprocessing(info.mean, info.std))
     batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
-    class_names = tuple(str(i) for i in range(num_classes))
-    batches = eval_batches(_Renamed(source, places, class_names), crop, batch_size)
+    renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
+    batches = eval_batches(renamed, crop, batch_size)
     batches = tqdm(batches, name, -(-len(source) // batch_size), leave=False, disable=None)
-    means = evaluate_batches(evaluate, replicate(variables), batches)
+    means = evaluate_batches(evaluate, replicate(loaded.variables), batches)
     if not np.isfinite(means["loss"]):
         raise UserError(f"{weights} make the network's loss {means['loss']}")
     results = [result for result in info.published if result.dataset == "imagenet2012"]
@@ -205,7 +297,7 @@ def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Renamed:
+class Renamed:
     """A source whose classes stand at other places."""
 
     source: ImageSource
@@ -220,6 +312,7 @@ class _Renamed:
         return {**record, "label": self.places[record["label"]]}
 
     def describe(self, i: int) -> str:
+        """Returns what to call an image in a message."""
         return self.source.describe(i)
 
 

@@ -5,9 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import ClassVar, Self, TextIO
+from typing import Any, ClassVar, Self, TextIO
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from se_flax.steps import Metrics
@@ -26,7 +27,7 @@ class Meter:
         sums: `sums()` of the run that this one continues.
     """
 
-    def __init__(self, sums: dict[str, float] | None = None):
+    def __init__(self, sums: dict[str, Any] | None = None):
         self._sums = Metrics(**(sums or dict.fromkeys(Metrics.__dataclass_fields__, 0.0)))
         self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
         self._pending = None
@@ -38,16 +39,19 @@ class Meter:
         self._read()
         self._pending = metrics, images
 
-    def sums(self) -> dict[str, float]:
-        """Returns the sums since the last row, once the last dispatch is done."""
+    def sums(self) -> dict[str, Any]:
+        """Returns the sums since the last row, once the last dispatch is done.
+
+        They are numbers; of several seeds, lists of them.
+        """
         self._read()
-        return {name: float(value) for name, value in vars(self._sums).items()}
+        return {name: np.asarray(value).tolist() for name, value in vars(self._sums).items()}
 
-    def means(self) -> dict[str, float]:
+    def means(self) -> dict[str, Any]:
         """Returns the means since the last row, or of that row, over what has been read."""
-        return self._sums.means() if self._sums.count else self._last_row
+        return self._sums.means() if np.any(self._sums.count) else self._last_row
 
-    def finish_row(self) -> dict[str, float]:
+    def finish_row(self) -> dict[str, Any]:
         """Returns the means since the last row, once the last dispatch is done; starts anew."""
         self._read()
         self._last_row = self._sums.means()
@@ -81,8 +85,13 @@ class Meter:
         if self._pending is not None:
             metrics, images = self._pending
             self._pending = None
-            done = jax.device_get(metrics)
-            self._sums = jax.tree.map(lambda a, b: float(a) + float(b), self._sums, done)
+            done = vars(jax.device_get(metrics))
+            self._sums = Metrics(
+                **{
+                    name: np.asarray(total) + np.asarray(done[name], float)
+                    for name, total in vars(self._sums).items()
+                }
+            )
             if self._started is not None:
                 self._images += images
 
@@ -132,7 +141,7 @@ class Progress:
 
     Args:
         total_steps, steps_per_epoch: length of the run and of an epoch, in steps.
-        batch_size: images a step.
+        images_per_step: how many images a step takes, those of all seeds.
         first_step: the step it goes on from.
         stream: where to; by default the standard output.
     """
@@ -141,13 +150,13 @@ class Progress:
         self,
         total_steps: int,
         steps_per_epoch: int,
-        batch_size: int,
+        images_per_step: int,
         first_step: int = 0,
         stream: TextIO | None = None,
     ):
         self._stream = stream or sys.stdout
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
-        self._batch_size = batch_size
+        self._images_per_step = images_per_step
         self._last_line = time.monotonic()
         self._bar = None
         if _can_show_bar(self._stream):
@@ -160,7 +169,7 @@ class Progress:
                 leave=False,
             )
 
-    def update(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
+    def update(self, step: int, metrics: dict[str, Any], images_per_second: float) -> None:
         """Moves the bar to a step; where there is no bar, prints a line now and then."""
         if self._bar is None:
             if time.monotonic() - self._last_line >= QUIET_SECONDS:
@@ -170,17 +179,18 @@ class Progress:
         self._bar.set_postfix_str(_numbers(metrics, images_per_second), refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def log(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
+    def log(self, step: int, metrics: dict[str, Any], images_per_second: float) -> None:
         """Prints a line on the training so far; where there is a bar, that says it already."""
         if self._bar is None:
-            seconds = (self._total_steps - step) * self._batch_size / max(images_per_second, 1e-9)
+            images = (self._total_steps - step) * self._images_per_step
+            seconds = images / max(images_per_second, 1e-9)
             left = tqdm.format_interval(seconds) if images_per_second else "?"
             self.say(
                 f"{self._epoch(step)}  step {step}/{self._total_steps}  "
                 f"{_numbers(metrics, images_per_second)}, {left} left"
             )
 
-    def say_results(self, step: int, split: str, results: dict[str, float]) -> None:
+    def say_results(self, step: int, split: str, results: dict[str, Any]) -> None:
         """Prints a line on an evaluation."""
         self.say(f"{self._epoch(step)}  {format_results(split, results)}")
 
@@ -212,14 +222,18 @@ def _can_show_bar(stream: TextIO) -> bool:
         return True
 
 
-def _numbers(metrics: dict[str, float], images_per_second: float) -> str:
+def _numbers(metrics: dict[str, Any], images_per_second: float) -> str:
     return (
-        f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
+        f"loss {np.mean(metrics['loss']):.4f}, top-1 {np.mean(metrics['top1']):.2f}%, "
         f"{images_per_second:,.0f} images/s"
     )
 
 
-def format_results(split: str, results: dict[str, float]) -> str:
-    """Returns one line with top-1/3/5 accuracy and loss of a split."""
-    accuracies = ", ".join(f"top-{k} {results[f'top{k}']:.2f}%" for k in (1, 3, 5))
-    return f"{split}: {accuracies}, loss {results['loss']:.4f}"
+def format_results(split: str, results: dict[str, Any]) -> str:
+    """Returns one line with top-1/3/5 accuracy and loss of a split, of seeds their means."""
+    accuracies = ", ".join(f"top-{k} {np.mean(results[f'top{k}']):.2f}%" for k in (1, 3, 5))
+    line = f"{split}: {accuracies}, loss {np.mean(results['loss']):.4f}"
+    top1 = np.atleast_1d(results["top1"])
+    if len(top1) == 1:
+        return line
+    return f"{line}, mean of {len(top1)} seeds with top-1 {min(top1):.2f} to {max(top1):.2f}%"

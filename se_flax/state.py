@@ -15,6 +15,8 @@ from jaxtyping import Array, Int
 class TrainState:
     """The state of one network in training; a pytree.
 
+    Of several seeds trained as one run, every array has a leading axis for them.
+
     Attributes:
         step: int32, how many updates have been made.
         seed: uint32, of the data order, the augmentation and dropout.
@@ -30,6 +32,11 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     ema: Any = None
+
+    @property
+    def host_step(self) -> int:
+        """`step` as a Python integer, once it is computed; all seeds are at the same."""
+        return int(np.asarray(self.step).reshape(-1)[0])
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -1,13 +1,18 @@
-"""One step of training or evaluation: pure functions of one device's share, and their pmaps."""
+"""One step of training or evaluation: pure functions of one device's share, and their pmaps.
+
+Several seeds are trained as one run whose state has an axis for them. A pmapped function takes
+them all at once, by `jax.vmap`, or the one at a `place` of that axis.
+"""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
@@ -22,7 +27,7 @@ AXIS = "batch"
 
 @flax.struct.dataclass
 class Metrics:
-    """Sums over images; divided by `count` they are means.
+    """Sums over images; divided by `count` they are means. Of several seeds, arrays [seeds].
 
     Attributes:
         loss: of the cross entropy (in training, with label smoothing), in nats.
@@ -55,13 +60,20 @@ class Metrics:
     def __add__(self, other: "Metrics") -> "Metrics":
         return jax.tree.map(jnp.add, self, other)
 
-    def means(self) -> dict[str, float]:
-        """Returns the loss in nats and top-1/3/5 accuracies in percent, as Python floats."""
-        sums = {name: float(value) for name, value in vars(jax.device_get(self)).items()}
+    def means(self) -> dict[str, Any]:
+        """Returns the loss in nats and top-1/3/5 accuracies in percent.
+
+        They are Python floats; of several seeds, float64 arrays of shape [seeds].
+        """
+        sums = {name: np.asarray(x, float) for name, x in vars(jax.device_get(self)).items()}
         count = sums.pop("count")
-        return {
-            name: total / count * (1 if name == "loss" else 100) for name, total in sums.items()
-        }
+        means = {name: x / count * (1 if name == "loss" else 100) for name, x in sums.items()}
+        return {name: mean if mean.ndim else float(mean) for name, mean in means.items()}
+
+    @classmethod
+    def stack(cls, each: "Sequence[Metrics]") -> "Metrics":
+        """Returns the metrics of several seeds as one, not waiting for their computation."""
+        return jax.tree.map(lambda *sums: list(sums), *each)
 
 
 def make_train_step(
@@ -146,49 +158,81 @@ def batch_slots(batch_size: int) -> Int[Array, "local_devices b"]:
     return jnp.arange(jax.local_device_count() * share).reshape(-1, share) + first * share
 
 
+def _part(tree: Any, place: Int[Array, ""] | None) -> Any:
+    """Returns what stands at a place of the leading axis; everything for None."""
+    return tree if place is None else jax.tree.map(lambda x: x[place], tree)
+
+
+def _with_part(tree: Any, part: Any, place: Int[Array, ""] | None) -> Any:
+    """Returns the tree with a part put where `_part` took it."""
+    return part if place is None else jax.tree.map(lambda x, y: x.at[place].set(y), tree, part)
+
+
 def pmap_train(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     preprocessing: Preprocessing,
     batch_size: int,
-) -> Callable[[TrainState, DeviceSplit, Int[Array, "d b"], int], tuple[TrainState, Metrics]]:
-    """Returns `train(state, split, slots, num_steps)`: steps on all devices in one dispatch.
+    all_seeds: bool = False,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Returns `train(state, split, slots, place, num_steps)`: steps on all devices at once.
 
     The state is donated. Its arrays have no device axis; `slots` (see `batch_slots`) is what is
     mapped. A single step is compiled without a loop around it, because on a CPU XLA runs
     convolutions many times slower inside one.
+
+    Args:
+        train_step: see `make_train_step`.
+        preprocessing: of the split.
+        batch_size: over all devices.
+        all_seeds: the state has an axis of seeds, and all make the steps. Otherwise `place` is
+            the one that does, or None for a state without that axis.
     """
 
     def one_step(state, split, slots):
         positions = state.step * batch_size + slots
         return train_step(state, train_batch(split, preprocessing, state.seed, positions))
 
+    if all_seeds:
+        one_step = jax.vmap(one_step, (0, None, None))
+
     @functools.partial(
         jax.pmap,
         axis_name=AXIS,
-        in_axes=(None, None, 0),
+        in_axes=(None, None, 0, None),
         out_axes=None,
-        static_broadcasted_argnums=3,
+        static_broadcasted_argnums=4,
         donate_argnums=0,
     )
-    def train(state, split, slots, num_steps):
+    def train(state, split, slots, place, num_steps):
+        part = _part(state, place)
         if num_steps == 1:
-            return one_step(state, split, slots)
-        state, metrics = jax.lax.scan(
-            lambda carry, _: one_step(carry, split, slots), state, length=num_steps
-        )
-        return state, jax.tree.map(jnp.sum, metrics)
+            part, metrics = one_step(part, split, slots)
+        else:
+            part, metrics = jax.lax.scan(
+                lambda carry, _: one_step(carry, split, slots), part, length=num_steps
+            )
+            metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+        return _with_part(state, part, place), metrics
 
     return train
 
 
 def pmap_eval(
-    eval_step: Callable[[dict[str, Any], Batch], Metrics], preprocessing: Preprocessing
-) -> Callable[[dict[str, Any], DeviceSplit, Int[Array, "d b"], Int[Array, ""]], Metrics]:
-    """Returns `evaluate(variables, split, slots, start)`: one batch on all devices."""
+    eval_step: Callable[[dict[str, Any], Batch], Metrics],
+    preprocessing: Preprocessing,
+    all_seeds: bool = False,
+) -> Callable[..., Metrics]:
+    """Returns `evaluate(variables, split, slots, place, start)`: one batch on all devices.
 
-    @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0, None), out_axes=None)
-    def evaluate(variables, split, slots, start):
-        return eval_step(variables, eval_batch(split, preprocessing, start + slots))
+    For `place` and `all_seeds`, see `pmap_train`.
+    """
+    if all_seeds:
+        eval_step = jax.vmap(eval_step, (0, None))
+
+    @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0, None, None), out_axes=None)
+    def evaluate(variables, split, slots, place, start):
+        batch = eval_batch(split, preprocessing, start + slots)
+        return eval_step(_part(variables, place), batch)
 
     return evaluate
 
@@ -197,17 +241,20 @@ def pmap_train_images(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     preprocessing: Preprocessing,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Returns `train(state, images, labels, positions)`: a step on images from the host.
+    """Returns `train(state, images, labels, positions, place)`: a step on images from the host.
 
-    The arrays are of shapes [devices, b, ...] (see `HostBatch`); the state is donated.
+    The arrays are of shapes [devices, b, ...] (see `HostBatch`); the state is donated. For
+    `place`, see `pmap_train`.
     """
 
     @functools.partial(
-        jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0), out_axes=None, donate_argnums=0
+        jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0, None), out_axes=None, donate_argnums=0
     )
-    def train(state, images, labels, positions):
-        batch = preprocessing.train(stream_key(state.seed), images, labels, positions)
-        return train_step(state, batch)
+    def train(state, images, labels, positions, place):
+        part = _part(state, place)
+        batch = preprocessing.train(stream_key(part.seed), images, labels, positions)
+        part, metrics = train_step(part, batch)
+        return _with_part(state, part, place), metrics
 
     return train
 
@@ -215,27 +262,39 @@ def pmap_train_images(
 def pmap_eval_images(
     eval_step: Callable[[dict[str, Any], Batch], Metrics], preprocessing: Preprocessing
 ) -> Callable[..., Metrics]:
-    """Returns `evaluate(variables, images, labels, mask)`: one batch of images from the host.
+    """Returns `evaluate(variables, images, labels, mask, place)`: one batch from the host.
 
-    The arrays are of shapes [devices, b, ...] (see `HostBatch`).
+    The arrays are of shapes [devices, b, ...] (see `HostBatch`). For `place`, see `pmap_train`.
     """
 
-    @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0), out_axes=None)
-    def evaluate(variables, images, labels, mask):
-        return eval_step(variables, Batch(preprocessing.normalize(images), labels, mask))
+    @functools.partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, 0, 0, None), out_axes=None)
+    def evaluate(variables, images, labels, mask, place):
+        batch = Batch(preprocessing.normalize(images), labels, mask)
+        return eval_step(_part(variables, place), batch)
 
     return evaluate
 
 
 def evaluate_batches(
-    evaluate: Callable[..., Metrics], variables: dict[str, Any], batches: Iterable[HostBatch]
-) -> dict[str, float]:
-    """Returns loss and top-1/3/5 over the images of batches (see `Metrics.means`)."""
-    sums = []
+    evaluate: Callable[..., Metrics],
+    variables: dict[str, Any],
+    batches: Iterable[HostBatch],
+    places: Sequence[int | None] = (None,),
+) -> dict[str, Any]:
+    """Returns loss and top-1/3/5 over the images of batches (see `Metrics.means`).
+
+    Args:
+        evaluate: see `pmap_eval_images`.
+        variables: of the network; the same at several places of an axis of seeds, if any.
+        batches: of the images.
+        places: which of these to evaluate.
+    """
+    sums: list[list[Metrics]] = [[] for _ in places]
     for batch in batches:
         images, labels, _, mask = batch.on_devices()
-        sums.append(evaluate(variables, images, labels, mask))
-    return functools.reduce(Metrics.__add__, sums).means()
+        for place, sums_of_place in zip(places, sums, strict=True):
+            sums_of_place.append(evaluate(variables, images, labels, mask, place))
+    return _means_at(places, sums)
 
 
 def evaluate_split(
@@ -243,11 +302,26 @@ def evaluate_split(
     variables: dict[str, Any],
     split: DeviceSplit,
     batch_size: int,
-) -> dict[str, float]:
-    """Returns loss and top-1/3/5 over exactly the images of a split (see `Metrics.means`)."""
+    places: Sequence[int | None] = (None,),
+) -> dict[str, Any]:
+    """Returns loss and top-1/3/5 over exactly the images of a split (see `Metrics.means`).
+
+    For the arguments, see `evaluate_batches`; `evaluate` is that of `pmap_eval`.
+    """
     devices = jax.device_count()
     size = len(split.labels)
     batch_size = -(-min(batch_size, size) // devices) * devices
     slots = batch_slots(batch_size)
-    batches = [evaluate(variables, split, slots, start) for start in range(0, size, batch_size)]
-    return functools.reduce(Metrics.__add__, batches).means()
+    sums = [
+        [evaluate(variables, split, slots, place, start) for start in range(0, size, batch_size)]
+        for place in places
+    ]
+    return _means_at(places, sums)
+
+
+def _means_at(places: Sequence[int | None], sums: Sequence[Sequence[Metrics]]) -> dict[str, Any]:
+    """Returns the means of the sums at each place; without an axis for them, if it is None."""
+    means = [functools.reduce(Metrics.__add__, of_place).means() for of_place in sums]
+    if places[0] is None:
+        return means[0]
+    return {name: np.array([each[name] for each in means]) for name in means[0]}

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax
@@ -66,7 +66,9 @@ class Program:
         steps_per_epoch, total_steps: length of an epoch and of the run, in steps.
         steps_per_dispatch: how many of them the devices are given at once.
         learning_rate: as a function of the step.
-        initial_state: makes the state a run begins with.
+        seeds: of the networks that are trained.
+        initial_state: makes the state a run begins with; of several seeds, with an axis for
+            them, as all that the functions below take and return.
         train: `train(state, step, num_steps)` returns the new state and the metrics; the old
             state, of that step, is donated.
         evaluate: `evaluate(state, split_name)` returns loss and top-1/3/5 (`Metrics.means`).
@@ -79,14 +81,19 @@ class Program:
     total_steps: int
     steps_per_dispatch: int
     learning_rate: optax.Schedule
+    seeds: range
     initial_state: Callable[[], TrainState]
     train: Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
-    evaluate: Callable[[TrainState, str], dict[str, float]]
+    evaluate: Callable[[TrainState, str], dict[str, Any]]
     close: Callable[[], None]
 
 
 def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Program:
-    """Returns what it takes to run a config on a data set; compiles nothing yet."""
+    """Returns what it takes to run a config on a data set; compiles nothing yet.
+
+    Raises:
+        UserError: if the seeds cannot be trained as `config.seed_mode` says.
+    """
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     splits = {name: split for name, split in splits.items() if split is not None}
     steps_per_epoch = max(1, round(len(dataset.train) / config.batch_size))
@@ -96,10 +103,14 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
     train_step = make_train_step(model, optimizer, config)
     eval_step = make_eval_step(model)
 
+    def state_of(seed):
+        return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
+
+    @jax.jit  # traced once, for its shapes and to be run
     def initial_state():
-        return create_state(
-            model, optimizer, dataset.image_shape, config.seed, config.ema_decay > 0
-        )
+        if config.num_seeds == 1:
+            return state_of(config.seed)
+        return jax.vmap(state_of)(config.seed + jnp.arange(config.num_seeds, dtype=jnp.uint32))
 
     total_steps = config.num_epochs * steps_per_epoch
     if isinstance(dataset, Dataset):
@@ -107,6 +118,11 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
         steps_per_dispatch = config.steps_per_dispatch
         steps_per_dispatch = steps_per_dispatch or default_steps_per_dispatch(steps_per_epoch)
     else:
+        if config.num_seeds > 1 and config.seed_mode == "vmap":
+            raise UserError(
+                f"{dataset.name} is read image by image, so that its seeds cannot be computed at "
+                'once; use config.seed_mode="in_turn"'
+            )
         train, evaluate, close = _streamed(
             config, dataset, splits, total_steps, train_step, eval_step
         )
@@ -118,6 +134,7 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
         total_steps=total_steps,
         steps_per_dispatch=steps_per_dispatch,
         learning_rate=learning_rate,
+        seeds=range(config.seed, config.seed + config.num_seeds),
         initial_state=initial_state,
         train=train,
         evaluate=evaluate,
@@ -129,15 +146,26 @@ def _in_memory(config, dataset, splits, train_step, eval_step):
     """Returns `train`, `evaluate` and `close` of a `Program` whose data are on the devices."""
     preprocessing = Preprocessing.of_config(dataset, config)
     splits = {name: replicate(DeviceSplit.of(split)) for name, split in splits.items()}
-    train_steps = pmap_train(train_step, preprocessing, config.batch_size)
-    eval_step = pmap_eval(eval_step, preprocessing)
+    at_once = config.seed_mode == "vmap"
+    if config.seed_mode == "auto":  # XLA's grouped convolutions are slow on a CPU
+        at_once = jax.default_backend() != "cpu"
+    at_once = at_once and config.num_seeds > 1
+    places = (None,) if at_once else _places(config)
+    train_steps = pmap_train(train_step, preprocessing, config.batch_size, at_once)
+    eval_step = pmap_eval(eval_step, preprocessing, at_once)
     slots = batch_slots(config.batch_size)
 
     def train(state, step, num_steps):
-        return train_steps(state, splits["train"], slots, num_steps)
+        metrics = []
+        for place in places:
+            state, metrics_there = train_steps(state, splits["train"], slots, place, num_steps)
+            metrics.append(metrics_there)
+        return state, metrics[0] if places[0] is None else Metrics.stack(metrics)
 
     def evaluate(state, split):
-        return evaluate_split(eval_step, state.variables, splits[split], config.eval_batch_size)
+        return evaluate_split(
+            eval_step, state.variables, splits[split], config.eval_batch_size, places
+        )
 
     return train, evaluate, lambda: None
 
@@ -149,29 +177,46 @@ def _streamed(config, dataset, splits, total_steps, train_step, eval_step):
     eval_images = pmap_eval_images(eval_step, preprocessing)
     devices = jax.device_count()
     eval_batch_size = -(-config.eval_batch_size // devices) * devices
-    stream = TrainStream(
-        lambda step: train_batches(
-            dataset.train,
-            dataset.train_crop,
-            config.batch_size,
-            config.seed,
-            step,
-            total_steps,
-            dataset.workers,
+    places = _places(config)
+    streams = [
+        TrainStream(
+            lambda step, seed=config.seed + (place or 0): train_batches(
+                dataset.train,
+                dataset.train_crop,
+                config.batch_size,
+                seed,
+                step,
+                total_steps,
+                dataset.workers,
+                config.num_seeds,
+            )
         )
-    )
+        for place in places
+    ]
 
     def train(state, step, num_steps):
-        images, labels, positions, _ = stream.batch(step)
-        result = train_images(state, images, labels, positions)
-        stream.read(step + 1)  # while the devices compute
-        return result
+        metrics = []
+        for place, stream in zip(places, streams, strict=True):
+            images, labels, positions, _ = stream.batch(step)
+            state, metrics_there = train_images(state, images, labels, positions, place)
+            metrics.append(metrics_there)
+            stream.read(step + 1)  # while the devices compute
+        return state, metrics[0] if places[0] is None else Metrics.stack(metrics)
 
     def evaluate(state, split):
         batches = eval_batches(splits[split], dataset.eval_crop, eval_batch_size, dataset.workers)
-        return evaluate_batches(eval_images, state.variables, batches)
+        return evaluate_batches(eval_images, state.variables, batches, places)
 
-    return train, evaluate, stream.close
+    def close():
+        for stream in streams:
+            stream.close()
+
+    return train, evaluate, close
+
+
+def _places(config: ConfigDict) -> tuple[int | None, ...]:
+    """Returns the places of the axis of seeds to take in turn; None for a state without one."""
+    return (None,) if config.num_seeds == 1 else tuple(range(config.num_seeds))
 
 
 class TrainStream:
@@ -251,9 +296,9 @@ def train(
         abstract_state = abstract_replicated(abstract_initial_state(program))
         stack.callback(program.close)
         interrupt = stack.enter_context(Interrupt())
-        saved = stack.enter_context(contextlib.closing(Checkpoints(workdir)))
+        saved = stack.enter_context(contextlib.closing(Checkpoints(workdir, program.seeds)))
         if saved.latest is None:
-            state = jax.jit(program.initial_state)()
+            state = program.initial_state()
             if config.init_from:
                 state = with_published_weights(state, config, dataset.num_classes)
             state = replicate(state)
@@ -271,7 +316,7 @@ def train(
                     f"{workdir} holds a run on other classes: it had {carried['class_names']}, "
                     f"there are now {list(dataset.class_names)}; give another --workdir"
                 )
-        first_step = int(state.step)
+        first_step = state.host_step
         summary_path = workdir / "summary.json"
         if first_step > program.total_steps:
             raise UserError(
@@ -285,14 +330,14 @@ def train(
             return json.loads(summary_path.read_text())
 
         write_config(workdir, config)
-        overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        params = _one_network(state.params, program)
+        overview = parameter_overview.get_parameter_overview(params, include_stats=False)
         (workdir / "parameters.txt").write_text(overview + "\n")
         writer = stack.enter_context(contextlib.closing(make_writer(workdir, first_step)))
+        images_per_step = config.batch_size * config.num_seeds
         progress = stack.enter_context(
             contextlib.closing(
-                Progress(
-                    program.total_steps, program.steps_per_epoch, config.batch_size, first_step
-                )
+                Progress(program.total_steps, program.steps_per_epoch, images_per_step, first_step)
             )
         )
         for line in introduction(config, dataset, program, state, workdir):
@@ -309,7 +354,7 @@ def train(
                 "class_names": list(dataset.class_names),
                 "sizes": program.sizes,
             }
-            saved.save(state, carried, results)
+            saved.save(state, carried, results and over_seeds(results, program.seeds))
 
         step, last_save = first_step, time.monotonic()
         while step < program.total_steps:
@@ -317,7 +362,7 @@ def train(
             epoch_end = epoch * program.steps_per_epoch
             num_steps = min(program.steps_per_dispatch, epoch_end - step)
             state, metrics = program.train(state, step, num_steps)
-            meter.add(metrics, num_steps * config.batch_size)
+            meter.add(metrics, num_steps * images_per_step)
             if step == first_step:
                 meter.start_clock()  # what came before was compilation
                 counting.close()
@@ -329,12 +374,15 @@ def train(
             if log_now:
                 row = meter.finish_row()
                 progress.log(step, row, meter.images_per_second)
-                if not np.isfinite(row["loss"]):
-                    raise UserError(
-                        f"training has diverged: the loss is {row['loss']} at step {step}; use a "
-                        "lower config.optimizer.learning_rate, a longer config.schedule.warmup or "
-                        "config.optimizer.clip_norm"
-                    )
+                for seed, loss in zip(program.seeds, np.atleast_1d(row["loss"]), strict=True):
+                    if not np.isfinite(loss):
+                        raise UserError(
+                            f"training has diverged: the loss is {loss} at step {step}"
+                            f"{f' of seed {seed}' if len(program.seeds) > 1 else ''}; use a "
+                            "lower config.optimizer.learning_rate, a longer "
+                            "config.schedule.warmup or config.optimizer.clip_norm"
+                        )
+                row = over_seeds(row, program.seeds)
                 row["learning_rate"] = float(program.learning_rate(step - 1))
                 _write(writer, step, "train", row)
 
@@ -345,7 +393,7 @@ def train(
                 meter.stop_clock()
                 results = program.evaluate(state, program.selection)
                 progress.say_results(step, program.selection, results)
-                _write(writer, step, program.selection, results)
+                _write(writer, step, program.selection, over_seeds(results, program.seeds))
                 save(results)
             elif stopping or (log_now and minutes >= config.checkpoint_every_minutes):
                 meter.stop_clock()
@@ -358,19 +406,26 @@ def train(
         meter.stop_clock()
 
         saved.wait()
-        final = {"step": step, **program.evaluate(state, "test")}
-        best = final
-        if saved.best not in (None, step):
-            best_state, _ = saved.restore(abstract_state, saved.best)
-            best = {"step": saved.best, **program.evaluate(best_state, "test")}
+        final = best = program.evaluate(state, "test")
+        best_steps = saved.best or [step] * len(program.seeds)
+        if set(best_steps) != {step}:
+            best = program.evaluate(saved.restore_best(abstract_state), "test")
         summary = {
             "model": config.model.name,
-            "parameters": int(parameter_overview.count_parameters(state.params)),
+            "parameters": int(parameter_overview.count_parameters(params)),
             "dataset": dataset.name,
-            "final": final,
-            "best": best,
+            "final": {"step": step, **mean_over_seeds(final)},
+            "best": {"step": _one_or_all(best_steps), **mean_over_seeds(best)},
             "best_chosen_on": program.selection,
             "seed": config.seed,
+            "per_seed": [
+                {
+                    "seed": seed,
+                    "final": {"step": step, **of_seed(final, place)},
+                    "best": {"step": best_steps[place], **of_seed(best, place)},
+                }
+                for place, seed in enumerate(program.seeds)
+            ],
             "steps": step,
             "seconds": round(seconds + time.perf_counter() - startup.begun, 1),
             "images_per_second": round(meter.images_per_second, 1),
@@ -379,7 +434,9 @@ def train(
         _write_json(summary_path, summary)
         progress.say(format_results(f"final (step {step}) on test", final))
         progress.say(
-            format_results(f"best on {program.selection} (step {best['step']}) on test", best)
+            format_results(
+                f"best on {program.selection} (step {_one_or_all(best_steps)}) on test", best
+            )
         )
         progress.say(f"{summary['seconds']:.0f} s in all; results are in {workdir}")
         return summary
@@ -399,6 +456,10 @@ def with_published_weights(state: TrainState, config: ConfigDict, num_classes: i
         warnings.simplefilter("always", NewClassifier)
         variables = load_pretrained(
             config.model.name, config.init_from, num_classes=num_classes, **overrides
+        )
+    if config.num_seeds > 1:
+        variables = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (config.num_seeds, *x.shape)), variables
         )
     params = dict(variables["params"])
     for note in notes:
@@ -444,7 +505,7 @@ def introduction(
 ) -> Iterator[str]:
     """Yields the lines that tell what is about to run."""
     sizes: dict[str, int] = {}
-    for name, subtree in state.params.items():
+    for name, subtree in _one_network(state.params, program).items():
         part = name.split("_")[0]
         sizes[part] = sizes.get(part, 0) + parameter_overview.count_parameters(subtree)
     yield f"{config.model.name}, {config.dtype}, {sum(sizes.values()):,} parameters"
@@ -458,8 +519,10 @@ def introduction(
         f"{config.num_epochs} epochs, {program.total_steps:,} steps of {config.batch_size} images "
         f"on {devices}"
     )
-    if state.step:
-        yield f"going on from step {int(state.step)} in {workdir}"
+    if len(program.seeds) > 1:
+        yield f"{len(program.seeds)} networks, of seeds {program.seeds[0]} to {program.seeds[-1]}"
+    if state.host_step:
+        yield f"going on from step {state.host_step} in {workdir}"
     else:
         yield f"begins with {config.init_from or 'random weights'}; results go to {workdir}"
 
@@ -494,6 +557,41 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):  # no git, or no commit yet
         return None
     return output.strip()
+
+
+def mean_over_seeds(values: dict[str, Any]) -> dict[str, float]:
+    """Returns the mean over all seeds of each value."""
+    return {name: float(np.mean(value)) for name, value in values.items()}
+
+
+def of_seed(values: dict[str, Any], place: int) -> dict[str, float]:
+    """Returns each value of the seed at a place."""
+    return {name: float(np.atleast_1d(value)[place]) for name, value in values.items()}
+
+
+def over_seeds(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, float]:
+    """Returns the mean over the seeds of each value and, if there are several, each seed's.
+
+    Those are called "seed0/top1" beside the mean's "top1".
+    """
+    named = mean_over_seeds(values)
+    if len(seeds) > 1:
+        for place, seed in enumerate(seeds):
+            named |= {f"seed{seed}/{name}": x for name, x in of_seed(values, place).items()}
+    return named
+
+
+def _one_network(params: Any, program: Program) -> Any:
+    """Returns the shapes of one network's parameters."""
+    shapes = jax.eval_shape(lambda: params)
+    if len(program.seeds) == 1:
+        return shapes
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+
+
+def _one_or_all(steps: list[int]) -> int | list[int]:
+    """Returns the step of the only seed, or those of all."""
+    return steps[0] if len(steps) == 1 else steps
 
 
 def _write(writer, step: int, prefix: str, values: dict[str, float]) -> None:

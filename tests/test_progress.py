@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_lines_are_plain():
     stream = io.StringIO()
-    progress = Progress(total_steps=100, steps_per_epoch=10, batch_size=128, stream=stream)
+    progress = Progress(total_steps=100, steps_per_epoch=10, images_per_step=128, stream=stream)
     progress.update(14, RESULTS, 64.0)
     progress.log(15, RESULTS, 64.0)
     progress.say_results(20, "test", RESULTS)
@@ -33,7 +33,7 @@ def test_without_a_terminal_a_slow_run_is_never_silent_for_long(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("se_flax.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    progress = Progress(total_steps=100, steps_per_epoch=10, batch_size=128, stream=stream)
+    progress = Progress(total_steps=100, steps_per_epoch=10, images_per_step=128, stream=stream)
     for step in range(1, 9):
         now[0] += 10
         progress.update(step, RESULTS, 12.8)
@@ -43,7 +43,7 @@ def test_without_a_terminal_a_slow_run_is_never_silent_for_long(monkeypatch):
 def test_on_a_terminal_there_is_a_live_bar():
     stream = Terminal()
     progress = Progress(
-        total_steps=100, steps_per_epoch=10, batch_size=8, first_step=10, stream=stream
+        total_steps=100, steps_per_epoch=10, images_per_step=8, first_step=10, stream=stream
     )
     progress.update(14, RESULTS, 64.0)
     progress.say("a line")
@@ -59,7 +59,7 @@ def test_on_a_terminal_there_is_a_live_bar():
 def test_on_a_terminal_of_no_size_lines_are_plain():
     ours, theirs = pty.openpty()  # made with 0 rows and 0 columns
     with os.fdopen(theirs, "w") as stream:
-        progress = Progress(total_steps=100, steps_per_epoch=10, batch_size=8, stream=stream)
+        progress = Progress(total_steps=100, steps_per_epoch=10, images_per_step=8, stream=stream)
         progress.log(15, RESULTS, 64.0)
         progress.close()
         assert b"step 15/100" in os.read(ours, 1000)

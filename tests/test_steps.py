@@ -100,10 +100,10 @@ def parts(tiny_config, stripes):
 def test_several_steps_in_a_dispatch_are_the_same_as_one_after_another(parts):
     _, _, train, state, split = parts()
     slots = batch_slots(16)
-    together, sums = train(jax.tree.map(jnp.copy, state), split, slots, 5)
+    together, sums = train(jax.tree.map(jnp.copy, state), split, slots, None, 5)
     apart_sums = []
     for _ in range(5):
-        state, metrics = train(state, split, slots, 1)
+        state, metrics = train(state, split, slots, None, 1)
         apart_sums.append(metrics)
     assert int(together.step) == int(state.step) == 5
     assert float(sums.count) == 80

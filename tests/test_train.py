@@ -73,7 +73,7 @@ def test_the_latest_and_the_best_checkpoint_are_kept(finished):
     summary, workdir, _ = finished
     saved = Checkpoints(workdir, read_only=True)
     assert saved.steps == sorted({summary["best"]["step"], 36})
-    assert (saved.best, saved.latest) == (summary["best"]["step"], 36)
+    assert (saved.best, saved.latest) == ([summary["best"]["step"]], 36)
     saved.close()
 
 

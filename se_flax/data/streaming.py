@@ -212,7 +212,7 @@ def shuffled_place(seed: int, position: int, size: int) -> int:
     return int(_order(seed, epoch, size)[place])
 
 
-@functools.lru_cache(maxsize=2)  # batches read side by side may be of two epochs
+@functools.lru_cache(maxsize=16)  # batches read side by side may be of two epochs, each seed
 def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
     generator = np.random.default_rng([seed, epoch])
     return generator.permutation(size).astype(np.int32)
@@ -226,6 +226,7 @@ def train_batches(
     first_step: int,
     last_step: int,
     workers: int = 0,
+    streams: int = 1,
 ) -> Iterator[HostBatch]:
     """Yields this host's share of the batches of steps first_step to last_step - 1.
 
@@ -239,9 +240,10 @@ def train_batches(
         seed: of order and crops.
         first_step, last_step: which batches.
         workers: processes that read; 0 reads in threads of this one.
+        streams: how many streams of batches are read side by side, and share cores and memory.
     """
     batches = _Batches(source, crop, batch_size, *_own_places(batch_size), last_step, seed)
-    yield from _read_ahead(batches, first_step, workers)
+    yield from _read_ahead(batches, first_step, workers, streams)
 
 
 def eval_batches(
@@ -263,20 +265,23 @@ def _own_places(batch_size: int) -> tuple[int, int]:
     return share * jax.process_index(), share
 
 
-def _read_ahead(batches: _Batches, start: int, workers: int) -> Iterator[HostBatch]:
+def _read_ahead(
+    batches: _Batches, start: int, workers: int, streams: int = 1
+) -> Iterator[HostBatch]:
     import grain
 
     cv2.setNumThreads(0)  # images, not parts of one, are what is read side by side
     dataset = grain.MapDataset.source(batches)[start:]
     # Each thread reads a batch; several are held at a time, as far as memory allows.
     size = batches.share * batches.crop.size**2 * 3
-    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size))
+    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size) // streams)
     options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
     dataset = dataset.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads its own, also where no command was given
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        count = max(1, workers // streams)
+        options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
     yield from dataset
 

@@ -1,0 +1,138 @@
+"""Several seeds trained as one run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from se_flax import train as train_module
+from se_flax.checkpoints import Checkpoints
+from se_flax.errors import UserError
+from se_flax.evaluate import evaluate_workdir
+from se_flax.train import RunInterrupted, build_program, train
+
+SEEDS = (3, 4, 5)
+
+
+def final_params(workdir, config, dataset):
+    program = build_program(config, dataset)
+    saved = Checkpoints(workdir, program.seeds, read_only=True)
+    state, _ = saved.restore(jax.eval_shape(program.initial_state), program.total_steps)
+    saved.close()
+    return state.params
+
+
+def with_seeds(config, first, count, mode="auto"):
+    config = config.copy_and_resolve_references()
+    config.seed, config.num_seeds, config.seed_mode = first, count, mode
+    config.num_epochs, config.augment.crop_padding = 3, 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, stripes):
+    """The summary, final parameters and logged rows of each seed trained alone."""
+    from tests import tiny_run
+
+    config = tiny_run.get_config()
+    config.batch_size, config.log_every_steps = 16, 4
+    result = {}
+    for seed in SEEDS:
+        workdir = tmp_path_factory.mktemp("alone")
+        one = with_seeds(config, seed, 1)
+        summary = train(one, workdir, stripes)
+        rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+        result[seed] = summary, final_params(workdir, one, stripes), rows
+    return result
+
+
+def assert_as_alone(workdir, config, summary, alone, dataset):
+    params = final_params(workdir, config, dataset)
+    rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for place, seed in enumerate(SEEDS):
+        expected, expected_params, expected_rows = alone[seed]
+        jax.tree.map(
+            lambda x, y, place=place: np.testing.assert_allclose(x[place], y, rtol=1e-3, atol=1e-4),
+            params,
+            expected_params,
+        )
+        each = summary["per_seed"][place]
+        assert each["seed"] == seed
+        for name in ("final", "best"):
+            assert each[name]["step"] == expected[name]["step"]
+            assert each[name]["top1"] == pytest.approx(expected[name]["top1"])
+            assert each[name]["loss"] == pytest.approx(expected[name]["loss"], rel=1e-3)
+        assert len(rows) == len(expected_rows)
+        for row, expected_row in zip(rows, expected_rows, strict=True):
+            assert row["step"] == expected_row["step"]
+            for name in expected_row.keys() - {"step", "train/learning_rate"}:
+                split, _, metric = name.partition("/")
+                value = row[f"{split}/seed{seed}/{metric}"]
+                assert value == pytest.approx(expected_row[name], rel=1e-3)
+    losses = [each["final"]["loss"] for each in summary["per_seed"]]
+    assert len(set(losses)) == len(SEEDS)
+    assert summary["final"]["loss"] == pytest.approx(np.mean(losses))
+
+
+@pytest.mark.parametrize("mode", ["vmap", "in_turn"])
+def test_each_seed_ends_as_it_does_alone(tmp_path, tiny_config, stripes, alone, mode):
+    config = with_seeds(tiny_config, SEEDS[0], len(SEEDS), mode)
+    summary = train(config, tmp_path, stripes)
+    assert_as_alone(tmp_path, config, summary, alone, stripes)
+    result = evaluate_workdir(tmp_path, "best", dataset=stripes)
+    assert [each["top1"] for each in result["per_seed"]] == [
+        pytest.approx(alone[seed][0]["best"]["top1"]) for seed in SEEDS
+    ]
+    assert result["step"] == [alone[seed][0]["best"]["step"] for seed in SEEDS]
+
+
+def test_an_interrupted_run_of_several_seeds_goes_on(
+    tmp_path, tiny_config, stripes, alone, monkeypatch
+):
+    config = with_seeds(tiny_config, SEEDS[0], len(SEEDS))
+
+    class StopAtOnce(train_module.Interrupt):
+        requested = property(lambda self: True, lambda self, value: None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "Interrupt", StopAtOnce)
+        for _ in range(2):
+            with pytest.raises(RunInterrupted):
+                train(config, tmp_path, stripes)
+    config.seed_mode = "vmap"  # how seeds are computed may change on the way
+    summary = train(config, tmp_path, stripes)
+    assert_as_alone(tmp_path, config, summary, alone, stripes)
+
+
+def test_seeds_on_streamed_images_end_as_alone(tmp_path, tiny_config, image_dir):
+    tiny_config.dataset.image_dir = str(image_dir)
+    tiny_config.dataset.image_size, tiny_config.batch_size = 16, 8
+    losses = []
+    for seed in SEEDS[:2]:
+        config = with_seeds(tiny_config, seed, 1)
+        losses.append(train(config, tmp_path / str(seed))["final"]["loss"])
+    summary = train(with_seeds(tiny_config, SEEDS[0], 2), tmp_path / "both")
+    both = [each["final"]["loss"] for each in summary["per_seed"]]
+    assert both == pytest.approx(losses, rel=1e-3)
+    assert losses[0] != losses[1]
+    at_once = with_seeds(tiny_config, SEEDS[0], 2, "vmap")
+    with pytest.raises(UserError, match='config\\.seed_mode="in_turn"'):
+        train(at_once, tmp_path / "vmap")
+    assert not (tmp_path / "vmap").exists()
+
+
+def test_the_number_of_seeds_of_a_run_stays(tmp_path, tiny_config, stripes):
+    config = with_seeds(tiny_config, 0, 2)
+    config.num_epochs = 1
+    train(config, tmp_path, stripes)
+    config.num_seeds = 3
+    with pytest.raises(UserError, match=r"config\.num_seeds=2, not 3"):
+        train(config, tmp_path, stripes)
+
+
+def test_a_seed_that_diverges_is_named(tmp_path, tiny_config, stripes):
+    config = with_seeds(tiny_config, 7, 2)
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match="of seed 7"):
+        train(config, tmp_path, stripes)
