@@ -24,6 +24,22 @@ STREAMED = {
     "resnet_tiny_imagenet": ["18", "34", "50"],
     "se_resnet_tiny_imagenet": ["18", "34", "50"],
 }
+# Arguments, and the network with each.
+OTHERS = {
+    f"{prefix}{name}_cifar": {(): f"{prefix}{model}", ("100",): f"{prefix}{model}"}
+    for prefix in ("", "se_")
+    for name, model in (
+        ("resnext", "resnext29_8x64d_cifar"),
+        ("inception", "inception_v3_cifar"),
+        ("small_cnn", "small_cnn"),
+    )
+}
+OTHERS["se_variants_cnn3"] = {(): "se_cnn3", ("default",): "cnn3", ("bump",): "se_cnn3"}
+OTHERS["se_variants_resnet18"] = {
+    (): "se_resnet18",
+    ("default,svhn",): "resnet18",
+    ("slow_squeeze,cifar100",): "se_resnet18",
+}
 
 
 def load(name, *argument):
@@ -62,7 +78,26 @@ def test_a_depth_that_does_not_exist_is_refused():
 def test_every_config_is_tested():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
     shared = {name for name in files if name.endswith("_recipe")}
-    assert files - shared == {"quickstart", "finetune", *RECIPES, *STREAMED}
+    assert files - shared == {"quickstart", "finetune", *RECIPES, *STREAMED, *OTHERS}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(name, given) for name, known in OTHERS.items() for given in known]
+)
+def test_other_configs_for_small_images_are_valid_for_every_argument(name, arguments):
+    config = load(name, *arguments)
+    check_config(config)
+    assert config.model.name == OTHERS[name][arguments]
+    argument = "".join(arguments)
+    if name.endswith("_cifar"):
+        assert config.dataset.name == f"cifar{argument or 10}"
+    else:
+        variant, _, dataset = argument.partition(",")
+        assert config.dataset.name.removesuffix("_cropped") == (dataset or "cifar10")
+        if config.model.name.startswith("se_"):
+            assert config.model.overrides.variant == (variant or "standard")
+    with pytest.raises(ValueError, match=r'there is no .*"?nonesuch"?'):
+        load(name, "nonesuch")
 
 
 @pytest.mark.parametrize("network", ["se_resnet50_caffe", "efficientnet_b1", "se_resnet50"])
