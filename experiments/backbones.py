@@ -1,0 +1,92 @@
+"""Networks with SE blocks against the same without: python -m experiments.backbones."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from configs.cifar_networks_recipe import inception_cifar, resnext_cifar, small_cnn_cifar
+from configs.cifar_recipe import cifar_recipe
+from configs.tiny_imagenet_recipe import tiny_imagenet_recipe
+from experiments.study import SMOKE, Cell, Study, main_of, shortened
+
+SMALL_EPOCHS = 5
+
+
+def _resnet(depth: str) -> Callable[[str, str], ConfigDict]:
+    def config_of(prefix: str, classes: str) -> ConfigDict:
+        # Weight decay as in configs/resnet_cifar10.py and resnet_cifar100.py.
+        weight_decay = 1e-4 if classes == "10" else 5e-4
+        return cifar_recipe(prefix, depth, f"cifar{classes}", weight_decay)
+
+    return config_of
+
+
+# Name, title, config, and what the reproduction of a course, or else a paper, calls it.
+ON_CIFAR = (
+    ("resnet20", "ResNet-20", _resnet("20"), ("Course reproduction", "ResNet (custom)")),
+    ("resnet56", "ResNet-56", _resnet("56"), None),
+    ("resnet110", "ResNet-110", _resnet("110"), ("SE paper CIFAR", "ResNet-110")),
+    ("resnext29", "ResNeXt-29", resnext_cifar, ("Course reproduction", "ResNeXt-29 8x64d")),
+    ("inception_v3", "Inception-v3", inception_cifar, None),
+    ("small_cnn", "Small CNN", small_cnn_cifar, ("Small CNN", "Keras small CNN")),  # on CIFAR-10
+)
+
+
+def cells(scale: str) -> list[Cell]:
+    """Returns the cells of a scale."""
+    result = []
+
+    def add(name, group, title, config_of, published):
+        result.append(Cell(name, group, title, config_of(""), None, published))
+        result.append(Cell(f"{name}_se", group, f"SE-{title}", config_of("se_"), name, published))
+
+    for classes in ("10", "100") if scale == "full" else ("10",):
+        dataset = f"cifar{classes}"
+        for name, title, of, like in ON_CIFAR:
+            if scale == "full" or name == "small_cnn":
+                group = f"CIFAR-{classes}" if scale != "smoke" else "digits"
+                known = like and (name != "small_cnn" or classes == "10")
+                published = ((like[0], dataset, like[1]),) if known else ()
+                add(
+                    f"{dataset}_{name}",
+                    group,
+                    title,
+                    lambda prefix, of=of, classes=classes: shortened(
+                        of(prefix, classes), scale, SMALL_EPOCHS
+                    ),
+                    published,
+                )
+    if scale == "full":
+        for depth in ("18", "34", "50"):
+            for augmented in (False, True):
+
+                def on_tiny_imagenet(prefix, depth=depth, augmented=augmented):
+                    config = tiny_imagenet_recipe(prefix, depth)
+                    config.augment.random_resized_crop = config.augment.mirror = augmented
+                    return config
+
+                model = f"ResNet-{depth}{' + augmentation' if augmented else ''}"
+                add(
+                    f"tiny_imagenet_resnet{depth}{'_augmented' if augmented else ''}",
+                    "Tiny ImageNet",
+                    f"ResNet-{depth}{', augmented' if augmented else ''}",
+                    on_tiny_imagenet,
+                    (("Course reproduction", "tiny_imagenet", model),),
+                )
+    return result
+
+
+STUDY = Study(
+    name="backbones",
+    title="Plain against SE",
+    question="What do SE blocks add to a network's accuracy?",
+    cells=cells,
+    scales={
+        "full": "every network by its own recipe (configs/).",
+        "small": f"the small CNN on CIFAR-10, {SMALL_EPOCHS} epochs in place of 100; no other.",
+        "smoke": f"the small CNN on {SMOKE}",
+    },
+)
+
+if __name__ == "__main__":
+    main_of(STUDY)

@@ -1,0 +1,156 @@
+"""What SE blocks cost in inference: python -m experiments.inference_time.
+
+Plain network and SE network are timed in turn, in one process, each seed being one more round; a
+cell is a network at a batch size.
+"""
+
+import dataclasses
+import fnmatch
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.study import define_flags, read_result, result_path, write_result
+from se_flax import create_model
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError
+from se_flax.process import compiler_options
+from se_flax.train import environment
+
+NAME = "inference_time"
+SCALES = {
+    "full": "ResNet-18, 34 and 50 on images of Tiny ImageNet's size, and ResNet-50 on ImageNet's.",
+    "small": "ResNet-18 and 50 on images of Tiny ImageNet's size, batches of up to 16.",
+    "smoke": "ResNet-20 on images of CIFAR's size, to see that everything works.",
+}
+SECONDS = {"full": 1.0, "small": 1.0, "smoke": 0.05}  # of a round
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """A network at a batch size.
+
+    Attributes:
+        network: its name, without "se_".
+        title: for the report.
+        image_size: height and width.
+        batch_size: number of images.
+        published: (study, data set, model) of published results of its like.
+    """
+
+    network: str
+    title: str
+    image_size: int
+    batch_size: int
+    published: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the file of its results."""
+        return f"{self.network}_{self.image_size}_batch{self.batch_size}"
+
+
+def cells(scale: str) -> list[Timing]:
+    """Returns the cells of a scale."""
+    if scale == "smoke":
+        return [Timing("resnet20_cifar", "ResNet-20", 32, batch) for batch in (1, 4)]
+    depths = ("18", "34", "50") if scale == "full" else ("18", "50")
+    batches = (1, 4, 16, 64, 256) if scale == "full" else (1, 4, 16)
+    result = [
+        Timing(
+            f"resnet{depth}",
+            f"ResNet-{depth}",
+            64,
+            batch,
+            (("Course inference time", "tiny_imagenet", f"ResNet-{depth}"),),
+        )
+        for depth in depths
+        for batch in batches
+    ]
+    if scale == "full":
+        result += [Timing("resnet50", "ResNet-50", 224, batch) for batch in batches]
+    return result
+
+
+def forward(name: str, timing: Timing, dtype: str):
+    """Returns a function that runs a network once on images that are there already."""
+    model = create_model(name, 200, dtype=jnp.dtype(dtype))
+    shape = (timing.batch_size, timing.image_size, timing.image_size, 3)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
+    options = compiler_options() if jax.default_backend() == "cpu" else {}
+    infer = jax.jit(lambda v, x: model.apply(v, x, train=False), compiler_options=options)
+    return lambda: jax.block_until_ready(infer(variables, images))
+
+
+def milliseconds(run, seconds: float) -> float:
+    """Returns how long run() takes, on average over so many seconds, after one that is not
+    counted."""
+    run()
+    begun, times = time.perf_counter(), 0
+    while times == 0 or time.perf_counter() - begun < seconds:
+        run()
+        times += 1
+    return 1e3 * (time.perf_counter() - begun) / times
+
+
+def run_timing(timing: Timing, scale: str, rounds: int, found: dict[str, Any] | None, note: str):
+    """Returns the results of a cell with so many rounds, those found included."""
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    plain = forward(timing.network, timing, dtype)
+    with_se = forward(f"se_{timing.network}", timing, dtype)
+    result = found or {
+        "study": NAME,
+        "scale": scale,
+        "cell": timing.name,
+        "runs": [],
+        "plain": [],
+        "se": [],
+    }
+    missing = rounds - len(result["plain"])
+    begun = time.perf_counter()
+    plain(), with_se()  # compiles
+    for _ in range(missing):
+        result["plain"].append(milliseconds(plain, SECONDS[scale]))
+        result["se"].append(milliseconds(with_se, SECONDS[scale]))
+    about = environment()
+    result["runs"].append(
+        {
+            "seeds": list(range(rounds - missing, rounds)),
+            "dtype": dtype,
+            "seconds": round(time.perf_counter() - begun, 1),
+            **{name: about[name] for name in ("device", "platform", "device_count", "versions")},
+            "git_revision": about["git_revision"],
+            "note": note,
+        }
+    )
+    return result
+
+
+def main(argv: list[str]) -> None:
+    """Times what is missing."""
+    options = flags.FLAGS
+    scale = options.scale
+    chosen = [cell for cell in cells(scale) if fnmatch.fnmatch(cell.name, options.cells)]
+    if not chosen:
+        names = ", ".join(cell.name for cell in cells(scale))
+        raise UserError(f'no cell of {NAME} is called "{options.cells}"; there are {names}')
+    print(f"Inference time, {scale}: {SCALES[scale]}", flush=True)
+    for cell in chosen:
+        path = result_path(options.out, NAME, scale, cell.name)
+        result = read_result(path)
+        if result is None or len(result["plain"]) < options.seeds:
+            result = run_timing(cell, scale, options.seeds, result, options.note)
+            write_result(path, result)
+            jax.clear_caches()
+        plain, with_se = np.median(result["plain"]), np.median(result["se"])
+        print(f"{cell.name}: {plain:.2f} ms, with SE {with_se:.2f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(run_command(main), flags_parser=parse_flags)

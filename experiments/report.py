@@ -1,0 +1,483 @@
+"""Turns the results of the studies into a page: python -m experiments.report.
+
+Writes report.md, figures/*.png and report.html, which holds the figures itself, beside the results.
+Cells that were not run are shown as such.
+"""
+
+import base64
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import markdown
+import numpy as np
+import scipy.stats
+from absl import app, flags
+
+from experiments import (
+    backbones,
+    excitation_operator,
+    inference_time,
+    no_squeeze,
+    placement,
+    ratio,
+    speed,
+    squeeze_operator,
+    stage,
+    variants,
+)
+from experiments.study import SCALES, Cell, Study, read_result, result_path
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError
+
+STUDIES = (
+    backbones.STUDY,
+    ratio.STUDY,
+    stage.STUDY,
+    placement.STUDY,
+    squeeze_operator.STUDY,
+    excitation_operator.STUDY,
+    no_squeeze.STUDY,
+    variants.STUDY,
+)
+PUBLISHED = pathlib.Path(__file__).with_name("published_results.csv")
+
+# Colours that remain apart for colour-blind readers (Okabe and Ito, 2008).
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+NETWORKS = {
+    "ResNet-20": "#0072B2",
+    "ResNet-8": "#0072B2",
+    "ResNet-56": "#D55E00",
+    "ResNet-110": "#009E73",
+    "ResNeXt-29": "#CC79A7",
+    "Inception-v3": "#E69F00",
+    "Small CNN": "#56B4E9",
+    "ResNet-18": "#000000",
+    "ResNet-34": "#999999",
+    "ResNet-50": "#7A4B00",
+}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+INTRODUCTION = """\
+Made by `python -m experiments.report` from the files beside this page;
+[experiments/README.md](../README.md) has the commands that made those.
+
+Top-1 is the accuracy in percent on the test images after the last epoch, mean and standard
+deviation over n seeds. What SE changes is the mean over the seeds of the difference to the plain
+network of the same seed, with its 95% confidence interval (Student's t); one that holds 0 is called
+within the noise, and with one seed there is none. Published figures are of the literature, each
+with its source, in percent: errors where they say so, accuracies otherwise; they are of other
+recipes, networks and often data sets, and only the difference that SE makes compares with ours.\
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% confidence interval; `low` and `high` are None if n is 1."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether it may as well be 0."""
+        return self.low is None or self.low <= 0 <= self.high
+
+
+def paired_difference(ours: dict[int, float], baseline: dict[int, float]) -> Interval | None:
+    """Returns the mean over the seeds of both of (ours - baseline); None if they share none.
+
+    The interval is mean -+ t s / sqrt(n), with the standard deviation s of the n differences and
+    the 97.5% quantile t of Student's distribution with n - 1 degrees of freedom.
+    """
+    shared = sorted(ours.keys() & baseline.keys())
+    if not shared:
+        return None
+    differences = np.array([ours[seed] - baseline[seed] for seed in shared])
+    n, mean = len(differences), float(differences.mean())
+    if n == 1:
+        return Interval(mean, None, None)
+    half = scipy.stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)
+    return Interval(mean, mean - float(half), mean + float(half))
+
+
+def published_rows() -> dict[tuple[str, str, str], list[dict[str, str]]]:
+    """Returns the published results by (study, data set, model)."""
+    rows: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    with PUBLISHED.open(newline="") as file:
+        for row in csv.DictReader(file):
+            rows.setdefault((row["study"], row["dataset"], row["model"]), []).append(row)
+    return rows
+
+
+def published_cell(cell: Cell) -> str:
+    """Returns the published figures that stand beside a cell."""
+    table, texts = published_rows(), []
+    for key in cell.published:
+        for row in table[key]:
+            if not row["metric"].startswith("top1"):
+                continue
+            error = " error" if row["metric"] == "top1_err" else ""
+            place = "" if row["dataset"] != "imagenet2012" else "ImageNet, "
+            if cell.baseline is None:
+                figures = f"{row['baseline']}{error}"
+            else:
+                change = float(row["se"]) - float(row["baseline"])
+                figures = f"{row['se']}{error}, plain {row['baseline']} ({change:+.2f})"
+            texts.append(f"{figures} ({place}{row['source']})")
+    return "; ".join(texts) or "-"
+
+
+def top1_of(result: dict[str, Any] | None) -> dict[int, float]:
+    """Returns the final top-1 accuracy by seed."""
+    return {each["seed"]: each["final"]["top1"] for each in result["results"]} if result else {}
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """Returns "mean +- standard deviation", or the only value."""
+    values = np.array(list(values))
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def difference_text(difference: Interval | None) -> str:
+    """Returns a difference with its interval in words."""
+    if difference is None:
+        return "-"
+    if difference.low is None:
+        return f"{difference.mean:+.2f} (one seed)"
+    text = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    return f"{text}, within the noise" if difference.within_noise else text
+
+
+def study_section(study: Study, out: pathlib.Path) -> list[str]:
+    """Returns the lines of a study, and draws its figures."""
+    lines = [f"## {study.title}", "", study.question]
+    for scale in reversed(SCALES):
+        cells = study.cells(scale)
+        results = {
+            cell.name: read_result(result_path(out, study.name, scale, cell.name)) for cell in cells
+        }
+        if not any(results.values()) and scale != "full":
+            continue
+        lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale])]
+        if not any(results.values()):
+            lines += ["", "None of these cells has been run yet."]
+        for group in dict.fromkeys(cell.group for cell in cells):
+            of_group = [cell for cell in cells if cell.group == group]
+            lines += ["", f"**{group}**", "", *table_lines(of_group, results), ""]
+            lines += provenance(results[cell.name] for cell in of_group)
+            name = re.sub(r"\W+", "_", f"{study.name}_{scale}_{group}".lower())
+            for suffix, draw in (("curves", draw_curves), ("chart", draw_chart)):
+                path = out / "figures" / f"{name}_{suffix}.png"
+                if draw(study, of_group, results, path):
+                    lines += ["", f"![{study.title}, {group}: {suffix}](figures/{path.name})"]
+    return [*lines, ""]
+
+
+def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
+    """Returns the table of cells, those without results included."""
+    lines = [
+        "| network | parameters | multiply-adds, millions | top-1, % | n | loss | "
+        "what SE changes | published |",
+        "|---" * 8 + "|",
+    ]
+    for cell in cells:
+        result, published = results[cell.name], published_cell(cell)
+        if result is None:
+            lines.append(f"| {cell.label} | | | not run yet | | | | {published} |")
+            continue
+        ours = top1_of(result)
+        difference = "-"
+        if cell.baseline is not None:
+            difference = difference_text(paired_difference(ours, top1_of(results[cell.baseline])))
+        losses = [each["final"]["loss"] for each in result["results"]]
+        lines.append(
+            f"| {cell.label} | {result['parameters']:,} | {result['multiply_adds'] / 1e6:.1f} | "
+            f"{spread(ours.values())} | {len(ours)} | {spread(losses, 4)} | {difference} | "
+            f"{published} |"
+        )
+    return lines
+
+
+def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
+    """Returns how results were obtained: data, device, time, versions."""
+    seconds: dict[str, float] = {}
+    for result in results:
+        for run in result["runs"] if result else ():
+            images = run.get("images")
+            data = (
+                f"{run['dataset']}, {images['train']:,} training and {images['test']:,} test images"
+                if images
+                else run["dtype"]
+            )
+            note = f" {_capital(run['note'].rstrip('.'))}." if run["note"] else ""
+            about = (
+                f"{_capital(data)}; {run['device_count']} x {run['device']}, "
+                f"JAX {run['versions']['jax']}, Flax {run['versions']['flax']}, revision "
+                f"{(run['git_revision'] or 'unknown')[:10]}.{note}"
+            )
+            seconds[about] = seconds.get(about, 0) + run["seconds"]
+    return [f"{about} {total:,.0f} seconds in all." for about, total in seconds.items()]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+    return pyplot
+
+
+def _style(study: Study, cell: Cell) -> dict[str, Any]:
+    """Returns a cell's colour and line; a network, or a variant of its block, keeps its own."""
+    network = cell.label.removeprefix("SE-").partition(",")[0]
+    dash = "--" if cell.baseline is None else "-"
+    if network in NETWORKS:
+        return {"color": NETWORKS[network], "linestyle": dash}
+    labels = list(dict.fromkeys(each.label for each in study.cells("full")))
+    return {"color": PALETTE[labels.index(cell.label) % len(PALETTE)], "linestyle": dash}
+
+
+def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
+    """Draws training loss and accuracy by epoch, a band from the lowest to the highest seed."""
+    shown = [cell for cell in cells if results[cell.name]]
+    if not shown:
+        return False
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4))
+    for axis, name in zip(axes, ("train_loss", "top1"), strict=True):
+        for cell in shown:
+            curves = [each["curve"] for each in results[cell.name]["results"]]
+            values = np.array([curve[name] for curve in curves])
+            epochs = np.arange(1, values.shape[1] + 1) * cell.config.eval_every_epochs
+            style = _style(study, cell)
+            axis.plot(epochs, values.mean(0), label=cell.label, linewidth=1.4, **style)
+            axis.fill_between(
+                epochs, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0
+            )
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("training loss, nats")
+    axes[1].set_ylabel("top-1 on test images, %")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    _save(figure, path)
+    return True
+
+
+def draw_chart(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
+    """Draws accuracy over what the study varies, or over parameters and multiply-adds."""
+    shown = [cell for cell in cells if results[cell.name]]
+    if study.x_label:
+        return _draw_over_x(study, shown, results, path)
+    if len(shown) < 2:
+        return False
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    sizes = (("parameters", 1e6, "parameters, millions"),)
+    sizes += (("multiply_adds", 1e6, "multiply-adds, millions"),)
+    for axis, (name, unit, label) in zip(axes, sizes, strict=True):
+        for place, cell in enumerate(shown):
+            accuracies = list(top1_of(results[cell.name]).values())
+            color = _style(study, cell)["color"]
+            axis.errorbar(
+                results[cell.name][name] / unit,
+                np.mean(accuracies),
+                np.std(accuracies, ddof=1) if len(accuracies) > 1 else None,
+                marker=MARKERS[place % len(MARKERS)],
+                color=color,
+                markerfacecolor="white" if cell.baseline is None else color,
+                linestyle="none",
+                capsize=3,
+                label=cell.label,
+            )
+        values = [results[cell.name][name] for cell in shown]
+        if max(values) > 10 * min(values):
+            axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.margins(x=0.15)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("top-1 on test images, %")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    _save(figure, path)
+    return True
+
+
+def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> bool:
+    placed = [cell for cell in shown if cell.x is not None]
+    if not placed:
+        return False
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(5, 3.4))
+    accuracies = [list(top1_of(results[cell.name]).values()) for cell in placed]
+    axis.errorbar(
+        range(len(placed)),
+        [np.mean(each) for each in accuracies],
+        [np.std(each, ddof=1) if len(each) > 1 else 0 for each in accuracies],
+        marker="o",
+        capsize=3,
+        color=PALETTE[0],
+        label="with SE",
+    )
+    for cell in shown:
+        if cell.x is None:
+            mean = np.mean(list(top1_of(results[cell.name]).values()))
+            style = ":" if cell.baseline else "--"
+            axis.axhline(mean, color="#000000", linestyle=style, linewidth=1, label=cell.label)
+    axis.set_xticks(range(len(placed)), [f"{cell.x:g}" for cell in placed])
+    axis.set_xlabel(study.x_label)
+    axis.set_ylabel("top-1 on test images, %")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.25)
+    _save(figure, path)
+    return True
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the time and version that matplotlib writes, equal results give equal files.
+    figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
+    _pyplot().close(figure)
+
+
+def inference_section(out: pathlib.Path) -> list[str]:
+    """Returns the lines on inference time, and draws its figure."""
+    lines = ["## Inference time", "", "What does an SE block cost, over batch sizes?"]
+    for scale in reversed(SCALES):
+        cells = inference_time.cells(scale)
+        results = [
+            read_result(result_path(out, inference_time.NAME, scale, cell.name)) for cell in cells
+        ]
+        if not any(results) and scale != "full":
+            continue
+        lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
+        lines += [
+            "| network | pixels | batch | plain, ms | with SE, ms | with SE, images/s | SE costs | "
+            "rounds | published, ms an image |",
+            "|---" * 9 + "|",
+        ]
+        for cell, result in zip(cells, results, strict=True):
+            published = "-"
+            for key in cell.published:
+                (row,) = published_rows()[key]
+                cost = float(row["se"]) / float(row["baseline"]) - 1
+                published = f"{row['se']}, plain {row['baseline']} ({cost:+.0%}) ({row['source']})"
+            row = f"| {cell.title} | {cell.image_size} | {cell.batch_size} | "
+            if result is None:
+                lines.append(f"{row}not run yet | | | | | {published} |")
+                continue
+            plain, with_se = np.array(result["plain"]), np.array(result["se"])
+            cost = paired_difference(
+                dict(enumerate(100 * (with_se / plain - 1))), dict.fromkeys(range(len(plain)), 0.0)
+            )
+            lines.append(
+                f"{row}{spread(plain)} | {spread(with_se)} | "
+                f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} % | "
+                f"{len(plain)} | {published} |"
+            )
+        lines += ["", *provenance(results)]
+        path = out / "figures" / f"inference_time_{scale}.png"
+        if _draw_latency(cells, results, path):
+            lines += ["", f"![Inference time over batch size](figures/{path.name})"]
+    return [*lines, ""]
+
+
+def _draw_latency(cells, results, path) -> bool:
+    if not any(results):
+        return False
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(6, 3.6))
+    series: dict[tuple[str, int], list[Any]] = {}
+    for cell, result in zip(cells, results, strict=True):
+        if result:
+            series.setdefault((cell.title, cell.image_size), []).append((cell.batch_size, result))
+    for place, ((title, size), points) in enumerate(series.items()):
+        for name, line, prefix in (("plain", "--", ""), ("se", "-", "SE-")):
+            axis.plot(
+                [batch for batch, _ in points],
+                [np.median(result[name]) / batch for batch, result in points],
+                color=NETWORKS[title],
+                linestyle=line,
+                marker=MARKERS[place],
+                markerfacecolor="white" if name == "plain" else NETWORKS[title],
+                label=f"{prefix}{title}, {size} pixels",
+            )
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("batch size")
+    axis.set_ylabel("ms an image")
+    axis.grid(alpha=0.25)
+    axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    _save(figure, path)
+    return True
+
+
+def speed_section(out: pathlib.Path) -> list[str]:
+    """Returns the lines on speed, of each platform that was measured."""
+    lines = []
+    for path in sorted(out.glob("speed_*.json")):
+        page = speed.markdown(json.loads(path.read_text()))
+        lines += [re.sub(r"^(#+)", r"#\1", line) for line in page.splitlines()]
+    return lines or ["## Speed", "", "Not measured yet: `python -m experiments.speed`."]
+
+
+def report(out: pathlib.Path) -> str:
+    """Returns the page, and draws its figures, from the results in a folder."""
+    lines = ["# Results", "", INTRODUCTION, ""]
+    for study in STUDIES:
+        lines += study_section(study, out)
+    lines += inference_section(out)
+    lines += speed_section(out)
+    return "\n".join(lines) + "\n"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>se_flax: results</title><style>
+body {{ font: 15px/1.5 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
+td, th {{ border: 1px solid #ccc; padding: 0.2em 0.6em; text-align: left; }}
+img {{ max-width: 100%; }}
+</style></head><body>
+{}
+</body></html>
+"""
+
+
+def html(page: str, folder: pathlib.Path) -> str:
+    """Returns a page of Markdown as HTML that holds its images itself."""
+
+    def embed(match):
+        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = markdown.markdown(page, extensions=["tables"])
+    return _PAGE.format(re.sub(r'src="([^":]+\.png)"', embed, body))
+
+
+def main(argv: list[str]) -> None:
+    """Writes the report."""
+    out = pathlib.Path(flags.FLAGS.out)
+    if not out.is_dir():
+        raise UserError(f"there is no folder {out}")
+    page = report(out)
+    (out / "report.md").write_text(page)
+    (out / "report.html").write_text(html(page, out))
+    print(f"wrote {out / 'report.md'} and {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", "experiments/results", "Folder of the results, and for the report.")
+    app.run(run_command(main), flags_parser=parse_flags)

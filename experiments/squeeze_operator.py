@@ -1,0 +1,26 @@
+"""Average or maximum as the squeeze: python -m experiments.squeeze_operator."""
+
+from experiments.study import Cell, Study, ablation_cells, main_of, shallow_scales
+
+SMALL_EPOCHS = 5
+
+
+def cells(scale: str) -> list[Cell]:
+    """Returns the cells of a scale."""
+    rows = []
+    for squeeze, name in (("average", "avg"), ("maximum", "max")):
+        published = (("SE paper squeeze operator", "imagenet2012", name),)
+        rows.append((squeeze, squeeze, {"squeeze": squeeze}, published, None))
+    return ablation_cells(scale, SMALL_EPOCHS, rows)
+
+
+STUDY = Study(
+    name="squeeze_operator",
+    title="Squeeze operator",
+    question="Is a channel better described by its mean or by its maximum?",
+    cells=cells,
+    scales=shallow_scales(SMALL_EPOCHS),
+)
+
+if __name__ == "__main__":
+    main_of(STUDY)

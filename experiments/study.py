@@ -1,0 +1,311 @@
+"""What the studies share: their cells, running what is missing of them, and the files of results.
+
+A cell is one network trained by one recipe with several seeds. Its results are one JSON file,
+`<out>/<study>/<scale>/<cell>.json`, written when it is finished; the run itself is an ordinary one
+(`se_flax.train`), and goes on where it was interrupted.
+"""
+
+import dataclasses
+import fnmatch
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from configs.cifar_recipe import cifar_recipe
+from se_flax.burden import burden
+from se_flax.command import parse_flags, run_command
+from se_flax.config import build_model
+from se_flax.data import Dataset, Split, load_dataset
+from se_flax.data.from_config import dataset_of
+from se_flax.errors import UserError
+from se_flax.main import INTERRUPTED
+from se_flax.train import RunInterrupted, train
+
+SCALES = ("smoke", "small", "full")
+SMOKE = "256 images of digits, enlarged to 32x32, for 2 epochs: only to see that everything works."
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A network trained by a recipe.
+
+    Attributes:
+        name: of its file; unique in the study.
+        group: the table it is a row of, such as a data set.
+        label: of the row.
+        config: of the run, but for the seeds.
+        baseline: name of the cell of the network without SE.
+        published: (study, data set, model) of published results of its like, in
+            `published_results.csv`.
+        x: its place on the axis of the study's chart, if it has one.
+    """
+
+    name: str
+    group: str
+    label: str
+    config: ConfigDict
+    baseline: str | None = None
+    published: Sequence[tuple[str, str, str]] = ()
+    x: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A table of cells.
+
+    Attributes:
+        name: of its module and its folder of results.
+        title: for the report.
+        question: what it asks, in a sentence or two.
+        cells: makes the cells of a scale.
+        scales: what each scale does.
+        x_label: of the axis of its chart of accuracy over `Cell.x`; empty for none.
+    """
+
+    name: str
+    title: str
+    question: str
+    cells: Callable[[str], list[Cell]]
+    scales: dict[str, str]
+    x_label: str = ""
+
+
+def result_path(out: str | pathlib.Path, study: str, scale: str, cell: str) -> pathlib.Path:
+    """Returns where the results of a cell are."""
+    return pathlib.Path(out) / study / scale / f"{cell}.json"
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the results of a cell, None if it was not run; raises `UserError` if damaged."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; remove it to run its cell again") from error
+
+
+def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
+    """Writes the results of a cell, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(path)
+
+
+def smoke_dataset() -> Dataset:
+    """Returns 256 training and 64 test images of digits, of the form of CIFAR's."""
+    digits = load_dataset("digits")
+
+    def enlarged(split, n):
+        images = np.kron(split.images[:n, ..., :1], np.ones((1, 4, 4, 3), np.uint8))
+        return Split(images, split.labels[:n])
+
+    return dataclasses.replace(
+        digits,
+        train=enlarged(digits.train, 256),
+        test=enlarged(digits.test, 64),
+        mean=digits.mean[:1] * 3,
+        std=digits.std[:1] * 3,
+    )
+
+
+def run_study(
+    study: Study,
+    scale: str,
+    seeds: int,
+    out: str | pathlib.Path,
+    runs: str | pathlib.Path,
+    pattern: str = "*",
+    note: str = "",
+) -> None:
+    """Runs what is missing of a study.
+
+    Args:
+        study: which.
+        scale: one of `SCALES`.
+        seeds: how many seeds each cell is to have, from 0 on.
+        out: folder of the results.
+        runs: folder of the runs: checkpoints and logs.
+        pattern: of the names of the cells to run.
+        note: kept with the results, and shown in the report.
+
+    Raises:
+        UserError: if no cell matches, or a cell has results of another config.
+        RunInterrupted: after SIGINT or SIGTERM; called again, it goes on from there.
+    """
+    cells = [cell for cell in study.cells(scale) if fnmatch.fnmatch(cell.name, pattern)]
+    if not cells:
+        names = ", ".join(cell.name for cell in study.cells(scale))
+        raise UserError(f'no cell of {study.name} is called "{pattern}"; there are {names}')
+    print(f"{study.title}, {scale}: {study.scales[scale]}", flush=True)
+    for i, cell in enumerate(cells, start=1):
+        path = result_path(out, study.name, scale, cell.name)
+        title = f"[{i}/{len(cells)}] {cell.name}"
+        found = read_result(path)
+        config = json.loads(cell.config.to_json_best_effort())
+        if found and found["config"] != config:
+            raise UserError(
+                f"{path} holds results of another config of {cell.name}; give another --out, or "
+                "remove it"
+            )
+        result = found or {
+            "study": study.name,
+            "scale": scale,
+            "cell": cell.name,
+            "config": config,
+            "runs": [],
+            "results": [],
+        }
+        present = {each["seed"] for each in result["results"]}
+        missing = [seed for seed in range(seeds) if seed not in present]
+        if not missing:
+            print(f"{title}: has {seeds} seeds", flush=True)
+        for first, count in _stretches(missing):
+            print(f"{title}: seeds {first} to {first + count - 1}", flush=True)
+            workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
+            _add_run(result, cell.config, first, count, workdir, scale, note)
+            write_result(path, result)
+            jax.clear_caches()
+
+
+def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
+    """Returns (first, count) of each stretch of consecutive seeds."""
+    firsts = [seed for seed in seeds if seed - 1 not in seeds]
+    ends = [seed + 1 for seed in seeds if seed + 1 not in seeds]
+    return [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
+
+
+def _add_run(result, config, first, count, workdir, scale, note) -> None:
+    config = config.copy_and_resolve_references()
+    config.seed, config.num_seeds = first, count
+    dataset = smoke_dataset() if scale == "smoke" else dataset_of(config)
+    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+    model = build_model(config, dataset.num_classes)
+    counted = burden(model, dataset.image_shape[0], dataset.image_shape[2])
+    summary = train(config, workdir, dataset)
+    result["parameters"], result["multiply_adds"] = counted.parameters, counted.multiply_adds
+    about = ("seconds", "images_per_second", "device", "platform", "device_count", "versions")
+    result["runs"].append(
+        {
+            "seeds": list(range(first, first + count)),
+            "dataset": dataset.name,
+            "images": sizes,
+            **{name: summary[name] for name in (*about, "git_revision")},
+            "note": note,
+        }
+    )
+    rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for each in summary["per_seed"]:
+        mark = f"seed{each['seed']}/" if count > 1 else ""
+        result["results"].append({**each, "curve": _curve(rows, mark, summary)})
+    result["results"].sort(key=lambda each: each["seed"])
+
+
+def _curve(rows, mark: str, summary) -> dict[str, list[float]]:
+    """Returns a seed's training loss and its accuracy at each evaluation."""
+    split = summary["best_chosen_on"]
+    train_loss = {row["step"]: row[f"train/{mark}loss"] for row in rows if "train/loss" in row}
+    evaluations = [row for row in rows if f"{split}/loss" in row]
+    return {
+        "step": [row["step"] for row in evaluations],
+        "train_loss": [round(train_loss[row["step"]], 4) for row in evaluations],
+        "loss": [round(row[f"{split}/{mark}loss"], 4) for row in evaluations],
+        "top1": [round(row[f"{split}/{mark}top1"], 3) for row in evaluations],
+    }
+
+
+def shortened(config: ConfigDict, scale: str, small_epochs: int) -> ConfigDict:
+    """Returns the config of a scale: as it is, with few epochs, or for `smoke_dataset`."""
+    if scale == "full":
+        return config
+    config.num_epochs = small_epochs
+    if scale == "smoke":
+        config.dataset.name = "digits"
+        config.num_epochs, config.batch_size, config.log_every_steps = 2, 32, 8
+        config.augment.mirror = False
+    return config
+
+
+def shallow_scales(epochs: int) -> dict[str, str]:
+    """Returns what the scales of `ablation_config` do."""
+    return {
+        "full": "ResNet-20 on CIFAR-10 by the published recipe, 200 epochs.",
+        "small": "ResNet-8, with one unit a stage where ResNet-20 has three, on CIFAR-10 for "
+        f"{epochs} epochs in place of 200, the schedule shortened in proportion.",
+        "smoke": f"ResNet-8 on {SMOKE}",
+    }
+
+
+def ablation_config(scale: str, prefix: str, epochs: int, **overrides: Any) -> ConfigDict:
+    """Returns the config of a ResNet whose SE blocks are varied.
+
+    Args:
+        scale: one of `SCALES`.
+        prefix: "" or "se_".
+        epochs: of the small scale.
+        **overrides: fields of the network and its blocks.
+    """
+    config = cifar_recipe(prefix, "20", "cifar10", weight_decay=1e-4)
+    if scale != "full":
+        config.model.overrides.stage_sizes = (1, 1, 1)
+        config.schedule.warmup = 0.1
+    config.model.overrides.update(overrides)
+    return shortened(config, scale, epochs)
+
+
+def ablation_cells(
+    scale: str,
+    epochs: int,
+    rows: Sequence[tuple[str, str, dict[str, Any], Sequence[tuple[str, str, str]], float | None]],
+) -> list[Cell]:
+    """Returns the plain network and, for each row, one with SE blocks.
+
+    Args:
+        scale, epochs: see `ablation_config`.
+        rows: (name, label, overrides, published, x) of each.
+    """
+    group = "CIFAR-10" if scale != "smoke" else "digits"
+    network = "ResNet-20" if scale == "full" else "ResNet-8"
+    cells = [Cell("plain", group, f"{network}, no SE", ablation_config(scale, "", epochs))]
+    for name, label, overrides, published, x in rows:
+        config = ablation_config(scale, "se_", epochs, **overrides)
+        cells.append(Cell(name, group, label, config, "plain", published, x))
+    return cells
+
+
+def define_flags() -> None:
+    """Declares the options of a study's command."""
+    flags.DEFINE_enum(
+        "scale", "small", SCALES, "How much: a test of the machinery, about an hour, as published."
+    )
+    flags.DEFINE_integer("seeds", 3, "How many seeds a cell.", 1)
+    flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
+    flags.DEFINE_string("runs", "runs/studies", "Folder for checkpoints and logs.")
+    flags.DEFINE_string("cells", "*", "Which cells: a pattern of their names.")
+    flags.DEFINE_string("note", "", "What to tell of these results, such as whence the data.")
+
+
+def main_of(study: Study) -> None:
+    """Runs a study's command."""
+
+    def main(argv: list[str]) -> None:
+        options = flags.FLAGS
+        try:
+            run_study(
+                *(study, options.scale, options.seeds, options.out, options.runs, options.cells),
+                note=options.note,
+            )
+        except RunInterrupted as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    define_flags()
+    app.run(run_command(main), flags_parser=parse_flags)

@@ -1,0 +1,64 @@
+"""Variants of the SE block: python -m experiments.variants."""
+
+from configs.se_variants_recipe import PLAIN, se_variants_recipe
+from experiments.study import SMOKE, Cell, Study, main_of, shortened
+
+SMALL_EPOCHS = 8
+# Our names, and those of arXiv:2304.06502.
+VARIANTS = {
+    PLAIN: "Default",
+    "standard": "SE module",
+    "slow_squeeze": "Slow squeeze and excite",
+    "slow_excite": "Squeeze and slow excite",
+    "slow_squeeze_slow_excite": "Slow squeeze and slow excite",
+    "bump": "Bump module",
+}
+
+
+def cells(scale: str) -> list[Cell]:
+    """Returns the cells of a scale."""
+    result = []
+    runs = [("cnn3", "3-layer CNN", "cifar10", "CIFAR-10")]
+    if scale == "full":
+        runs += [
+            ("resnet18", "ResNet-18", dataset, title)
+            for dataset, title in (
+                ("cifar10", "CIFAR-10"),
+                ("cifar100", "CIFAR-100"),
+                ("svhn", "SVHN"),
+            )
+        ]
+    for network, title, dataset, dataset_title in runs:
+        prefix = f"{network}_{dataset}"
+        for variant, label in VARIANTS.items():
+            # The table gives the network without a block beside each of the others.
+            model = "SE module" if variant == PLAIN else label
+            result.append(
+                Cell(
+                    f"{prefix}_{variant}",
+                    f"{title}, {dataset_title if scale != 'smoke' else 'digits'}",
+                    label,
+                    shortened(se_variants_recipe(network, variant, dataset), scale, SMALL_EPOCHS),
+                    None if variant == PLAIN else f"{prefix}_{PLAIN}",
+                    ((f"SE variations {title}", dataset, model),),
+                )
+            )
+    return result
+
+
+STUDY = Study(
+    name="variants",
+    title="Variants of the SE block",
+    question="Do slower squeezes and excitations, or one more layer between them (Bump), help? In "
+    "the 3-layer CNN the block takes the place of the second convolution (arXiv:2304.06502).",
+    cells=cells,
+    scales={
+        "full": "by the paper's recipe, 50 epochs (configs/se_variants_recipe.py).",
+        "small": f"the 3-layer CNN on CIFAR-10 for {SMALL_EPOCHS} epochs in place of 50; after "
+        f"those the learning rate has fallen to {0.7**SMALL_EPOCHS:.1%} of the first.",
+        "smoke": f"the 3-layer CNN on {SMOKE}",
+    },
+)
+
+if __name__ == "__main__":
+    main_of(STUDY)
