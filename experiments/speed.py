@@ -21,7 +21,6 @@ import functools
 import gc
 import io
 import json
-import math
 import os
 import pathlib
 import re
@@ -358,7 +357,7 @@ def measure_loop(rounds: int) -> dict[str, Any]:
     speeds = {"run": [], "step": []}
     for _ in range(rounds):
         program = build_program(config, dataset)
-        state = replicate(jax.jit(program.initial_state)())
+        state = replicate(program.initial_state())
         dispatched = program.steps_per_dispatch
         state, metrics = program.train(state, 0, dispatched)
         jax.block_until_ready(metrics)
@@ -417,7 +416,7 @@ def se_flax_speed(name: str, batch_size: int, devices: int = 1) -> float:
     config = default_config()
     config.model.name, config.batch_size, config.dtype = name, batch_size, _dtype()
     program = build_program(config, noise_dataset(batch_size, 8))
-    state = replicate(jax.jit(program.initial_state)())
+    state = replicate(program.initial_state())
     seconds = []
     for step in range(6):
         begun = time.perf_counter()
@@ -460,14 +459,18 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
 
     Medians over the rounds, in each of which all were measured one after another.
     """
+    return {name: statistics.median(values) for name, values in ratios_of_rounds(rows).items()}
+
+
+def ratios_of_rounds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Returns what `ratios` takes the medians of."""
     fields = ("network", "mode", "batch_size", "implementation")
     seconds = {tuple(row[field] for field in fields): row["seconds"] for row in rows}
 
     def ratio(slower, faster):
         if slower not in seconds or faster not in seconds:
-            return math.nan
-        rounds = zip(seconds[slower], seconds[faster], strict=True)
-        return statistics.median(a / b for a, b in rounds)
+            return []
+        return [a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)]
 
     result = {}
     for network, *place, implementation in seconds:
@@ -482,9 +485,9 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
         plain = network.removeprefix("se_")
         if plain != network:
             for each in IMPLEMENTATIONS:
-                slowdown = ratio((network, *place, each), (plain, *place, each))
-                result[f"{name}: cost of SE, {each}"] = slowdown - 1
-    return {name: value for name, value in result.items() if not math.isnan(value)}
+                slowdowns = ratio((network, *place, each), (plain, *place, each))
+                result[f"{name}: cost of SE, {each}"] = [slowdown - 1 for slowdown in slowdowns]
+    return {name: values for name, values in result.items() if values}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -499,20 +502,20 @@ def markdown(results: dict[str, Any]) -> str:
         "medians of those in each round.",
     ]
     if rows := results.get("steps"):
-        compared = ratios(rows)
+        compared, of_rounds = ratios(rows), ratios_of_rounds(rows)
         others = [name for name in IMPLEMENTATIONS if name != "se_flax"]
         lines += ["", "## How many times as fast as", ""]
-        lines += [f"| network | mode | batch | {' | '.join(others)} | cost of SE |"]
+        lines += [f"| network | mode | batch | {' | '.join(others)} | cost of SE (quartiles) |"]
         lines += ["|---" * (4 + len(others)) + "|"]
         for row in rows:
             if row["implementation"] == "se_flax":
                 place = f"{row['network']}, {row['mode']}, batch {row['batch_size']}"
                 cells = [compared.get(f"{place}: se_flax / {other}") for other in others]
-                cost = compared.get(f"{place}: cost of SE, se_flax")
+                cost = of_rounds.get(f"{place}: cost of SE, se_flax")
                 lines.append(
                     f"| {row['network']} | {row['mode']} | {row['batch_size']} | "
                     + " | ".join("-" if cell is None else f"{cell:.2f}" for cell in cells)
-                    + f" | {'-' if cost is None else f'{cost:.1%}'} |"
+                    + f" | {_median_and_quartiles(cost) if cost else '-'} |"
                 )
         lines += [
             "",
@@ -558,6 +561,11 @@ def markdown(results: dict[str, Any]) -> str:
     if results.get("scaling"):
         lines += ["", "## Cost against size", "", f"![images per second]({results['figure']})"]
     return "\n".join(lines) + "\n"
+
+
+def _median_and_quartiles(values: list[float]) -> str:
+    low, median, high = np.percentile(values, (25, 50, 75))
+    return f"{median:.1%} ({low:.1%} to {high:.1%})"
 
 
 def draw(scaling: dict[str, dict[int, float]], path: pathlib.Path) -> None:
