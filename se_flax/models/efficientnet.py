@@ -148,7 +148,8 @@ class EfficientNet(nn.Module):
         """Returns logits; with `train`, normalises by batch statistics and updates them.
 
         Training draws from the rng collection `dropout`. With `features`, returns instead the
-        output of each stage by its name, `stage1` first.
+        output of each stage by its name, `stage1` first, and last of the `head`, what the
+        classifier sees before its pooling.
         """
         conv = functools.partial(
             Conv, use_bias=False, padding="SAME", kernel_init=conv_init, dtype=self.dtype
@@ -184,10 +185,11 @@ class EfficientNet(nn.Module):
                     name=f"stage{i}_unit{j}",
                 )(x, train)
             maps[f"stage{i}"] = x
-        if features:
-            return maps
         x = conv(widths[1], (1, 1), name="head_conv")(x)
         x = jax.nn.swish(norm(name="head_bn")(x))
+        maps["head"] = x
+        if features:
+            return maps
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)

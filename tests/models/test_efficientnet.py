@@ -69,7 +69,7 @@ def test_features_are_the_maps_of_table_1():
     assert {name: y.shape for name, y in maps.items()} == {
         f"stage{i}": (2, size, size, channels)
         for i, (size, channels) in enumerate(expected, start=1)
-    }
+    } | {"head": (2, 7, 7, 1280)}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Looking inside networks: excitations by class, class activation maps, confusion."""

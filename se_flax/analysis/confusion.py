@@ -1,0 +1,126 @@
+"""Which classes a network confuses.
+
+python -m se_flax.analysis.confusion --workdir=runs/quickstart
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jaxtyping import Array, Float, Int
+
+from se_flax.analysis.subject import define_flags, limited, output_path, subjects_of_flags
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError
+
+
+def confusion_matrix(
+    model: nn.Module,
+    variables: dict[str, Any],
+    batches: Iterable[tuple[Float[Array, "b h w c"], Int[Array, " b"]]],
+    num_classes: int,
+) -> Int[np.ndarray, "num_classes num_classes"]:
+    """Returns how many images of each class (rows) a network takes for each class (columns).
+
+    Args:
+        model, variables: the network.
+        batches: normalised images and their labels.
+        num_classes: number of classes.
+
+    Raises:
+        UserError: if there are no images.
+    """
+    says = jax.jit(lambda v, x: jnp.argmax(model.apply(v, x, train=False), axis=-1))
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for images, labels in batches:
+        np.add.at(matrix, (np.asarray(labels), np.asarray(says(variables, images))), 1)
+    if not matrix.any():
+        raise UserError("there are no images to show the network")
+    return matrix
+
+
+def per_class_accuracy(matrix: Int[np.ndarray, "c c"]) -> Float[np.ndarray, " c"]:
+    """Returns the accuracy in percent on the images of each class; NaN where there are none."""
+    counts = matrix.sum(1)
+    return 100 * np.diag(matrix) / np.where(counts, counts, np.nan)
+
+
+def most_confused(matrix: Int[np.ndarray, "c c"], count: int) -> list[tuple[int, int, int]]:
+    """Returns (class, taken for, images) of the pairs of classes most often confused."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    places = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = [np.unravel_index(place, wrong.shape) for place in places]
+    return [(int(a), int(b), int(wrong[a, b])) for a, b in pairs if wrong[a, b]]
+
+
+def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title: str):
+    """Returns a figure of the matrix, in percent of each class's images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    size = len(names)
+    side = min(12.0, 3.0 + 0.42 * size)
+    figure, axis = pyplot.subplots(figsize=(side + 0.8, side))
+    drawn = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(drawn, label="% of the images of a class", fraction=0.046)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("class")
+    axis.set_title(title)
+    if size <= 30:
+        turned = {"rotation": 60, "ha": "right"} if max(map(len, names)) > 3 else {}
+        axis.set_xticks(range(size), names, **turned)
+        axis.set_yticks(range(size), names)
+        for i, j in np.ndindex(size, size) if size <= 12 else ():
+            color = "black" if shares[i, j] > 50 else "white"
+            axis.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", color=color, size=8)
+    figure.tight_layout()
+    return figure
+
+
+def main(argv: list[str]) -> None:
+    """Prints the accuracy on each class and the pairs most confused, and draws the matrix."""
+    options = flags.FLAGS
+    output = output_path(options.output, ".png")
+    (subject,) = subjects_of_flags(most=1)
+    batches = (
+        (subject.normalize(images), labels)
+        for images, labels in limited(subject.batches(options.batch_size), options.max_images)
+    )
+    names = subject.class_names
+    matrix = confusion_matrix(subject.model, subject.variables, batches, len(names))
+    accuracy, counts = per_class_accuracy(matrix), matrix.sum(1)
+    print(f"{subject.name}: top-1 {100 * np.trace(matrix) / matrix.sum():.2f}% of {matrix.sum():,}")
+    for k in np.argsort(accuracy):
+        if counts[k]:
+            print(f"  {names[k]:<24}{accuracy[k]:7.2f}%  of {counts[k]:,}")
+    print("most confused:")
+    for k, other, count in most_confused(matrix, options.pairs):
+        print(f"  {names[k]} taken for {names[other]}: {count} ({100 * count / counts[k]:.1f}%)")
+    draw_confusion(matrix, names, subject.name).savefig(output, dpi=110)
+    numbers = {
+        "network": subject.name,
+        "classes": list(names),
+        "matrix": matrix.tolist(),
+        "accuracy": [None if np.isnan(x) else round(x, 4) for x in accuracy.tolist()],
+    }
+    output.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
+    print(f"{output} shows the matrix, {output.with_suffix('.json')} holds the numbers")
+
+
+def _define_flags() -> None:
+    define_flags()
+    flags.DEFINE_integer("pairs", 10, "How many pairs of classes to print.", 0)
+    flags.DEFINE_string("output", "confusion.png", "PNG file to write; and .json beside it.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(run_command(main), flags_parser=parse_flags)

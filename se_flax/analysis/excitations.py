@@ -1,0 +1,201 @@
+"""The gates of SE blocks by class, as in figures 6 and 7 of the SE paper (arXiv:1709.01507).
+
+python -m se_flax.analysis.excitations --workdir=runs/quickstart --classes=0,1,8
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jaxtyping import Array, Float, Int
+
+from se_flax.analysis.subject import (
+    Subject,
+    define_flags,
+    limited,
+    output_path,
+    subjects_of_flags,
+)
+from se_flax.command import parse_flags, run_command
+from se_flax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Excitations:
+    """The gate of one SE block over images of some classes, and over all.
+
+    Attributes:
+        mean, std: [number of classes + 1, c], of each channel's gate over the images of each
+            class and, last, over all images. A gate for each position (`squeeze="none"`) counts
+            by its mean over the positions. The standard deviation is that of the population.
+    """
+
+    mean: Float[np.ndarray, "k c"]
+    std: Float[np.ndarray, "k c"]
+
+
+def excitations_by_class(
+    model: nn.Module,
+    variables: dict[str, Any],
+    batches: Iterable[tuple[Float[Array, "b h w 3"], Int[Array, " b"]]],
+    classes: Sequence[int],
+) -> dict[str, Excitations]:
+    """Returns what the gates of a network's SE blocks do for images of some classes.
+
+    Args:
+        model, variables: the network.
+        batches: normalised images and their labels.
+        classes: the classes that are told apart.
+
+    Returns:
+        The excitations by the name of the block, in the order of the network.
+
+    Raises:
+        UserError: if the network has no SE blocks, or there are no images of a class.
+    """
+
+    # jit sorts the keys of what it returns, so the order of the blocks is told beside.
+    names: list[str] = []
+
+    @jax.jit
+    def gates_of(variables, images):
+        _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
+        flat = flax.traverse_util.flatten_dict(sown.get("intermediates", {}))
+        gates = {"/".join(path[:-1]): x[0] for path, x in flat.items() if path[-1] == "excitation"}
+        names[:] = gates
+        return [jnp.mean(x, axis=range(1, x.ndim - 1), dtype=jnp.float32) for x in gates.values()]
+
+    counts = np.zeros(len(classes) + 1)
+    moments: list[np.ndarray] = []
+    for images, labels in batches:
+        gates = [np.asarray(gate, np.float64) for gate in gates_of(variables, images)]
+        if not gates:
+            raise UserError("this network has no SE blocks, whose excitations could be shown")
+        masks = np.stack([*(np.asarray(labels) == k for k in classes), np.ones(len(labels), bool)])
+        counts += masks.sum(1)
+        sums = [np.stack([masks @ gate, masks @ gate**2]) for gate in gates]
+        moments = [a + b for a, b in zip(moments, sums, strict=True)] if moments else sums
+    for k, count in zip(classes, counts[:-1], strict=True):
+        if not count:
+            raise UserError(f"there are no images of class {k}")
+    if not moments:
+        raise UserError("there are no images to show the network")
+    result = {}
+    for name, (sums, squares) in zip(names, moments, strict=True):
+        mean = sums / counts[:, None]
+        variance = np.maximum(squares / counts[:, None] - mean**2, 0)
+        result[name] = Excitations(mean, np.sqrt(variance))
+    return result
+
+
+def draw_excitations(
+    excitations: dict[str, Excitations], labels: Sequence[str], title: str, bands: bool = False
+):
+    """Returns a figure: a panel for each block, a curve for each class over the channels.
+
+    Args:
+        excitations: of each block.
+        labels: of the classes; the curve over all images is black.
+        title: of the figure.
+        bands: shade a standard deviation around each curve, as in figure 7 of the paper.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(3, len(excitations))
+    rows = -(-len(excitations) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(4.2 * columns, 2.3 * rows + 0.8), sharey=True, squeeze=False
+    )
+    colors = [*(COLOURS[i % len(COLOURS)] for i in range(len(labels))), "#000000"]
+    for axis, (name, block) in zip(axes.flat, excitations.items(), strict=False):
+        channels = np.arange(block.mean.shape[1])
+        for label, color, mean, std in zip(
+            (*labels, "all"), colors, block.mean, block.std, strict=True
+        ):
+            axis.plot(channels, mean, color=color, label=label, linewidth=0.9)
+            if bands:
+                axis.fill_between(
+                    channels, mean - std, mean + std, color=color, alpha=0.15, linewidth=0
+                )
+        axis.set_title(name, fontsize=9)
+        axis.margins(x=0.01)
+        axis.grid(alpha=0.25)
+    for axis in axes.flat[len(excitations) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("excitation")
+    for column in range(columns):
+        last = max(i for i in range(len(excitations)) if i % columns == column)
+        axes.flat[last].set_xlabel("channel")
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=min(6, len(names)), frameon=False)
+    figure.suptitle(title)
+    figure.tight_layout(rect=(0, 0.35 / (2.3 * rows + 0.8), 1, 1))
+    return figure
+
+
+# Colours that remain apart for colour-blind readers (Okabe and Ito, 2008); black is for "all".
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def analyse(
+    subject: Subject, classes: Sequence[int], batch_size: int, most: int | None = None
+) -> dict[str, Excitations]:
+    """Returns the excitations of a subject (see `excitations_by_class`)."""
+    batches = (
+        (subject.normalize(images), labels)
+        for images, labels in limited(subject.batches(batch_size), most)
+    )
+    return excitations_by_class(subject.model, subject.variables, batches, classes)
+
+
+def main(argv: list[str]) -> None:
+    """Draws the excitations of one network, and writes their numbers beside the figure."""
+    options = flags.FLAGS
+    output = output_path(options.output, ".png")
+    (subject,) = subjects_of_flags(most=1)
+    classes = subject.classes(options.classes) if options.classes else range(4)
+    classes = [k for k in classes if k < len(subject.class_names)]
+    excitations = analyse(subject, classes, options.batch_size, options.max_images)
+    names = [subject.class_names[k] for k in classes]
+    labels = [f"class {name}" if name.isdigit() else name for name in names]
+    figure = draw_excitations(excitations, labels, f"Excitations of {subject.name}", options.bands)
+    figure.savefig(output, dpi=110)
+    numbers = {
+        "network": subject.name,
+        "classes": [*names, "all"],
+        "blocks": {
+            name: {"mean": block.mean.round(5).tolist(), "std": block.std.round(5).tolist()}
+            for name, block in excitations.items()
+        },
+    }
+    output.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
+    for name, block in excitations.items():
+        between = block.mean[:-1].std(axis=0).mean()
+        print(
+            f"{name}: mean {block.mean[-1].mean():.3f}, standard deviation between channels "
+            f"{block.mean[-1].std():.3f}, between classes {between:.3f}"
+        )
+    print(f"{output} shows them, {output.with_suffix('.json')} holds the numbers")
+
+
+def _define_flags() -> None:
+    define_flags()
+    flags.DEFINE_list("classes", [], "Names or numbers of classes; by default the first four.")
+    flags.DEFINE_bool("bands", False, "Shade one standard deviation around each curve.")
+    flags.DEFINE_string("output", "excitations.png", "PNG file to write; and .json beside it.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(run_command(main), flags_parser=parse_flags)

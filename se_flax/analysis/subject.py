@@ -1,0 +1,233 @@
+"""What the analyses look at: a trained network, and images with their classes."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Float, Int, UInt8
+
+from se_flax.data import Dataset
+from se_flax.data.folders import ImageFolder
+from se_flax.data.preprocessing import Preprocessing
+from se_flax.data.sources import TfdsImages
+from se_flax.data.streaming import eval_batches
+from se_flax.errors import UserError, nearest
+from se_flax.evaluate import Renamed, load_published, published_crop, restore_run
+
+HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network and images to show it.
+
+    Attributes:
+        name: what to call it.
+        model, variables: the network.
+        class_names: one a class of the images.
+        batches: `batches(batch_size)` yields the images, not normalised, and their labels.
+        preprocessing: what normalises them.
+    """
+
+    name: str
+    model: nn.Module
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+    batches: Callable[[int], Iterator[HostImages]]
+    preprocessing: Preprocessing
+
+    def normalize(self, images: UInt8[np.ndarray, "b h w c"]) -> Float[jax.Array, "b h w c"]:
+        """Returns images as the network is fed."""
+        return self.preprocessing.normalize(jnp.asarray(images))
+
+    def classes(self, wanted: Sequence[str]) -> list[int]:
+        """Returns the numbers of classes, which are given by name or number.
+
+        Raises:
+            UserError: if there is no such class.
+        """
+        places = []
+        for name in wanted:
+            if name in self.class_names:
+                places.append(self.class_names.index(name))
+            elif name.isdigit() and int(name) < len(self.class_names):
+                places.append(int(name))
+            else:
+                raise UserError(
+                    f'there is no class "{name}"{nearest(name, self.class_names)}; classes are '
+                    f"named, or numbered from 0 to {len(self.class_names) - 1}"
+                )
+        return places
+
+
+def subject_of_run(
+    workdir: str | pathlib.Path,
+    step: str | int = "best",
+    split: str = "test",
+    seed: int | None = None,
+    dataset: Dataset | None = None,
+    data_dir: str | None = None,
+) -> Subject:
+    """Returns the network of a run's checkpoint, and the images of a split.
+
+    Args:
+        workdir, step, dataset, data_dir: see `se_flax.evaluate.evaluate_workdir`.
+        split: "test", "train" (not augmented) or, if the run held images out, "validation".
+        seed: of a run of several, which; by default the first.
+
+    Raises:
+        UserError: if there is no such run, checkpoint, split or seed.
+    """
+    run = restore_run(workdir, step, dataset, data_dir)
+    seeds = run.program.seeds
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{workdir} has no seed {seed}; it has {', '.join(map(str, seeds))}")
+    if split not in run.program.sizes:
+        known = ", ".join(run.program.sizes)
+        raise UserError(f'there is no split "{split}"; known are {known}')
+    variables, name = run.state.variables, run.config.model.name
+    if len(seeds) > 1:
+        place = seeds.index(seeds[0] if seed is None else seed)
+        variables = jax.tree.map(lambda x: x[place], variables)
+        name = f"{name}, seed {seeds[place]}"
+    images = getattr(run.dataset, split)
+
+    def batches(batch_size):
+        if isinstance(run.dataset, Dataset):
+            for start in range(0, len(images), batch_size):
+                chosen = slice(start, start + batch_size)
+                yield images.images[chosen], images.labels[chosen]
+        else:
+            yield from _streamed(images, run.dataset.eval_crop, batch_size)
+
+    return Subject(
+        name=name,
+        model=run.model,
+        variables=jax.device_get(variables),
+        class_names=run.dataset.class_names,
+        batches=batches,
+        preprocessing=Preprocessing(run.dataset.mean, run.dataset.std),
+    )
+
+
+def subject_of_weights(
+    name: str,
+    weights: str | pathlib.Path | None = None,
+    image_dir: str | pathlib.Path | None = None,
+    dataset: str | None = None,
+    split: str = "validation",
+    data_dir: str | None = None,
+) -> Subject:
+    """Returns a network with published weights, and images of a folder or a data set of TFDS.
+
+    Args:
+        name: of the network.
+        weights: a `source` for `load_pretrained`; by default, the catalogue's first.
+        image_dir: a folder of class folders.
+        dataset, split, data_dir: of TFDS, in place of a folder.
+
+    Raises:
+        UserError: if the weights or images cannot be read, or their classes do not agree.
+    """
+    if (image_dir is None) == (dataset is None):
+        raise UserError("give either a folder of images or a data set, to show the network")
+    if image_dir is not None:
+        source = ImageFolder.of(image_dir)
+    else:
+        source = TfdsImages(dataset, split, data_dir)
+    loaded = load_published(name, weights, source.class_names)
+    renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
+    return Subject(
+        name=name,
+        model=loaded.model,
+        variables=loaded.variables,
+        class_names=renamed.class_names,
+        batches=lambda batch_size: _streamed(renamed, published_crop(name, weights), batch_size),
+        preprocessing=Preprocessing(loaded.info.mean, loaded.info.std),
+    )
+
+
+def _streamed(images, crop, batch_size) -> Iterator[HostImages]:
+    devices = jax.local_device_count()
+    for batch in eval_batches(images, crop, -(-batch_size // devices) * devices):
+        yield batch.images[batch.mask], batch.labels[batch.mask]
+
+
+def define_flags() -> None:
+    """Declares the options that say what an analysis looks at."""
+    flags.DEFINE_list("workdir", [], "Folders of runs.")
+    flags.DEFINE_string("step", "best", 'Checkpoint of a run: "best", "latest" or a step.')
+    flags.DEFINE_integer("seed", None, "Of a run of several seeds, which; the first by default.", 0)
+    flags.DEFINE_list("model", [], "In place of runs: networks with published weights.")
+    flags.DEFINE_string("weights", None, "Hub id or file; by default the first of the catalogue.")
+    flags.DEFINE_string("image_dir", None, "With --model: a folder of class folders.")
+    flags.DEFINE_string("dataset", None, "With --model: a data set of TFDS, in place of a folder.")
+    flags.DEFINE_string(
+        "split", None, 'Of a run "test" (the default) or "train"; of --dataset "validation".'
+    )
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not where it does usually.")
+    flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1)
+    flags.DEFINE_integer("max_images", None, "Look at no more than the first so many.", 1)
+
+
+def subjects_of_flags(most: int | None = None) -> list[Subject]:
+    """Returns what the options name; raises `UserError` if that is nothing, or too much."""
+    options = flags.FLAGS
+    if bool(options.workdir) == bool(options.model):
+        raise UserError(
+            "give either --workdir=DIR, for example --workdir=runs/quickstart, or, for published "
+            "weights, --model=NAME"
+        )
+    for_weights = ("weights", "image_dir", "dataset")
+    for name in for_weights if options.workdir else ("seed",):
+        if options[name].value is not None:
+            given = "--workdir" if options.workdir else "--model"
+            raise UserError(f"--{name} does not go with {given}")
+    if most is not None and len(options.workdir + options.model) > most:
+        raise UserError(f"this looks at one network, but {len(options.workdir + options.model)}")
+    if options.weights and len(options.model) > 1:
+        raise UserError(f"--weights are of one model, but --model gives {len(options.model)}")
+    if options.workdir:
+        return [
+            subject_of_run(
+                *(workdir, options.step, options.split or "test", options.seed),
+                data_dir=options.data_dir,
+            )
+            for workdir in options.workdir
+        ]
+    return [
+        subject_of_weights(
+            *(name, options.weights, options.image_dir, options.dataset),
+            *(options.split or "validation", options.data_dir),
+        )
+        for name in options.model
+    ]
+
+
+def limited(batches: Iterator[HostImages], most: int | None) -> Iterator[HostImages]:
+    """Yields batches up to a number of images."""
+    left = most
+    for images, labels in batches:
+        if left is not None:
+            images, labels = images[:left], labels[:left]
+            left -= len(labels)
+        if len(labels):
+            yield images, labels
+        if left == 0:
+            return
+
+
+def output_path(text: str, suffix: str) -> pathlib.Path:
+    """Returns a path to write to; raises `UserError` if it cannot be one."""
+    path = pathlib.Path(text).expanduser()
+    if path.suffix.lower() != suffix:
+        raise UserError(f"--output={path} must end in {suffix}")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} to write {path.name} to")
+    return path
