@@ -123,7 +123,9 @@ def published_cell(cell: Cell) -> str:
             if not row["metric"].startswith("top1"):
                 continue
             error = " error" if row["metric"] == "top1_err" else ""
-            place = "" if row["dataset"] != "imagenet2012" else "ImageNet, "
+            place = "ImageNet, " if row["dataset"] == "imagenet2012" else ""
+            if row["model"].startswith("ResNet (custom)"):
+                place = "a ResNet of its own, "
             if cell.baseline is None:
                 figures = f"{row['baseline']}{error}"
             else:
@@ -156,14 +158,37 @@ def difference_text(difference: Interval | None) -> str:
     return f"{text}, within the noise" if difference.within_noise else text
 
 
+def results_of(study: Study, scale: str, out: pathlib.Path) -> dict[str, Any]:
+    """Returns the results of each cell by its name, None for one that was not run."""
+    return {
+        cell.name: read_result(result_path(out, study.name, scale, cell.name))
+        for cell in study.cells(scale)
+    }
+
+
+def overview(out: pathlib.Path) -> list[str]:
+    """Returns a table of how much of each study has been run."""
+    lines = ["| study | " + " | ".join(SCALES) + " |", "|---" * (1 + len(SCALES)) + "|"]
+    for study in STUDIES:
+        counts = []
+        for scale in SCALES:
+            results = list(results_of(study, scale, out).values())
+            seeds = [len(result["results"]) for result in results if result]
+            count = f"{len(seeds)} of {len(results)}"
+            if seeds:
+                least, most = min(seeds), max(seeds)
+                count += f", {least if least == most else f'{least} to {most}'} seeds"
+            counts.append(count)
+        lines.append(f"| {study.title} | {' | '.join(counts)} |")
+    return lines
+
+
 def study_section(study: Study, out: pathlib.Path) -> list[str]:
     """Returns the lines of a study, and draws its figures."""
     lines = [f"## {study.title}", "", study.question]
-    for scale in reversed(SCALES):
+    for scale in SCALES:
         cells = study.cells(scale)
-        results = {
-            cell.name: read_result(result_path(out, study.name, scale, cell.name)) for cell in cells
-        }
+        results = results_of(study, scale, out)
         if not any(results.values()) and scale != "full":
             continue
         lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale])]
@@ -219,7 +244,7 @@ def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
             )
             note = f" {_capital(run['note'].rstrip('.'))}." if run["note"] else ""
             about = (
-                f"{_capital(data)}; {run['device_count']} x {run['device']}, "
+                f"{data}; {run['device_count']} x {run['device']}, "
                 f"JAX {run['versions']['jax']}, Flax {run['versions']['flax']}, revision "
                 f"{(run['git_revision'] or 'unknown')[:10]}.{note}"
             )
@@ -271,7 +296,7 @@ def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], pa
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel("training loss, nats")
+    axes[0].set_ylabel("training loss at the end of an epoch, nats")
     axes[1].set_ylabel("top-1 on test images, %")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     _save(figure, path)
@@ -356,7 +381,7 @@ def _save(figure, path: pathlib.Path) -> None:
 def inference_section(out: pathlib.Path) -> list[str]:
     """Returns the lines on inference time, and draws its figure."""
     lines = ["## Inference time", "", "What does an SE block cost, over batch sizes?"]
-    for scale in reversed(SCALES):
+    for scale in SCALES:
         cells = inference_time.cells(scale)
         results = [
             read_result(result_path(out, inference_time.NAME, scale, cell.name)) for cell in cells
@@ -436,7 +461,7 @@ def speed_section(out: pathlib.Path) -> list[str]:
 
 def report(out: pathlib.Path) -> str:
     """Returns the page, and draws its figures, from the results in a folder."""
-    lines = ["# Results", "", INTRODUCTION, ""]
+    lines = ["# Results", "", INTRODUCTION, "", "Cells run so far:", "", *overview(out), ""]
     for study in STUDIES:
         lines += study_section(study, out)
     lines += inference_section(out)
