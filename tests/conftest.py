@@ -15,12 +15,13 @@ from PIL import Image
 from se_flax.data import Dataset, Split
 from tests import tiny_run
 
-# Programs that several tests compile are compiled once, in child processes too.
-_CACHE = tempfile.TemporaryDirectory(prefix="se_flax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Programs that several tests compile are compiled once, in child processes too, of which the
+# processes that share out the tests are some.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="se_flax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
