@@ -11,6 +11,7 @@ from se_flax import process
 from se_flax.errors import UserError
 
 USER_ERROR = 2  # exit status after bad input
+INTERRUPTED = 75  # of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
 
 
 def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
@@ -46,13 +47,19 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Wraps a command's main function so that a `UserError` is told in one line, status 2."""
+    """Wraps a command's main function so that a `UserError` is told in one line, status 2.
+
+    Ctrl-C ends it at once, with status 75.
+    """
 
     def wrapped(argv: list[str]) -> None:
         try:
             main(argv)
         except (UserError, OSError) as error:
             _exit(error)
+        except KeyboardInterrupt:
+            print("stopped at once", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own
 
     return wrapped
 

@@ -7,10 +7,8 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from se_flax.command import parse_flags, run_command
+from se_flax.command import INTERRUPTED, parse_flags, run_command
 from se_flax.errors import UserError, nearest
-
-INTERRUPTED = 75  # exit status of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
 
 
 def define_flags() -> None:
