@@ -106,11 +106,13 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
     def state_of(seed):
         return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
 
+    seeds = range(config.seed, config.seed + config.num_seeds)
+
     @jax.jit  # traced once, for its shapes and to be run
     def initial_state():
         if config.num_seeds == 1:
             return state_of(config.seed)
-        return jax.vmap(state_of)(config.seed + jnp.arange(config.num_seeds, dtype=jnp.uint32))
+        return jax.vmap(state_of)(np.array(seeds, np.uint32))
 
     total_steps = config.num_epochs * steps_per_epoch
     if isinstance(dataset, Dataset):
@@ -134,7 +136,7 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
         total_steps=total_steps,
         steps_per_dispatch=steps_per_dispatch,
         learning_rate=learning_rate,
-        seeds=range(config.seed, config.seed + config.num_seeds),
+        seeds=seeds,
         initial_state=initial_state,
         train=train,
         evaluate=evaluate,
@@ -428,7 +430,8 @@ def train(
             ],
             "steps": step,
             "seconds": round(seconds + time.perf_counter() - startup.begun, 1),
-            "images_per_second": round(meter.images_per_second, 1),
+            # None of a run that was complete but for this summary.
+            "images_per_second": round(meter.images_per_second, 1) or None,
             **environment(),
         }
         _write_json(summary_path, summary)

@@ -1,6 +1,7 @@
 """Several seeds trained as one run."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from se_flax import train as train_module
 from se_flax.checkpoints import Checkpoints
+from se_flax.config import check_config
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.train import RunInterrupted, build_program, train
@@ -100,9 +102,29 @@ def test_an_interrupted_run_of_several_seeds_goes_on(
         for _ in range(2):
             with pytest.raises(RunInterrupted):
                 train(config, tmp_path, stripes)
+    shutil.copytree(tmp_path, tmp_path.with_name("copy"))
     config.seed_mode = "vmap"  # how seeds are computed may change on the way
     summary = train(config, tmp_path, stripes)
     assert_as_alone(tmp_path, config, summary, alone, stripes)
+
+    config.seed_mode = "in_turn"
+    train(config, tmp_path.with_name("copy"), stripes)
+    train(config, tmp_path.with_name("undisturbed"), stripes)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_params(tmp_path.with_name("copy"), config, stripes),
+        final_params(tmp_path.with_name("undisturbed"), config, stripes),
+    )
+
+
+def test_the_last_of_all_seeds_is_a_seed(stripes, tiny_config):
+    config = with_seeds(tiny_config, 2**32 - 2, 2)
+    check_config(config, names_dataset=False)
+    state = build_program(config, stripes).initial_state()
+    np.testing.assert_array_equal(state.seed, np.array([2**32 - 2, 2**32 - 1], np.uint32))
+    config.num_seeds = 3
+    with pytest.raises(UserError, match="leaves no room"):
+        check_config(config, names_dataset=False)
 
 
 def test_seeds_on_streamed_images_end_as_alone(tmp_path, tiny_config, image_dir):

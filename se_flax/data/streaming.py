@@ -212,7 +212,7 @@ def shuffled_place(seed: int, position: int, size: int) -> int:
     return int(_order(seed, epoch, size)[place])
 
 
-@functools.lru_cache(maxsize=16)  # batches read side by side may be of two epochs, each seed
+@functools.lru_cache(maxsize=64)  # batches read side by side may be of two epochs, each seed
 def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
     generator = np.random.default_rng([seed, epoch])
     return generator.permutation(size).astype(np.int32)
