@@ -164,8 +164,11 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     output = output_path(options.output, ".png")
     (subject,) = subjects_of_flags(most=1)
-    classes = subject.classes(options.classes) if options.classes else range(4)
-    classes = [k for k in classes if k < len(subject.class_names)]
+    if options.classes:
+        classes = subject.classes(options.classes)
+    else:
+        batches = limited(subject.batches(options.batch_size), options.max_images)
+        classes = sorted({int(k) for _, labels in batches for k in labels})[:4]
     excitations = analyse(subject, classes, options.batch_size, options.max_images)
     names = [subject.class_names[k] for k in classes]
     labels = [f"class {name}" if name.isdigit() else name for name in names]
@@ -191,7 +194,9 @@ def main(argv: list[str]) -> None:
 
 def _define_flags() -> None:
     define_flags()
-    flags.DEFINE_list("classes", [], "Names or numbers of classes; by default the first four.")
+    flags.DEFINE_list(
+        "classes", [], "Names or numbers of classes; by default the first four that have images."
+    )
     flags.DEFINE_bool("bands", False, "Shade one standard deviation around each curve.")
     flags.DEFINE_string("output", "excitations.png", "PNG file to write; and .json beside it.")
 

@@ -6,6 +6,7 @@ As in the figures of EfficientNet (arXiv:1905.11946, section 5.3), which follow 
 "Learning Deep Features for Discriminative Localization" (arXiv:1512.04150).
 """
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,23 +130,30 @@ def draw_heatmaps(
 def choose_images(
     subject: Subject, wanted: Sequence[int], count: int, batch_size: int, most: int | None = None
 ) -> tuple[list[UInt8[np.ndarray, "height width c"]], list[int]]:
-    """Returns the first images of some classes, as evenly of each as they come, and their labels.
+    """Returns the first images of some classes, equally many of each as far as there are, and
+    their labels.
 
     Raises:
         UserError: if there are none.
     """
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    for images_of_batch, labels_of_batch in limited(subject.batches(batch_size), most):
-        for image, label in zip(images_of_batch, labels_of_batch.tolist(), strict=True):
-            if len(images) == count:
-                return images, labels
-            if label in wanted and labels.count(label) <= len(labels) // len(wanted):
-                images.append(image)
-                labels.append(label)
-    if not images:
+    share = -(-count // len(wanted))  # of each class; others stand by where one has fewer
+    chosen: list[tuple[np.ndarray, int]] = []
+    others: list[tuple[np.ndarray, int]] = []
+    taken: dict[int, int] = collections.Counter()
+    for images, labels in limited(subject.batches(batch_size), most):
+        for image, label in zip(images, labels.tolist(), strict=True):
+            if label in wanted and len(chosen) < count:
+                if taken[label] < share:
+                    chosen.append((image, label))
+                    taken[label] += 1
+                elif len(others) < count:
+                    others.append((image, label))
+        if len(chosen) == count:
+            break
+    chosen += others[: count - len(chosen)]
+    if not chosen:
         raise UserError("there are no images of these classes")
-    return images, labels
+    return [image for image, _ in chosen], [label for _, label in chosen]
 
 
 def main(argv: list[str]) -> None:
@@ -175,6 +183,8 @@ def main(argv: list[str]) -> None:
         lines = [f"says {names[k]}, {share:.0f}%" for k, share in zip(said, shares, strict=True)]
         columns.append((subject.name, images, maps, lines))
         print(f"{subject.name}: {np.sum(said == labels)} of {len(labels)} right")
+    if len(shown[1]) < options.count:
+        print(f"there are no more than {len(shown[1])} such images")
     figure = draw_heatmaps(shown[0], [names[label] for label in shown[1]], columns)
     figure.savefig(output, dpi=110)
     of = "the class that each network says" if options.predicted else "the true class"

@@ -123,6 +123,7 @@ def subject_of_weights(
     dataset: str | None = None,
     split: str = "validation",
     data_dir: str | None = None,
+    skip_bad: bool = False,
 ) -> Subject:
     """Returns a network with published weights, and images of a folder or a data set of TFDS.
 
@@ -131,6 +132,7 @@ def subject_of_weights(
         weights: a `source` for `load_pretrained`; by default, the catalogue's first.
         image_dir: a folder of class folders.
         dataset, split, data_dir: of TFDS, in place of a folder.
+        skip_bad: leave out images of a folder that cannot be read, instead of raising.
 
     Raises:
         UserError: if the weights or images cannot be read, or their classes do not agree.
@@ -138,7 +140,7 @@ def subject_of_weights(
     if (image_dir is None) == (dataset is None):
         raise UserError("give either a folder of images or a data set, to show the network")
     if image_dir is not None:
-        source = ImageFolder.of(image_dir)
+        source = ImageFolder.of(image_dir).checked(skip_bad)
     else:
         source = TfdsImages(dataset, split, data_dir)
     loaded = load_published(name, weights, source.class_names)
@@ -162,11 +164,14 @@ def _streamed(images, crop, batch_size) -> Iterator[HostImages]:
 def define_flags() -> None:
     """Declares the options that say what an analysis looks at."""
     flags.DEFINE_list("workdir", [], "Folders of runs.")
-    flags.DEFINE_string("step", "best", 'Checkpoint of a run: "best", "latest" or a step.')
+    flags.DEFINE_string(
+        "step", None, 'Checkpoint of a run: "best" (the default), "latest" or a step.'
+    )
     flags.DEFINE_integer("seed", None, "Of a run of several seeds, which; the first by default.", 0)
     flags.DEFINE_list("model", [], "In place of runs: networks with published weights.")
     flags.DEFINE_string("weights", None, "Hub id or file; by default the first of the catalogue.")
     flags.DEFINE_string("image_dir", None, "With --model: a folder of class folders.")
+    flags.DEFINE_bool("skip_bad", False, "Leave out images of --image_dir that cannot be read.")
     flags.DEFINE_string("dataset", None, "With --model: a data set of TFDS, in place of a folder.")
     flags.DEFINE_string(
         "split", None, 'Of a run "test" (the default) or "train"; of --dataset "validation".'
@@ -184,19 +189,24 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
             "give either --workdir=DIR, for example --workdir=runs/quickstart, or, for published "
             "weights, --model=NAME"
         )
-    for_weights = ("weights", "image_dir", "dataset")
-    for name in for_weights if options.workdir else ("seed",):
-        if options[name].value is not None:
-            given = "--workdir" if options.workdir else "--model"
-            raise UserError(f"--{name} does not go with {given}")
-    if most is not None and len(options.workdir + options.model) > most:
-        raise UserError(f"this looks at one network, but {len(options.workdir + options.model)}")
+    for given, others in (
+        ("workdir", ("weights", "image_dir", "dataset", "skip_bad")),
+        ("model", ("seed", "step")),
+        ("image_dir", ("split", "data_dir")),
+        ("dataset", ("skip_bad",)),
+    ):
+        for name in others:
+            if options[given].value and options[name].value not in (None, False):
+                raise UserError(f"--{name} does not go with --{given}")
+    count = len(options.workdir + options.model)
+    if most is not None and count > most:
+        raise UserError(f"this looks at one network at a time, but {count} are given")
     if options.weights and len(options.model) > 1:
         raise UserError(f"--weights are of one model, but --model gives {len(options.model)}")
     if options.workdir:
         return [
             subject_of_run(
-                *(workdir, options.step, options.split or "test", options.seed),
+                *(workdir, options.step or "best", options.split or "test", options.seed),
                 data_dir=options.data_dir,
             )
             for workdir in options.workdir
@@ -204,7 +214,7 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
     return [
         subject_of_weights(
             *(name, options.weights, options.image_dir, options.dataset),
-            *(options.split or "validation", options.data_dir),
+            *(options.split or "validation", options.data_dir, options.skip_bad),
         )
         for name in options.model
     ]

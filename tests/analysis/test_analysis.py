@@ -11,7 +11,7 @@ from se_flax import create_model
 from se_flax.analysis.confusion import confusion_matrix, most_confused, per_class_accuracy
 from se_flax.analysis.excitations import excitations_by_class
 from se_flax.analysis.heatmaps import choose_images, class_activation_maps
-from se_flax.analysis.subject import limited, subject_of_run
+from se_flax.analysis.subject import Subject, limited, subject_of_run
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.train import train
@@ -122,6 +122,19 @@ def test_images_are_chosen_evenly_of_the_classes_asked_for(run_of_two_seeds):
     assert len(images) == 6
 
 
+def test_images_sorted_by_class_are_chosen_evenly_too():
+    labels = np.repeat([0, 3, 7], (9, 1, 9))
+    images = np.zeros((19, 4, 4, 3), np.uint8)
+    subject = Subject(
+        *("sorted", None, {}, tuple("0123456789")),
+        *(lambda n: ((images[i : i + n], labels[i : i + n]) for i in range(0, 19, n)), None),
+    )
+    assert sorted(choose_images(subject, [0, 7], 6, 4)[1]) == [0, 0, 0, 7, 7, 7]
+    # Of 3 there is but one, and others stand by.
+    assert sorted(choose_images(subject, [3, 7], 6, 4)[1]) == [3, 7, 7, 7, 7, 7]
+    assert len(choose_images(subject, range(10), 30, 4)[1]) == 19
+
+
 @pytest.mark.parametrize(
     ("command", "options", "says"),
     [
@@ -150,6 +163,7 @@ def test_a_bad_command_line_is_told_in_one_sentence(run_python, tmp_path, run_of
     for options, expected in (
         ((), "give either --workdir"),
         ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "--image_dir does not go with"),
+        (("--model=se_resnet50", "--step=latest"), "--step does not go with --model"),
         ((f"--workdir={run_of_two_seeds}", "--classes=cat"), 'there is no class "cat"'),
         ((f"--workdir={run_of_two_seeds}", "--output=x.pdf"), "must end in .png"),
     ):
