@@ -46,6 +46,7 @@ from se_flax.command import parse_flags, run_command
 from se_flax.config import build_model, default_config
 from se_flax.data import Dataset, Split
 from se_flax.data.preprocessing import Batch
+from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.optim import make_optimizer
 from se_flax.process import compiler_options
@@ -59,6 +60,7 @@ GROUPS = (
     ("resnet50", "se_resnet50"),
     ("efficientnet_b0",),
 )
+NETWORKS = [name for group in GROUPS for name in group]
 STARTUP_CONFIG = "configs/se_resnet_cifar10.py:20"
 
 
@@ -494,12 +496,18 @@ def markdown(results: dict[str, Any]) -> str:
     """Returns the results as a page, ratios first."""
     machine = results["environment"]
     lines = [
-        "# Speed",
+        f"# Speed on {machine['platform'].upper()}",
         "",
         f"On {machine['device_count']} x {machine['device']} ({machine['platform']}), "
-        f"{os.cpu_count()} cores, {results['dtype']}, JAX {machine['versions']['jax']}; made by "
+        f"{results['cores']} cores, {results['dtype']}, JAX {machine['versions']['jax']}; made by "
         "`python -m experiments.speed`. Medians of rounds in turn, in one process; ratios are "
-        "medians of those in each round.",
+        "medians of those in each round. On a CPU se_flax is compiled with its own options "
+        "(`se_flax.process.compiler_options`), stock Flax with XLA's. Revisions: "
+        + ", ".join(
+            f"{name} {(revision or 'unknown')[:10]}"
+            for name, revision in results["revisions"].items()
+        )
+        + ".",
     ]
     if rows := results.get("steps"):
         compared, of_rounds = ratios(rows), ratios_of_rounds(rows)
@@ -598,7 +606,9 @@ def define_flags() -> None:
     """Declares the options of this command."""
     flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
     flags.DEFINE_multi_enum("section", SECTIONS, SECTIONS, "What to measure; may be repeated.")
-    flags.DEFINE_list("networks", [name for group in GROUPS for name in group], "Which networks.")
+    flags.DEFINE_list(
+        "networks", NETWORKS, "Which networks; replaces all that was measured of them."
+    )
     flags.DEFINE_list("implementations", list(IMPLEMENTATIONS), "By which implementations.")
     flags.DEFINE_integer("rounds", 7, "How often each is measured, in turn.", 1)
     flags.DEFINE_float("seconds", 1.0, "How long each time.", 0)
@@ -607,8 +617,22 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Measures, prints and writes the results."""
     options = flags.FLAGS
+    for name, known in (("networks", NETWORKS), ("implementations", IMPLEMENTATIONS)):
+        for value in options[name].value:
+            if value not in known:
+                raise UserError(f'--{name}: there is no "{value}"; known are {", ".join(known)}')
+    if len(options.section) > 1:  # each in a process of its own, because XLA's options differ
+        given = {name: options[name].value for name in ("out", "rounds", "seconds")}
+        given |= {name: ",".join(options[name].value) for name in ("networks", "implementations")}
+        for section in options.section:
+            command = [sys.executable, "-m", "experiments.speed", f"--section={section}"]
+            command += [f"--{name}={value}" for name, value in given.items()]
+            if status := subprocess.run(command, check=False).returncode:
+                sys.exit(status)
+        return
+    (section,) = options.section
     jax.config.update("jax_enable_compilation_cache", False)  # the first time is to compile
-    if "steps" in options.section:  # those of others are not compiled with our options
+    if section == "steps":  # those of others are not compiled with our options
         flags_of_xla = os.environ.get("XLA_FLAGS", "")
         for option, value in compiler_options().items():
             os.environ["XLA_FLAGS"] = flags_of_xla.replace(f"--{option}={value}", "")
@@ -617,38 +641,47 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"speed_{platform}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    results |= {"environment": environment(), "dtype": _dtype()}
-    for section in options.section:
-        if section == "steps":
-            results["limits"] = limits()
-            results["steps"] = [
-                row for row in results.get("steps", ()) if row["network"] not in options.networks
-            ]
-            results["not_measured"] = [
-                line
-                for line in results.get("not_measured", ())
-                if line.split(", ")[1] not in options.networks
-            ]
-            for rows, missing in measure_steps(
-                options.networks, options.implementations, options.rounds, options.seconds
-            ):
-                results["steps"] += rows
-                results["not_measured"] += missing
-                for name, value in ratios(rows).items():
-                    print(f"{name}: {value:.2f}", flush=True)
-                path.write_text(json.dumps(results, indent=1) + "\n")
-        elif section == "loop":
-            results["loop"] = measure_loop(options.rounds)
-            print(f"a run beside its bare steps: {results['loop']['ratio']:.3f}", flush=True)
-        elif section == "startup":
-            results["startup"] = measure_startup(STARTUP_CONFIG)
-            print(results["startup"], flush=True)
-        else:
-            results["scaling"] = measure_scaling()
-            results["figure"] = f"speed_{platform}.png"
-            draw(results["scaling"], out / results["figure"])
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        path.with_suffix(".md").write_text(markdown(results))
+    about = {"environment": environment(), "dtype": _dtype(), "cores": os.cpu_count()}
+    for name, value in about.items():
+        before, now = results.get(name, value), value
+        if name == "environment":
+            before, now = ({**each, "git_revision": None} for each in (before, now))
+        if before != now:
+            raise UserError(
+                f"{path} was measured on another machine or version; give another --out"
+            )
+    results |= about
+    results.setdefault("revisions", {})[section] = about["environment"]["git_revision"]
+    if section == "steps":
+        results["limits"] = limits()
+        results["steps"] = [
+            row for row in results.get("steps", ()) if row["network"] not in options.networks
+        ]
+        results["not_measured"] = [
+            line
+            for line in results.get("not_measured", ())
+            if line.split(", ")[1] not in options.networks
+        ]
+        for rows, missing in measure_steps(
+            options.networks, options.implementations, options.rounds, options.seconds
+        ):
+            results["steps"] += rows
+            results["not_measured"] += missing
+            for name, value in ratios(rows).items():
+                print(f"{name}: {value:.2f}", flush=True)
+            path.write_text(json.dumps(results, indent=1) + "\n")
+    elif section == "loop":
+        results["loop"] = measure_loop(options.rounds)
+        print(f"a run beside its bare steps: {results['loop']['ratio']:.3f}", flush=True)
+    elif section == "startup":
+        results["startup"] = measure_startup(STARTUP_CONFIG)
+        print(results["startup"], flush=True)
+    else:
+        results["scaling"] = measure_scaling()
+        results["figure"] = f"speed_{platform}.png"
+        draw(results["scaling"], out / results["figure"])
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(results))
     print(f"\n{markdown(results)}")
 
 

@@ -59,6 +59,8 @@ def test_ratios_are_medians_of_the_rounds():
                 "versions": {"jax": "1"},
             },
             "dtype": "float32",
+            "cores": 2,
+            "revisions": {"steps": "0123456789abcdef"},
             "steps": rows,
             "limits": {"matrix_product_gflops": 1.0, "copy_gb_per_second": 1.0},
             "not_measured": ["PyTorch compiled, resnet50: no compiler"],
