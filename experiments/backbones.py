@@ -12,11 +12,15 @@ from experiments.study import SMOKE, Cell, Study, main_of, shortened
 SMALL_EPOCHS = 5
 
 
-def _resnet(depth: str) -> Callable[[str, str], ConfigDict]:
+def _resnet(depth: str, preactivation: bool = False) -> Callable[[str, str], ConfigDict]:
     def config_of(prefix: str, classes: str) -> ConfigDict:
         # Weight decay as in configs/resnet_cifar10.py and resnet_cifar100.py.
         weight_decay = 1e-4 if classes == "10" else 5e-4
-        return cifar_recipe(prefix, depth, f"cifar{classes}", weight_decay)
+        config = cifar_recipe(prefix, depth, f"cifar{classes}", weight_decay)
+        if preactivation:  # where no unit ends in a batch norm that could begin with scale 0
+            config.model.name = f"{prefix}preact_resnet{depth}_cifar"
+            del config.model.overrides["zero_init"]
+        return config
 
     return config_of
 
@@ -25,7 +29,15 @@ def _resnet(depth: str) -> Callable[[str, str], ConfigDict]:
 ON_CIFAR = (
     ("resnet20", "ResNet-20", _resnet("20"), ("Course reproduction", "ResNet (custom)")),
     ("resnet56", "ResNet-56", _resnet("56"), None),
-    ("resnet110", "ResNet-110", _resnet("110"), ("SE paper CIFAR", "ResNet-110")),
+    ("resnet110", "ResNet-110", _resnet("110"), None),
+    (
+        *("preact_resnet110", "ResNet-110 with pre-activation", _resnet("110", True)),
+        ("SE paper CIFAR", "ResNet-110"),
+    ),
+    (
+        *("preact_resnet164", "ResNet-164 with pre-activation", _resnet("164", True)),
+        ("SE paper CIFAR", "ResNet-164"),
+    ),
     ("resnext29", "ResNeXt-29", resnext_cifar, ("Course reproduction", "ResNeXt-29 8x64d")),
     ("inception_v3", "Inception-v3", inception_cifar, None),
     ("small_cnn", "Small CNN", small_cnn_cifar, ("Small CNN", "Keras small CNN")),  # on CIFAR-10
@@ -81,6 +93,7 @@ STUDY = Study(
     title="Plain against SE",
     question="What do SE blocks add to a network's accuracy?",
     cells=cells,
+    over_size=True,
     scales={
         "full": "every network by its own recipe (configs/).",
         "small": f"the small CNN on CIFAR-10, {SMALL_EPOCHS} epochs in place of 100; no other.",

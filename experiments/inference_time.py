@@ -6,6 +6,7 @@ cell is a network at a batch size.
 
 import dataclasses
 import fnmatch
+import pathlib
 import time
 from typing import Any
 
@@ -98,12 +99,23 @@ def milliseconds(run, seconds: float) -> float:
     return 1e3 * (time.perf_counter() - begun) / times
 
 
-def run_timing(timing: Timing, scale: str, rounds: int, found: dict[str, Any] | None, note: str):
-    """Returns the results of a cell with so many rounds, those found included."""
+def run_timing(
+    timing: Timing, scale: str, rounds: int, path: pathlib.Path, note: str
+) -> dict[str, Any]:
+    """Returns the results of a cell with so many rounds, adding to those that the file has.
+
+    Raises:
+        UserError: if those are of another device.
+    """
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    plain = forward(timing.network, timing, dtype)
-    with_se = forward(f"se_{timing.network}", timing, dtype)
-    result = found or {
+    about = environment()
+    run = {
+        "dtype": dtype,
+        **{name: about[name] for name in ("device", "platform", "device_count", "versions")},
+        "git_revision": about["git_revision"],
+        "note": note,
+    }
+    result = read_result(path) or {
         "study": NAME,
         "scale": scale,
         "cell": timing.name,
@@ -111,23 +123,27 @@ def run_timing(timing: Timing, scale: str, rounds: int, found: dict[str, Any] | 
         "plain": [],
         "se": [],
     }
-    missing = rounds - len(result["plain"])
+    for before in result["runs"]:
+        if (before["device"], before["dtype"]) != (run["device"], dtype):
+            raise UserError(
+                f"{path} was measured on {before['device']} in {before['dtype']}, this is "
+                f"{run['device']} in {dtype}; give another --out"
+            )
+    first = len(result["plain"])
+    if first >= rounds:
+        return result
     begun = time.perf_counter()
+    plain = forward(timing.network, timing, dtype)
+    with_se = forward(f"se_{timing.network}", timing, dtype)
     plain(), with_se()  # compiles
-    for _ in range(missing):
+    runs = result["runs"]
+    for done in range(first, rounds):
         result["plain"].append(milliseconds(plain, SECONDS[scale]))
         result["se"].append(milliseconds(with_se, SECONDS[scale]))
-    about = environment()
-    result["runs"].append(
-        {
-            "seeds": list(range(rounds - missing, rounds)),
-            "dtype": dtype,
-            "seconds": round(time.perf_counter() - begun, 1),
-            **{name: about[name] for name in ("device", "platform", "device_count", "versions")},
-            "git_revision": about["git_revision"],
-            "note": note,
-        }
-    )
+        seconds = round(time.perf_counter() - begun, 1)
+        result["runs"] = [*runs, {"seeds": list(range(first, done + 1)), "seconds": seconds, **run}]
+        write_result(path, result)
+    jax.clear_caches()
     return result
 
 
@@ -142,11 +158,7 @@ def main(argv: list[str]) -> None:
     print(f"Inference time, {scale}: {SCALES[scale]}", flush=True)
     for cell in chosen:
         path = result_path(options.out, NAME, scale, cell.name)
-        result = read_result(path)
-        if result is None or len(result["plain"]) < options.seeds:
-            result = run_timing(cell, scale, options.seeds, result, options.note)
-            write_result(path, result)
-            jax.clear_caches()
+        result = run_timing(cell, scale, options.seeds, path, options.note)
         plain, with_se = np.median(result["plain"]), np.median(result["se"])
         print(f"{cell.name}: {plain:.2f} ms, with SE {with_se:.2f} ms", flush=True)
 

@@ -30,7 +30,7 @@ from experiments import (
     stage,
     variants,
 )
-from experiments.study import SCALES, Cell, Study, read_result, result_path
+from experiments.study import SCALES, Cell, Study, read_result, result_path, same_config
 from se_flax.command import parse_flags, run_command
 from se_flax.errors import UserError
 
@@ -53,6 +53,8 @@ NETWORKS = {
     "ResNet-8": "#0072B2",
     "ResNet-56": "#D55E00",
     "ResNet-110": "#009E73",
+    "ResNet-110 with pre-activation": "#F0E442",
+    "ResNet-164 with pre-activation": "#882255",
     "ResNeXt-29": "#CC79A7",
     "Inception-v3": "#E69F00",
     "Small CNN": "#56B4E9",
@@ -60,6 +62,7 @@ NETWORKS = {
     "ResNet-34": "#999999",
     "ResNet-50": "#7A4B00",
 }
+AUGMENTED = {"ResNet-18": "#0072B2", "ResNet-34": "#D55E00", "ResNet-50": "#E69F00"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 INTRODUCTION = """\
@@ -69,9 +72,10 @@ Made by `python -m experiments.report` from the files beside this page;
 Top-1 is the accuracy in percent on the test images after the last epoch, mean and standard
 deviation over n seeds. What SE changes is the mean over the seeds of the difference to the plain
 network of the same seed, with its 95% confidence interval (Student's t); one that holds 0 is called
-within the noise, and with one seed there is none. Published figures are of the literature, each
-with its source, in percent: errors where they say so, accuracies otherwise; they are of other
-recipes, networks and often data sets, and only the difference that SE makes compares with ours.\
+within the noise, and with one seed there is none. Published figures are of papers and, not
+reviewed, of a course project and a repository. They are in percent, errors where they say so and
+accuracies otherwise, but what SE changes is always in accuracy. They are of other recipes, often of
+other networks and data sets, and only the difference that SE makes compares with ours.\
 """
 
 
@@ -123,13 +127,17 @@ def published_cell(cell: Cell) -> str:
             if not row["metric"].startswith("top1"):
                 continue
             error = " error" if row["metric"] == "top1_err" else ""
-            place = "ImageNet, " if row["dataset"] == "imagenet2012" else ""
-            if row["model"].startswith("ResNet (custom)"):
-                place = "a ResNet of its own, "
+            place = f"{row['dataset']}, "
+            on_cifar = row["dataset"].startswith("cifar")
+            if row["study"].startswith("Course") and on_cifar and "ResNeXt" not in row["model"]:
+                place += "a ResNet of its own, "
+            elif cell.baseline is not None and row["model"] != cell.label:
+                place += f"{row['model']}, "
             if cell.baseline is None:
                 figures = f"{row['baseline']}{error}"
             else:
                 change = float(row["se"]) - float(row["baseline"])
+                change = -change if error else change
                 figures = f"{row['se']}{error}, plain {row['baseline']} ({change:+.2f})"
             texts.append(f"{figures} ({place}{row['source']})")
     return "; ".join(texts) or "-"
@@ -154,16 +162,22 @@ def difference_text(difference: Interval | None) -> str:
         return "-"
     if difference.low is None:
         return f"{difference.mean:+.2f} (one seed)"
+    if difference.low == difference.high:
+        return f"{difference.mean:+.2f} (the same for all seeds)"
     text = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
     return f"{text}, within the noise" if difference.within_noise else text
 
 
 def results_of(study: Study, scale: str, out: pathlib.Path) -> dict[str, Any]:
     """Returns the results of each cell by its name, None for one that was not run."""
-    return {
-        cell.name: read_result(result_path(out, study.name, scale, cell.name))
-        for cell in study.cells(scale)
-    }
+    results = {}
+    for cell in study.cells(scale):
+        path = result_path(out, study.name, scale, cell.name)
+        results[cell.name] = read_result(path)
+        if results[cell.name] and not same_config(results[cell.name], cell):
+            print(f"left out, because it is of another config: {path}")
+            results[cell.name] = None
+    return results
 
 
 def overview(out: pathlib.Path) -> list[str]:
@@ -188,6 +202,8 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
     lines = [f"## {study.title}", "", study.question]
     for scale in SCALES:
         cells = study.cells(scale)
+        if scale == "smoke":  # nothing was published on those images
+            cells = [dataclasses.replace(cell, published=()) for cell in cells]
         results = results_of(study, scale, out)
         if not any(results.values()) and scale != "full":
             continue
@@ -268,8 +284,10 @@ def _pyplot():
 
 def _style(study: Study, cell: Cell) -> dict[str, Any]:
     """Returns a cell's colour and line; a network, or a variant of its block, keeps its own."""
-    network = cell.label.removeprefix("SE-").partition(",")[0]
     dash = "--" if cell.baseline is None else "-"
+    network, _, how = cell.label.removeprefix("SE-").partition(", ")
+    if how == "augmented":
+        return {"color": AUGMENTED[network], "linestyle": dash}
     if network in NETWORKS:
         return {"color": NETWORKS[network], "linestyle": dash}
     labels = list(dict.fromkeys(each.label for each in study.cells("full")))
@@ -287,7 +305,8 @@ def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], pa
         for cell in shown:
             curves = [each["curve"] for each in results[cell.name]["results"]]
             values = np.array([curve[name] for curve in curves])
-            epochs = np.arange(1, values.shape[1] + 1) * cell.config.eval_every_epochs
+            steps = np.array(curves[0]["step"])
+            epochs = steps * cell.config.num_epochs / steps[-1]
             style = _style(study, cell)
             axis.plot(epochs, values.mean(0), label=cell.label, linewidth=1.4, **style)
             axis.fill_between(
@@ -296,7 +315,7 @@ def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], pa
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel("training loss at the end of an epoch, nats")
+    axes[0].set_ylabel("training loss (epoch's end), nats")
     axes[1].set_ylabel("top-1 on test images, %")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     _save(figure, path)
@@ -304,12 +323,36 @@ def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], pa
 
 
 def draw_chart(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
-    """Draws accuracy over what the study varies, or over parameters and multiply-adds."""
+    """Draws accuracy over what the study varies, over sizes, or by the row of the table."""
     shown = [cell for cell in cells if results[cell.name]]
     if study.x_label:
         return _draw_over_x(study, shown, results, path)
     if len(shown) < 2:
         return False
+    draw = _draw_over_size if study.over_size else _draw_by_row
+    draw(study, shown, results, path)
+    return True
+
+
+def _draw_by_row(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> None:
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(6, 0.8 + 0.36 * len(shown)))
+    for place, cell in enumerate(shown):
+        accuracies = list(top1_of(results[cell.name]).values())
+        color = _style(study, cell)["color"]
+        deviation = np.std(accuracies, ddof=1) if len(accuracies) > 1 else None
+        filled = {"markerfacecolor": "white" if cell.baseline is None else color}
+        axis.errorbar(
+            np.mean(accuracies), place, xerr=deviation, fmt="o", color=color, capsize=3, **filled
+        )
+    axis.set_yticks(range(len(shown)), [cell.label for cell in shown])
+    axis.invert_yaxis()
+    axis.set_xlabel("top-1 on test images, %, mean and standard deviation")
+    axis.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def _draw_over_size(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> None:
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     sizes = (("parameters", 1e6, "parameters, millions"),)
@@ -338,7 +381,6 @@ def draw_chart(study: Study, cells: Sequence[Cell], results: dict[str, Any], pat
     axes[0].set_ylabel("top-1 on test images, %")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     _save(figure, path)
-    return True
 
 
 def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> bool:
@@ -390,8 +432,8 @@ def inference_section(out: pathlib.Path) -> list[str]:
             continue
         lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
         lines += [
-            "| network | pixels | batch | plain, ms | with SE, ms | with SE, images/s | SE costs | "
-            "rounds | published, ms an image |",
+            "| network | pixels | batch | plain, ms an image | with SE, ms an image | "
+            "with SE, images/s | SE costs, % | rounds | published, ms an image |",
             "|---" * 9 + "|",
         ]
         for cell, result in zip(cells, results, strict=True):
@@ -409,8 +451,9 @@ def inference_section(out: pathlib.Path) -> list[str]:
                 dict(enumerate(100 * (with_se / plain - 1))), dict.fromkeys(range(len(plain)), 0.0)
             )
             lines.append(
-                f"{row}{spread(plain)} | {spread(with_se)} | "
-                f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} % | "
+                f"{row}{spread(plain / cell.batch_size, 3)} | "
+                f"{spread(with_se / cell.batch_size, 3)} | "
+                f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} | "
                 f"{len(plain)} | {published} |"
             )
         lines += ["", *provenance(results)]
@@ -451,12 +494,16 @@ def _draw_latency(cells, results, path) -> bool:
 
 
 def speed_section(out: pathlib.Path) -> list[str]:
-    """Returns the lines on speed, of each platform that was measured."""
+    """Returns the lines on speed on each platform."""
     lines = []
-    for path in sorted(out.glob("speed_*.json")):
-        page = speed.markdown(json.loads(path.read_text()))
-        lines += [re.sub(r"^(#+)", r"#\1", line) for line in page.splitlines()]
-    return lines or ["## Speed", "", "Not measured yet: `python -m experiments.speed`."]
+    for platform in ("cpu", "gpu", "tpu"):
+        path = out / f"speed_{platform}.json"
+        if path.exists():
+            page = speed.markdown(json.loads(path.read_text()))
+            lines += [re.sub(r"^(#+)", r"#\1", line) for line in [*page.splitlines(), ""]]
+        else:
+            lines += [f"## Speed on {platform.upper()}", "", "Not measured yet.", ""]
+    return lines
 
 
 def report(out: pathlib.Path) -> str:

@@ -20,12 +20,12 @@ from ml_collections import ConfigDict
 
 from configs.cifar_recipe import cifar_recipe
 from se_flax.burden import burden
-from se_flax.command import parse_flags, run_command
-from se_flax.config import build_model
+from se_flax.checkpoints import changed_fields
+from se_flax.command import INTERRUPTED, parse_flags, run_command
+from se_flax.config import build_model, fill_in
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.errors import UserError
-from se_flax.main import INTERRUPTED
 from se_flax.train import RunInterrupted, train
 
 SCALES = ("smoke", "small", "full")
@@ -67,6 +67,7 @@ class Study:
         cells: makes the cells of a scale.
         scales: what each scale does.
         x_label: of the axis of its chart of accuracy over `Cell.x`; empty for none.
+        over_size: its chart is of accuracy over parameters and multiply-adds.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Study:
     cells: Callable[[str], list[Cell]]
     scales: dict[str, str]
     x_label: str = ""
+    over_size: bool = False
 
 
 def result_path(out: str | pathlib.Path, study: str, scale: str, cell: str) -> pathlib.Path:
@@ -138,7 +140,8 @@ def run_study(
         note: kept with the results, and shown in the report.
 
     Raises:
-        UserError: if no cell matches, or a cell has results of another config.
+        UserError: if no cell matches, or a cell has results of another config; after the
+            others were run, if some could not be.
         RunInterrupted: after SIGINT or SIGTERM; called again, it goes on from there.
     """
     cells = [cell for cell in study.cells(scale) if fnmatch.fnmatch(cell.name, pattern)]
@@ -146,12 +149,13 @@ def run_study(
         names = ", ".join(cell.name for cell in study.cells(scale))
         raise UserError(f'no cell of {study.name} is called "{pattern}"; there are {names}')
     print(f"{study.title}, {scale}: {study.scales[scale]}", flush=True)
+    failed = []
     for i, cell in enumerate(cells, start=1):
         path = result_path(out, study.name, scale, cell.name)
         title = f"[{i}/{len(cells)}] {cell.name}"
         found = read_result(path)
         config = json.loads(cell.config.to_json_best_effort())
-        if found and found["config"] != config:
+        if found and not same_config(found, cell):
             raise UserError(
                 f"{path} holds results of another config of {cell.name}; give another --out, or "
                 "remove it"
@@ -171,9 +175,23 @@ def run_study(
         for first, count in _stretches(missing):
             print(f"{title}: seeds {first} to {first + count - 1}", flush=True)
             workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
-            _add_run(result, cell.config, first, count, workdir, scale, note)
+            try:
+                _add_run(result, cell.config, first, count, workdir, scale, note)
+            except UserError as error:
+                print(f"{title}: {error}", flush=True)
+                failed.append(cell.name)
+                continue
             write_result(path, result)
             jax.clear_caches()
+    if failed:
+        raise UserError(f"cells that could not be finished: {', '.join(failed)}; see above")
+
+
+def same_config(result: dict[str, Any], cell: Cell) -> bool:
+    """Whether results are of a cell's config; fields that came later had their defaults."""
+    stored = ConfigDict(result["config"])
+    fill_in(stored)
+    return json.loads(stored.to_json_best_effort()) == json.loads(cell.config.to_json_best_effort())
 
 
 def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
@@ -186,6 +204,11 @@ def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
 def _add_run(result, config, first, count, workdir, scale, note) -> None:
     config = config.copy_and_resolve_references()
     config.seed, config.num_seeds = first, count
+    if changes := changed_fields(workdir, config):
+        raise UserError(
+            f"{workdir} holds a run of another config ({changes[0]}); remove it, or give another "
+            "--runs"
+        )
     dataset = smoke_dataset() if scale == "smoke" else dataset_of(config)
     sizes = {"train": len(dataset.train), "test": len(dataset.test)}
     model = build_model(config, dataset.num_classes)
@@ -239,7 +262,8 @@ def shallow_scales(epochs: int) -> dict[str, str]:
     return {
         "full": "ResNet-20 on CIFAR-10 by the published recipe, 200 epochs.",
         "small": "ResNet-8, with one unit a stage where ResNet-20 has three, on CIFAR-10 for "
-        f"{epochs} epochs in place of 200, the schedule shortened in proportion.",
+        f"{epochs} epochs in place of 200, the schedule shortened in proportion but for the "
+        "warm-up, a tenth of the run.",
         "smoke": f"ResNet-8 on {SMOKE}",
     }
 
