@@ -21,10 +21,14 @@ from se_flax.config import default_config
 DATASETS = {"10": "cifar10", "100": "cifar100"}
 
 
-def _base(model: str, classes: str, weight_decay: float) -> ConfigDict:
+def _dataset(classes: str) -> str:
     if classes not in DATASETS:
         raise ValueError(f'there is no CIFAR-"{classes}"; known are {", ".join(DATASETS)}')
-    config = cifar_recipe("", "20", DATASETS[classes], weight_decay)
+    return DATASETS[classes]
+
+
+def _base(model: str, classes: str, weight_decay: float) -> ConfigDict:
+    config = cifar_recipe("", "20", _dataset(classes), weight_decay)
     config.model.name = model
     config.model.overrides = ConfigDict()
     return config
@@ -46,11 +50,9 @@ def inception_cifar(prefix: str, classes: str) -> ConfigDict:
 
 def small_cnn_cifar(prefix: str, classes: str) -> ConfigDict:
     """Returns the config of the small CNN; `prefix` is "" or "se_", `classes` 10 or 100."""
-    if classes not in DATASETS:
-        raise ValueError(f'there is no CIFAR-"{classes}"; known are {", ".join(DATASETS)}')
     config = default_config()
     config.model.name = f"{prefix}small_cnn"
-    config.dataset.name = DATASETS[classes]
+    config.dataset.name = _dataset(classes)
     config.augment.crop_padding = 3
     config.augment.mirror = True
     config.batch_size = 32

@@ -5,7 +5,6 @@ cell is a network at a batch size.
 """
 
 import dataclasses
-import fnmatch
 import pathlib
 import time
 from typing import Any
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.study import define_flags, read_result, result_path, write_result
+from experiments.study import define_flags, matching, read_result, result_path, write_result
 from se_flax import create_model
 from se_flax.command import parse_flags, run_command
 from se_flax.errors import UserError
@@ -151,10 +150,7 @@ def main(argv: list[str]) -> None:
     """Times what is missing."""
     options = flags.FLAGS
     scale = options.scale
-    chosen = [cell for cell in cells(scale) if fnmatch.fnmatch(cell.name, options.cells)]
-    if not chosen:
-        names = ", ".join(cell.name for cell in cells(scale))
-        raise UserError(f'no cell of {NAME} is called "{options.cells}"; there are {names}')
+    chosen = matching(cells(scale), options.cells, NAME)
     print(f"Inference time, {scale}: {SCALES[scale]}", flush=True)
     for cell in chosen:
         path = result_path(options.out, NAME, scale, cell.name)

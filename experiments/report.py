@@ -7,6 +7,7 @@ Cells that were not run are shown as such.
 import base64
 import csv
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -31,6 +32,7 @@ from experiments import (
     variants,
 )
 from experiments.study import SCALES, Cell, Study, read_result, result_path, same_config
+from se_flax.analysis import figures
 from se_flax.command import parse_flags, run_command
 from se_flax.errors import UserError
 
@@ -46,8 +48,7 @@ STUDIES = (
 )
 PUBLISHED = pathlib.Path(__file__).with_name("published_results.csv")
 
-# Colours that remain apart for colour-blind readers (Okabe and Ito, 2008).
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+PALETTE = (*figures.COLOURS, "#000000", "#999999")
 NETWORKS = {
     "ResNet-20": "#0072B2",
     "ResNet-8": "#0072B2",
@@ -110,6 +111,7 @@ def paired_difference(ours: dict[int, float], baseline: dict[int, float]) -> Int
     return Interval(mean, mean - float(half), mean + float(half))
 
 
+@functools.cache
 def published_rows() -> dict[tuple[str, str, str], list[dict[str, str]]]:
     """Returns the published results by (study, data set, model)."""
     rows: dict[tuple[str, str, str], list[dict[str, str]]] = {}
@@ -273,11 +275,7 @@ def _capital(text: str) -> str:
 
 
 def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = figures.pyplot()
     pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
     return pyplot
 

@@ -578,20 +578,19 @@ def _median_and_quartiles(values: list[float]) -> str:
 
 def draw(scaling: dict[str, dict[int, float]], path: pathlib.Path) -> None:
     """Draws images per second over batch size, depth and number of devices."""
-    import matplotlib
+    from matplotlib.ticker import ScalarFormatter
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from se_flax.analysis.figures import COLOURS, pyplot
 
-    figure, axes = pyplot.subplots(1, len(scaling), figsize=(4 * len(scaling), 3.2))
+    figure, axes = pyplot().subplots(1, len(scaling), figsize=(4 * len(scaling), 3.2))
     for axis, (name, speeds) in zip(axes, scaling.items(), strict=True):
-        axis.plot(list(speeds), list(speeds.values()), marker="o", color="#0072B2")
+        axis.plot(list(speeds), list(speeds.values()), marker="o", color=COLOURS[0])
         axis.set_xlabel(name)
         axis.set_ylim(bottom=0)
         if name != "depth":
             axis.set_xscale("log", base=2)
         axis.set_xticks(list(speeds)[:: 2 if len(speeds) > 6 else 1])
-        axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("training, images/s")

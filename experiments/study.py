@@ -144,10 +144,7 @@ def run_study(
             others were run, if some could not be.
         RunInterrupted: after SIGINT or SIGTERM; called again, it goes on from there.
     """
-    cells = [cell for cell in study.cells(scale) if fnmatch.fnmatch(cell.name, pattern)]
-    if not cells:
-        names = ", ".join(cell.name for cell in study.cells(scale))
-        raise UserError(f'no cell of {study.name} is called "{pattern}"; there are {names}')
+    cells = matching(study.cells(scale), pattern, study.name)
     print(f"{study.title}, {scale}: {study.scales[scale]}", flush=True)
     failed = []
     for i, cell in enumerate(cells, start=1):
@@ -185,6 +182,15 @@ def run_study(
             jax.clear_caches()
     if failed:
         raise UserError(f"cells that could not be finished: {', '.join(failed)}; see above")
+
+
+def matching(cells: Sequence[Any], pattern: str, study: str) -> list[Any]:
+    """Returns the cells whose names match a pattern; raises `UserError` if none does."""
+    chosen = [cell for cell in cells if fnmatch.fnmatch(cell.name, pattern)]
+    if not chosen:
+        names = ", ".join(cell.name for cell in cells)
+        raise UserError(f'no cell of {study} is called "{pattern}"; there are {names}')
+    return chosen
 
 
 def same_config(result: dict[str, Any], cell: Cell) -> bool:

@@ -58,6 +58,12 @@ class RestoredRun:
     state: TrainState
     steps: list[int]
 
+    def check_split(self, split: str) -> None:
+        """Raises `UserError` if the run has no split of this name."""
+        if split not in self.program.sizes:
+            known = ", ".join(self.program.sizes)
+            raise UserError(f'there is no split "{split}"; known are {known}')
+
 
 def restore_run(
     workdir: str | pathlib.Path,
@@ -151,9 +157,7 @@ def evaluate_workdir(
         UserError: if there is no such run, checkpoint or split.
     """
     run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
-    if split not in run.program.sizes:
-        known = ", ".join(run.program.sizes)
-        raise UserError(f'there is no split "{split}"; known are {known}')
+    run.check_split(split)
     results = run.program.evaluate(run.state, split)
     seeds = run.program.seeds
     each = {}

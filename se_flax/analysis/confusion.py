@@ -14,7 +14,8 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Array, Float, Int
 
-from se_flax.analysis.subject import define_flags, limited, output_path, subjects_of_flags
+from se_flax.analysis.figures import pyplot
+from se_flax.analysis.subject import define_flags, normalized, output_path, subjects_of_flags
 from se_flax.command import parse_flags, run_command
 from se_flax.errors import UserError
 
@@ -60,15 +61,10 @@ def most_confused(matrix: Int[np.ndarray, "c c"], count: int) -> list[tuple[int,
 
 def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title: str):
     """Returns a figure of the matrix, in percent of each class's images."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = len(names)
     side = min(12.0, 3.0 + 0.42 * size)
-    figure, axis = pyplot.subplots(figsize=(side + 0.8, side))
+    figure, axis = pyplot().subplots(figsize=(side + 0.8, side))
     drawn = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(drawn, label="% of the images of a class", fraction=0.046)
     axis.set_xlabel("taken for")
@@ -90,10 +86,7 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     output = output_path(options.output, ".png")
     (subject,) = subjects_of_flags(most=1)
-    batches = (
-        (subject.normalize(images), labels)
-        for images, labels in limited(subject.batches(options.batch_size), options.max_images)
-    )
+    batches = normalized(subject, options.batch_size, options.max_images)
     names = subject.class_names
     matrix = confusion_matrix(subject.model, subject.variables, batches, len(names))
     accuracy, counts = per_class_accuracy(matrix), matrix.sum(1)

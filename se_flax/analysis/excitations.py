@@ -16,10 +16,11 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Array, Float, Int
 
+from se_flax.analysis.figures import COLOURS, pyplot
 from se_flax.analysis.subject import (
-    Subject,
     define_flags,
     limited,
+    normalized,
     output_path,
     subjects_of_flags,
 )
@@ -106,14 +107,9 @@ def draw_excitations(
         title: of the figure.
         bands: shade a standard deviation around each curve, as in figure 7 of the paper.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = min(3, len(excitations))
     rows = -(-len(excitations) // columns)
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         rows, columns, figsize=(4.2 * columns, 2.3 * rows + 0.8), sharey=True, squeeze=False
     )
     colors = [*(COLOURS[i % len(COLOURS)] for i in range(len(labels))), "#000000"]
@@ -144,21 +140,6 @@ def draw_excitations(
     return figure
 
 
-# Colours that remain apart for colour-blind readers (Okabe and Ito, 2008); black is for "all".
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
-def analyse(
-    subject: Subject, classes: Sequence[int], batch_size: int, most: int | None = None
-) -> dict[str, Excitations]:
-    """Returns the excitations of a subject (see `excitations_by_class`)."""
-    batches = (
-        (subject.normalize(images), labels)
-        for images, labels in limited(subject.batches(batch_size), most)
-    )
-    return excitations_by_class(subject.model, subject.variables, batches, classes)
-
-
 def main(argv: list[str]) -> None:
     """Draws the excitations of one network, and writes their numbers beside the figure."""
     options = flags.FLAGS
@@ -169,7 +150,8 @@ def main(argv: list[str]) -> None:
     else:
         batches = limited(subject.batches(options.batch_size), options.max_images)
         classes = sorted({int(k) for _, labels in batches for k in labels})[:4]
-    excitations = analyse(subject, classes, options.batch_size, options.max_images)
+    batches = normalized(subject, options.batch_size, options.max_images)
+    excitations = excitations_by_class(subject.model, subject.variables, batches, classes)
     names = [subject.class_names[k] for k in classes]
     labels = [f"class {name}" if name.isdigit() else name for name in names]
     figure = draw_excitations(excitations, labels, f"Excitations of {subject.name}", options.bands)

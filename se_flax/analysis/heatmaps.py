@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Array, Float, Int, UInt8
 
+from se_flax.analysis.figures import pyplot
 from se_flax.analysis.subject import (
     Subject,
     define_flags,
@@ -102,12 +103,7 @@ def draw_heatmaps(
         columns: of each network its name, the images as it is shown them, their maps, and what
             to write over each.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
+    figure, axes = pyplot().subplots(
         len(images),
         1 + len(columns),
         figsize=(2.2 * (1 + len(columns)), 2.45 * len(images) + 0.3),

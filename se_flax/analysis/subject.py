@@ -88,9 +88,7 @@ def subject_of_run(
     seeds = run.program.seeds
     if seed is not None and seed not in seeds:
         raise UserError(f"{workdir} has no seed {seed}; it has {', '.join(map(str, seeds))}")
-    if split not in run.program.sizes:
-        known = ", ".join(run.program.sizes)
-        raise UserError(f'there is no split "{split}"; known are {known}')
+    run.check_split(split)
     variables, name = run.state.variables, run.config.model.name
     if len(seeds) > 1:
         place = seeds.index(seeds[0] if seed is None else seed)
@@ -156,8 +154,7 @@ def subject_of_weights(
 
 
 def _streamed(images, crop, batch_size) -> Iterator[HostImages]:
-    devices = jax.local_device_count()
-    for batch in eval_batches(images, crop, -(-batch_size // devices) * devices):
+    for batch in eval_batches(images, crop, batch_size):
         yield batch.images[batch.mask], batch.labels[batch.mask]
 
 
@@ -231,6 +228,14 @@ def limited(batches: Iterator[HostImages], most: int | None) -> Iterator[HostIma
             yield images, labels
         if left == 0:
             return
+
+
+def normalized(
+    subject: Subject, batch_size: int, most: int | None = None
+) -> Iterator[tuple[Float[jax.Array, "b h w c"], Int[np.ndarray, " b"]]]:
+    """Yields batches up to a number of images as the network is fed, and their labels."""
+    for images, labels in limited(subject.batches(batch_size), most):
+        yield subject.normalize(images), labels
 
 
 def output_path(text: str, suffix: str) -> pathlib.Path:
