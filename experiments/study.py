@@ -25,7 +25,8 @@ from se_flax.command import INTERRUPTED, parse_flags, run_command
 from se_flax.config import build_model, fill_in
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
-from se_flax.errors import UserError
+from se_flax.errors import RunDiverged, UserError
+from se_flax.storage import write_json
 from se_flax.train import RunInterrupted, train
 
 SCALES = ("smoke", "small", "full")
@@ -97,9 +98,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any] | None:
 def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
     """Writes the results of a cell, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(path)
+    write_json(path, result, indent=1)
 
 
 def smoke_dataset() -> Dataset:
@@ -174,7 +173,7 @@ def run_study(
             workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
             try:
                 _add_run(result, cell.config, first, count, workdir, scale, note)
-            except UserError as error:
+            except (UserError, RunDiverged) as error:
                 print(f"{title}: {error}", flush=True)
                 failed.append(cell.name)
                 continue

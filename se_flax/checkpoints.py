@@ -1,22 +1,33 @@
 """Checkpoints of a run: the latest and the best are kept, and saving does not hold it up.
 
 A run's `workdir/checkpoints` holds one folder a step, each with the `TrainState`, what is
-known of the run's progress, and, where it was evaluated, its metrics.
+known of the run's progress, and, where it was evaluated, its metrics. A digest of all of these is
+saved with them: what is read back is what was saved, or it is told as damaged.
 """
 
+import contextlib
+import dataclasses
+import hashlib
+import itertools
 import json
 import operator
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from se_flax.config import fill_in
+from se_flax.distributed import arrays_from_first, from_first, is_first
 from se_flax.errors import UserError
-from se_flax.state import TrainState
+from se_flax.state import TrainState, replicate
+from se_flax.storage import persistently, reason_of, write_json
 
 # A checkpoint continues a run only if these are what they were when it was begun.
 _FIXED = (
@@ -31,57 +42,209 @@ _FIXED = (
     "seed",
     "num_seeds",
 )
+_SET_ASIDE = "damaged_checkpoints"
+_REMOVED = "removed"
+
+
+class CheckpointDamaged(UserError):
+    """A checkpoint is not what was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What was saved at a step.
+
+    Attributes:
+        arrays: of the state, by the names of its parts: "params/classifier/bias".
+        progress: plain values that were kept beside it.
+        metrics: what its evaluation gave, or None if it was not evaluated.
+    """
+
+    arrays: dict[str, np.ndarray]
+    progress: dict[str, Any]
+    metrics: dict[str, float] | None
+
+    def digest(self) -> str:
+        """Returns a digest (SHA-256) of everything."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(json.dumps([self.progress, self.metrics], sort_keys=True).encode())
+        return digest.hexdigest()
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> "Checkpoint":
+        """Reads a checkpoint from its folder.
+
+        Raises:
+            CheckpointDamaged: if it is not what was saved.
+            UserError: if it cannot be read for another reason.
+        """
+        try:
+            # Without the handler's own view of the network: whether it fits is another question.
+            found = ocp.Checkpointer(
+                ocp.CompositeCheckpointHandler(), multiprocessing_options=_first_alone()
+            ).restore(
+                folder.absolute(),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
+                ),
+            )
+            kept = found.progress
+            metrics_file = folder / "metrics" / "metrics"
+            metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else None
+            read = cls(_named_arrays(found.state), kept["run"], metrics)
+            if read.digest() != kept["sha256"]:
+                raise ValueError("its content is not what was saved")
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            if _is_denied(error):
+                raise UserError(f"cannot read {folder}: {reason_of(error)}") from error
+            reason = reason_of(error)
+            raise CheckpointDamaged(f"the checkpoint {folder} is damaged ({reason})") from error
+        return read
+
+
+def _is_denied(error: Exception) -> bool:
+    """Whether reading failed not for what is in the files."""
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    if isinstance(error, OSError | MemoryError) and not isinstance(error, missing):
+        return True
+    return "PERMISSION_DENIED" in str(error)
+
+
+def _first_alone() -> ocp.options.MultiprocessingOptions:
+    """Returns what tells Orbax that only the first process of a run reads and writes."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+
+
+def _named_arrays(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 class Checkpoints:
     """The checkpoints under a run's workdir.
 
+    In a run of several processes the first one reads and writes, and sends the others what it
+    read.
+
     Args:
         workdir: the run's folder; made if it does not exist, unless `read_only`.
         seeds: of the run. Of several, the best checkpoint of each is kept.
-        read_only: never write nor delete anything.
+        read_only: never write nor move anything. A damaged checkpoint is then an error where it
+            is asked for, or where it is not known whether it is the best or the latest.
+
+    Raises:
+        UserError: if there were checkpoints and all are damaged.
     """
 
     def __init__(self, workdir: pathlib.Path, seeds: Sequence[int] = (0,), read_only: bool = False):
-        policies = ocp.checkpoint_managers
+        self._workdir = workdir
+        self._folder = (workdir / "checkpoints").absolute()
+        self._read_only = read_only
         self._top1_names = ["top1"]
         if len(seeds) > 1:
             self._top1_names = [f"seed{seed}/top1" for seed in seeds]
-        self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").absolute(),
+        self._metrics: dict[int, dict[str, float] | None] = {}
+        self._damaged: list[CheckpointDamaged] = []
+        self._read_already: dict[int, Checkpoint] = {}
+        self._manager: ocp.CheckpointManager | None = None
+        self._unfinished: tuple[int, Checkpoint, TrainState] | None = None
+        if read_only:
+            self._verify()
+        else:
+            from_first(self._open)
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._verify()
+        if not self._metrics and self._set_aside():
+            raise UserError(
+                f"all checkpoints of {self._workdir} are damaged and were moved to "
+                f"{self._workdir / _SET_ASIDE}; give another --workdir, or remove that folder to "
+                "start this run over"
+            )
+        status = self._folder.stat()
+        self._identity = status.st_dev, status.st_ino
+        shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
+        self._manager = self._make_manager()
+
+    def _make_manager(self) -> ocp.CheckpointManager:
+        policies = ocp.checkpoint_managers
+        best = [
+            policies.BestN(
+                get_metric_fn=operator.itemgetter(name),
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            for name in self._top1_names
+        ]
+        return ocp.CheckpointManager(
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 best_fn=operator.itemgetter("top1"),
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(1),
-                        *(
-                            policies.BestN(
-                                get_metric_fn=operator.itemgetter(name),
-                                n=1,
-                                keep_checkpoints_without_metrics=False,
-                            )
-                            for name in self._top1_names
-                        ),
-                    ]
-                ),
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
+                # The one before the latest, too, lest that one is damaged.
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), *best]),
+                # By renaming first: what is being removed is never taken for a damaged checkpoint.
+                todelete_subdir=_REMOVED,
+                cleanup_tmp_directories=True,
+                create=False,
+                multiprocessing_options=_first_alone(),
             ),
         )
+
+    def _on_disk(self) -> list[int]:
+        """Returns the steps of which there is a checkpoint, damaged or not."""
+        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
+
+    def _set_aside(self) -> list[str]:
+        """Returns the names of the checkpoints that were moved away as damaged."""
+        return sorted(path.name for path in (self._workdir / _SET_ASIDE).glob("*"))
+
+    def _verify(self) -> None:
+        """Reads all checkpoints; moves damaged ones away, unless `read_only`."""
+        for step in self._on_disk():
+            found = self._read_or_put_aside(step)
+            if found is not None:
+                self._metrics[step], self._read_already = found.metrics, {step: found}
+
+    def _read_or_put_aside(self, step: int) -> Checkpoint | None:
+        """Returns a checkpoint; moves it away if it is damaged, unless `read_only`."""
+        try:
+            return Checkpoint.read(self._folder / str(step))
+        except CheckpointDamaged as error:
+            if not (self._folder / str(step)).exists():  # a run has removed it meanwhile
+                return None
+            self._metrics.pop(step, None)
+            self._damaged.append(error)
+            if not self._read_only:
+                target = self._workdir / _SET_ASIDE / str(step)
+                target.parent.mkdir(exist_ok=True)
+                for copy in itertools.count(1):
+                    if not target.exists():
+                        break
+                    target = target.with_name(f"{step}_{copy}")
+                (self._folder / str(step)).rename(target)
+                print(f"{error}; it was moved to {target}", file=sys.stderr, flush=True)
+            return None
 
     @property
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None if there is none."""
-        return self._manager.latest_step()
+        self._check_damage()
+        return max(self.steps, default=None)
 
     @property
     def best(self) -> list[int]:
         """The step of the evaluated checkpoint of highest top-1, of each seed; empty if none."""
-        metrics = {step: self._manager.metrics(step) for step in self.steps}
-        evaluated = [step for step in metrics if metrics[step] is not None]
+        self._check_damage()
+        evaluated = [step for step in self.steps if self._metrics[step] is not None]
         return [
-            max(evaluated, key=lambda step, name=name: (metrics[step][name], step))
+            max(evaluated, key=lambda step, name=name: (self._metrics[step][name], step))
             for name in self._top1_names
             if evaluated
         ]
@@ -89,11 +252,14 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in increasing order."""
-        return sorted(self._manager.all_steps())
+        return [step for step in self._on_disk() if self._read_only or step in self._metrics]
 
-    def metrics(self, step: int) -> dict[str, float]:
-        """Returns what the evaluation of a checkpoint gave."""
-        return dict(self._manager.metrics(step))
+    def _check_damage(self) -> None:
+        if self._read_only and self._damaged:
+            raise UserError(
+                f"{self._damaged[0]}; choose another by its step, or start the run again, which "
+                "sets it aside"
+            )
 
     def save(
         self,
@@ -107,72 +273,185 @@ class Checkpoints:
             state: what to save; its arrays are copied before this returns.
             progress: plain values to keep beside it.
             metrics: what its evaluation gave, if it was evaluated.
+
+        Raises:
+            StorageError: if this or the save before it cannot be written, after several tries.
         """
+        if not is_first():
+            return
+        self.wait()
+        state = jax.tree.map(np.array, jax.device_get(state))  # not of memory JAX will reuse
+        saved = Checkpoint(_named_arrays(state), progress, metrics)
+        self._unfinished = state.host_step, saved, state
+        try:
+            self._write()
+        except Exception:  # whatever it was, it is tried again
+            self._write_again()
+
+    def poll(self) -> None:
+        """Sees to a save in the background that has ended, in failure or not; does not wait.
+
+        Raises:
+            StorageError: if it failed, and cannot be written after several tries either.
+        """
+        if self._unfinished and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+            StorageError: if it cannot be written, after several tries.
+        """
+        if self._unfinished:
+            try:
+                self._manager.wait_until_finished()
+            except Exception:
+                self._write_again()
+            self._finish()
+
+    def _write(self) -> None:
+        """Begins to write."""
+        step, saved, state = self._unfinished
+        status = self._folder.stat()
+        if self._identity != (status.st_dev, status.st_ino):
+            raise FileNotFoundError(2, os.strerror(2), str(self._folder))
         self._manager.save(
-            state.host_step,
+            step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+                state=ocp.args.StandardSave(state),
+                progress=ocp.args.JsonSave({"run": saved.progress, "sha256": saved.digest()}),
             ),
-            metrics=metrics,
+            metrics=saved.metrics,
             force=True,
         )
+
+    def _write_again(self) -> None:
+        """Writes what could not be written, not in the background, with a manager of its own."""
+
+        def write():
+            with contextlib.suppress(Exception):  # once more of what went wrong before
+                self._manager.close()
+            self._manager = self._make_manager()
+            if not (self._folder / str(self._unfinished[0])).exists():  # removing others failed
+                self._write()
+                self._manager.wait_until_finished()
+
+        what = f"the checkpoint of step {self._unfinished[0]} to {self._folder}"
+        try:
+            persistently(write, what, (Exception,))
+        except Exception:
+            self._unfinished = None
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._unfinished:
+            step, saved, _ = self._unfinished
+            self._metrics[step], self._unfinished = saved.metrics, None
+            shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
     def restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the progress saved at a step.
 
         Args:
-            abstract_state: the state's shapes, types and, if they matter, shardings.
+            abstract_state: the state's shapes and types.
+
+        Returns:
+            The state on all local devices, and the progress.
 
         Raises:
+            CheckpointDamaged: if it is not what was saved.
             UserError: if the checkpoint holds the state of another network or optimiser.
         """
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_state),
-                    progress=ocp.args.JsonRestore(),
-                ),
-            )
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise UserError(
-                f"the checkpoint of step {step} in {self._manager.directory} is damaged or does "
-                "not fit this network and optimiser; give the config it was made with, or another "
-                "--workdir"
-            ) from error
-        return restored.state, restored.progress
+        arrays, progress = self._read(_named_arrays(abstract_state), step)
+        return _on_devices(abstract_state, arrays), progress
 
-    def restore_best(self, abstract_state: TrainState) -> TrainState:
-        """Returns the state of each seed from its `best` step; for the arguments, see `restore`."""
-        state, _ = self.restore(abstract_state, self.best[0])
-        for place, step in enumerate(self.best):
-            if step != self.best[0]:
-                other, _ = self.restore(abstract_state, step)
-                state = jax.tree.map(
-                    lambda x, y, place=place: x.at[place].set(y[place]), state, other
+    def _read(
+        self, abstract: Mapping[str, jax.ShapeDtypeStruct], step: int
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns the arrays and the progress saved at a step, on all processes."""
+        found = None
+
+        def read():
+            nonlocal found
+            found = self._read_already.pop(step, None)
+            found = found or Checkpoint.read(self._folder / str(step))
+            self._check_fits(found.arrays, abstract, step)
+            return found.progress
+
+        progress = from_first(read)
+        return arrays_from_first(found and found.arrays, abstract), progress
+
+    def _check_fits(self, arrays, abstract, step) -> None:
+        said = f"the checkpoint of step {step} in {self._folder} does not fit this config: it has"
+        for name in sorted(arrays.keys() | abstract.keys()):
+            if name not in abstract:
+                raise UserError(f"{said} {name}, of which this config makes nothing")
+            if name not in arrays:
+                raise UserError(f"{said} no {name}")
+            old, new = arrays[name], abstract[name]
+            if (old.shape, old.dtype) != (new.shape, new.dtype):
+                raise UserError(
+                    f"{said} {name} {old.dtype} {list(old.shape)}, not {new.dtype} "
+                    f"{list(new.shape)}"
                 )
-        return state
+
+    def restore_best(self, abstract_state: TrainState) -> tuple[TrainState, list[int]]:
+        """Returns the state of each seed from its `best` step, and these steps.
+
+        For the arguments, see `restore`. Where a best one turns out to be damaged, it is the best
+        of the others.
+
+        Raises:
+            UserError: if none is left, or they do not fit.
+        """
+        steps = from_first(self._read_best)
+        abstract = _named_arrays(abstract_state)
+        arrays = {step: self._read(abstract, step)[0] for step in sorted(set(steps))}
+        chosen = arrays[steps[0]]
+        if len(set(steps)) > 1:
+            chosen = {
+                name: np.stack([arrays[step][name][place] for place, step in enumerate(steps)])
+                for name in abstract
+            }
+        return _on_devices(abstract_state, chosen), steps
+
+    def _read_best(self) -> list[int]:
+        """Reads the best checkpoints, and returns their steps."""
+        self._read_already = {}
+        while steps := self.best:
+            found = {step: self._read_or_put_aside(step) for step in set(steps)}
+            if all(found.values()):
+                self._read_already = found
+                return steps
+        raise UserError(f"{self._workdir} has no checkpoint that was evaluated")
 
     def progress(self, step: int) -> dict[str, Any]:
         """Returns the plain values that were saved beside the state of a step."""
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args).progress
-
-    def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        return Checkpoint.read(self._folder / str(step)).progress
 
     def close(self) -> None:
         """Waits until everything is on disk, and ends the threads that put it there."""
-        self._manager.close()
+        if self._manager is not None:
+            with contextlib.suppress(Exception):  # what went wrong was told
+                self._manager.close()
+
+
+def _on_devices(abstract_state: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:
+    """Returns a state of arrays by name, on all local devices."""
+    leaves = [arrays[name] for name in _named_arrays(abstract_state)]
+    return replicate(jax.tree.unflatten(jax.tree.structure(abstract_state), leaves))
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes `config.json`."""
-    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2)
-    partial = workdir / "config.tmp"
-    partial.write_text(text + "\n")
-    partial.replace(workdir / "config.json")
+    write_json(workdir / "config.json", config_as_json(config))
+
+
+def config_as_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config's fields as plain values."""
+    return json.loads(config.to_json_best_effort())
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -215,9 +494,7 @@ def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     """Returns "config.x is 2, before 1" for each field not as it was in the workdir's run."""
     if not has_checkpoint(workdir):
         return []
-    old, new = (
-        dict(_leaves(tree.to_json_best_effort())) for tree in (read_config(workdir), config)
-    )
+    old, new = (dict(_leaves(config_as_json(tree))) for tree in (read_config(workdir), config))
     return [
         f"config.{field} is {value}, before {old.get(field)}"
         for field, value in new.items()
@@ -225,21 +502,17 @@ def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     ]
 
 
-def _leaves(text: str) -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, plain value) of the fields of a config written as JSON."""
-
-    def walk(tree, prefix):
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return walk(json.loads(text), "")
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, plain value) of the fields of a config."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _plain(config: ConfigDict, field: str) -> Any:
-    value = json.loads(config.to_json_best_effort())
+    value = config_as_json(config)
     for key in field.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value

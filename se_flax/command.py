@@ -1,5 +1,6 @@
 """What the commands share: reading flags, and telling errors in one line."""
 
+import logging as std_logging
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import NoReturn
 from absl import flags, logging
 
 from se_flax import process
-from se_flax.errors import UserError
+from se_flax.errors import RunError, UserError
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
@@ -25,31 +26,25 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     # TensorFlow prepares data sets and nothing else; it need not introduce itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # Orbax and TFDS tell of every step, and warn of what is as it should be. The errors they log
+    # they raise, too: their tracebacks, one for each array of a checkpoint, are not for users.
+    logging.set_verbosity(logging.FATAL)
     try:
         rest = flags.FLAGS(argv)
-    # Besides absl's errors, what a config file raises for a field or argument it does not know.
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-        SyntaxError,
-    ) as error:
-        _exit(error)
+    except Exception as error:  # besides absl's errors, whatever a config file raises
+        _exit(error, place=next((arg for arg in argv if arg.startswith("--config=")), ""))
     if len(rest) > 1 + positional:
         _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options begin with --'))
     if not flags.FLAGS["verbosity"].present:
-        # Orbax and TFDS tell of every step, and warn of what is as it should be.
-        logging.set_verbosity(logging.ERROR)
+        std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     return rest
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Wraps a command's main function so that a `UserError` is told in one line, status 2.
+    """Wraps a command's main function so that errors are told in one line.
 
-    Ctrl-C ends it at once, with status 75.
+    After a `UserError` the exit status is 2, after a `RunError` its own. Ctrl-C ends the command
+    at once, with status 75.
     """
 
     def wrapped(argv: list[str]) -> None:
@@ -57,6 +52,8 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             main(argv)
         except (UserError, OSError) as error:
             _exit(error)
+        except RunError as error:
+            _exit(error, error.status)
         except KeyboardInterrupt:
             print("stopped at once", file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own
@@ -64,9 +61,14 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     return wrapped
 
 
-def _exit(error: Exception) -> NoReturn:
-    print(f"error: {_one_sentence(error)}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+def _exit(error: Exception, status: int = USER_ERROR, place: str = "") -> NoReturn:
+    text = _one_sentence(error)
+    if not isinstance(error, flags.Error | AttributeError):
+        file = place.partition("=")[2].partition(":")[0]
+        if file not in text:
+            text = f"{file}: {type(error).__name__}{f': {text}' if text else ''}"
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _one_sentence(error: Exception) -> str:
@@ -75,12 +77,12 @@ def _one_sentence(error: Exception) -> str:
         # ml_collections quotes the field, and below it the nearest one: once, or once more.
         if text[:1] in "\"'":
             text = text.strip("\"'")
-        field, *hint = text.replace("\\n", "\n").replace("\\'", "'").splitlines()
+        field, *hint = text.replace("\\n", "\n").replace("\\'", "'").splitlines() or [""]
         if " " not in field:
             name = field.strip("'")
             field = f'there is no config field "{name}"'
         text = f"{field} ({hint[0]})" if hint else field
-    first, *_, last = [text, *text.splitlines()]
-    if "Traceback" in first:  # of a config's get_config; its last line is what was raised
-        text = f"{first.partition(': ')[0]}: {last.partition(': ')[2] or last}"
+    if "Traceback" in text:  # of a config's get_config; its last line is what was raised
+        last = text.rpartition("\n")[2]
+        text = f"{text.partition(': ')[0]}: {last.partition(': ')[2] or last}"
     return " ".join(text.split())

@@ -1,5 +1,6 @@
 """The fields of a run's configuration, what they mean, and the check of a given one."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -98,6 +99,9 @@ def default_config() -> ConfigDict:
     config.auxiliary_weight = 0.4  # of the loss of a network's auxiliary logits, if it has any
     config.ema_decay = 0.0  # of parameters and batch statistics, a step; 0: none kept
 
+    # When loss or gradient is not finite: "stop" the run, or "skip" the update and count it.
+    config.on_nonfinite = "stop"
+
     config.steps_per_dispatch = 0  # 0: one on a CPU, chosen by the program elsewhere
     config.log_every_steps = 100  # a row in metrics.jsonl; besides that one an epoch
     config.eval_every_epochs = 1
@@ -114,11 +118,14 @@ def _is(kind: type | tuple[type, ...]) -> Check:
 
 
 def _number(low: float, high: float = float("inf")) -> Check:
-    return lambda value: _is((int, float))(value) and low <= value <= high
+    return lambda value: _is((int, float))(value) and math.isfinite(value) and low <= value <= high
 
 
-def _count(low: int) -> Check:
-    return lambda value: _is(int)(value) and value >= low
+def _whole(low: int, high: int = 2**31 - 1) -> tuple[Check, str]:
+    return (
+        lambda value: _is(int)(value) and low <= value <= high,
+        f"a whole number from {low} to {high}",
+    )
 
 
 def _positive(high: float = float("inf")) -> Check:
@@ -135,14 +142,8 @@ _FLAG = (lambda value: isinstance(value, bool), "True or False")
 _TEXT = (_is(str), "a text")
 _FRACTION = (lambda value: _number(0)(value) and value < 1, "a number from 0 to below 1")
 _RULES: dict[str, tuple[Check, str]] = {
-    "seed": (
-        lambda value: _count(0)(value) and value < 2**32,
-        "a whole number from 0 to 4294967295",
-    ),
-    "num_seeds": (
-        lambda value: _count(1)(value) and value <= 2**16,
-        "a whole number from 1 to 65536",
-    ),
+    "seed": _whole(0, 2**32 - 1),
+    "num_seeds": _whole(1, 2**16),
     "seed_mode": _one_of(("auto", "vmap", "in_turn")),
     "model.name": _TEXT,
     "init_from": _TEXT,
@@ -153,18 +154,15 @@ _RULES: dict[str, tuple[Check, str]] = {
     "dataset.data_dir": _TEXT,
     "dataset.image_dir": _TEXT,
     "dataset.skip_bad": _FLAG,
-    "dataset.image_size": (
-        lambda value: _count(0)(value) and value <= 4096,
-        "a whole number from 0 to 4096",
-    ),
+    "dataset.image_size": _whole(0, 4096),
     "dataset.eval_crop": (
         lambda value: value == 0 or _number(0.1, 1)(value),
         "0, or a number from 0.1 to 1",
     ),
     "dataset.interpolation": _one_of(("", "bilinear", "bicubic")),
-    "dataset.workers": (_count(0), "a whole number of at least 0"),
+    "dataset.workers": _whole(0, 1024),
     "validation_fraction": _FRACTION,
-    "augment.crop_padding": (_count(0), "a whole number of at least 0"),
+    "augment.crop_padding": _whole(0, 4096),
     "augment.mirror": _FLAG,
     "augment.random_resized_crop": _FLAG,
     "augment.crop_area": (
@@ -177,17 +175,17 @@ _RULES: dict[str, tuple[Check, str]] = {
         "the least and the largest part of the image, above 0 and at most 1",
     ),
     "augment.policy": _one_of(("", "randaugment", *POLICIES)),
-    "augment.randaugment_layers": (_count(1), "a whole number of at least 1"),
+    "augment.randaugment_layers": _whole(1, 16),
     "augment.randaugment_magnitude": (_number(0), "a number of at least 0"),
-    "augment.cutout": (_count(0), "a whole number of at least 0"),
+    "augment.cutout": _whole(0, 4096),
     "augment.random_erasing": (_number(0, 1), "a number from 0 to 1"),
     "augment.mixup": (_number(0), "a number of at least 0"),
     "augment.cutmix": (_number(0), "a number of at least 0"),
-    "batch_size": (_count(1), "a whole number of at least 1"),
-    "num_epochs": (_count(1), "a whole number of at least 1"),
+    "batch_size": _whole(1, 2**20),
+    "num_epochs": _whole(1),
     "optimizer.name": _one_of(("sgd", "rmsprop", "adadelta", "adam", "adamw")),
     "optimizer.learning_rate": (_number(0), "a number of at least 0"),
-    "optimizer.batch_size_reference": (_count(0), "a whole number of at least 0"),
+    "optimizer.batch_size_reference": _whole(0),
     "optimizer.momentum": (_number(0, 1), "a number from 0 to 1"),
     "optimizer.nesterov": _FLAG,
     "optimizer.decay": _FRACTION,
@@ -226,10 +224,11 @@ _RULES: dict[str, tuple[Check, str]] = {
     "label_smoothing": _FRACTION,
     "auxiliary_weight": (_number(0), "a number of at least 0"),
     "ema_decay": _FRACTION,
-    "steps_per_dispatch": (_count(0), "a whole number of at least 0"),
-    "log_every_steps": (_count(1), "a whole number of at least 1"),
-    "eval_every_epochs": (_count(1), "a whole number of at least 1"),
-    "eval_batch_size": (_count(1), "a whole number of at least 1"),
+    "on_nonfinite": _one_of(("stop", "skip")),
+    "steps_per_dispatch": _whole(0),
+    "log_every_steps": _whole(1),
+    "eval_every_epochs": _whole(1),
+    "eval_batch_size": _whole(1, 2**20),
     "checkpoint_every_minutes": (_number(0), "a number of at least 0"),
 }
 

@@ -1,4 +1,4 @@
-"""The error a user's input can cause, and the words it is told in."""
+"""The errors that a user's input and what surrounds a run can cause, and their words."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,27 @@ class UserError(ValueError):
     The commands print the message alone and exit with status 2; from Python it is a
     `ValueError` like any other.
     """
+
+
+class RunError(Exception):
+    """A run that could not go on, and not because of its input; its last checkpoint is kept.
+
+    The message is one sentence. The commands print it alone and exit with `status`.
+    """
+
+    status = 1
+
+
+class StorageError(RunError):
+    """What a run writes cannot be written."""
+
+    status = 74  # sysexits' EX_IOERR
+
+
+class RunDiverged(RunError):
+    """The loss or its gradient is no longer finite."""
+
+    status = 3
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

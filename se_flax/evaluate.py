@@ -33,9 +33,9 @@ from se_flax.models.registry import ModelInfo, Published
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import FIGURES, PublishedWeights, find_weights
 from se_flax.progress import format_results
-from se_flax.state import TrainState, abstract_replicated, replicate
+from se_flax.state import TrainState, replicate
 from se_flax.steps import evaluate_batches, make_eval_step, pmap_eval_images
-from se_flax.train import Program, build_program, mean_over_seeds, of_seed
+from se_flax.train import Program, build_program, mean_over_seeds, of_seed, one_or_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,9 @@ def restore_run(
         if config.validation_fraction and image_dir is None:
             dataset = dataset.hold_out(config.validation_fraction)
         program = build_program(config, dataset)
-        abstract_state = abstract_replicated(jax.eval_shape(program.initial_state))
+        abstract_state = jax.eval_shape(program.initial_state)
         if step == "best":
-            state = saved.restore_best(abstract_state)
+            state, _ = saved.restore_best(abstract_state)
         else:
             state, _ = saved.restore(abstract_state, int(chosen))
     finally:
@@ -171,7 +171,7 @@ def evaluate_workdir(
         "dataset": run.dataset.name,
         "split": split,
         "images": run.program.sizes[split],
-        "step": run.steps[0] if len(seeds) == 1 else run.steps,
+        "step": one_or_all(run.steps),
         **mean_over_seeds(results),
         **each,
     }

@@ -1,16 +1,21 @@
 """Stopping a run without losing work."""
 
+import os
 import signal
 import sys
 import threading
 from typing import Self
+
+import jax
+from jax.experimental import multihost_utils
 
 
 class Interrupt:
     """While entered, notes SIGINT and SIGTERM in `requested` instead of dying of them.
 
     A second SIGINT has its usual effect. Outside the main thread, where Python allows no signal
-    handlers, nothing is caught.
+    handlers, nothing is caught. In a run of several processes SIGTERM is JAX's preemption notice,
+    and a SIGINT is passed on as one: all processes then stop at the same step.
     """
 
     def __init__(self):
@@ -18,8 +23,9 @@ class Interrupt:
         self._before = {}
 
     def __enter__(self) -> Self:
+        numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -27,11 +33,22 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def stop_after(self, dispatch: int) -> bool:
+        """Returns whether to stop now, the same in all processes.
+
+        Args:
+            dispatch: how often this was asked before; each process asks after each dispatch.
+        """
+        if jax.process_count() == 1:
+            return self.requested
+        return multihost_utils.reached_preemption_sync_point(dispatch)
+
     def _note(self, number, frame) -> None:
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print(
-            "\nstopping after the next step; Ctrl-C again stops at once",
-            file=sys.stderr,
-            flush=True,
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        # Not by print, which this may have interrupted.
+        os.write(
+            sys.stderr.fileno(), b"\nstopping after the next step; Ctrl-C again stops at once\n"
         )

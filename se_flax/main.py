@@ -19,6 +19,16 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "Folder for the results; by default runs/<name of the config>."
     )
+    flags.DEFINE_string(
+        "coordinator_address", None, "Of a run of several processes: HOST:PORT of process 0."
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes the run has.", 1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+    flags.DEFINE_bool(
+        "distributed",
+        True,
+        "Join the other processes that Slurm, Open MPI or Cloud TPU started with this one.",
+    )
 
 
 def default_workdir(config_filename: str) -> pathlib.Path:
@@ -30,14 +40,20 @@ def default_workdir(config_filename: str) -> pathlib.Path:
 
 def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
     """Returns the config that --config names, and FILE[:argument]; raises `UserError` if none."""
-    if options.config is None:
+    if not options["config"].present:
         raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
     filename = options["config"].config_filename
     path = pathlib.Path(filename.partition(":")[0])
     if not path.is_file():
         others = [str(other) for other in path.parent.glob("*.py")]
         raise UserError(f'there is no config file "{path}"{nearest(str(path), others)}')
-    return options.config, filename
+    config = options.config
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{path}: get_config() returned {type(config).__name__}, not an "
+            "ml_collections.ConfigDict"
+        )
+    return config, filename
 
 
 def main(argv: list[str]) -> None:
@@ -45,10 +61,18 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     config, filename = config_of_flags(options)
     workdir = options.workdir or default_workdir(filename)
+    if "://" in str(workdir):
+        raise UserError(
+            f"--workdir must be a folder, not {workdir}; mount a bucket first, for example with "
+            "gcsfuse"
+        )
     try:
+        from se_flax.distributed import join
         from se_flax.train import RunInterrupted, train
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    if options.distributed:
+        join(options.coordinator_address, options.num_processes, options.process_id)
     try:
         train(config, workdir)
     except RunInterrupted as stop:

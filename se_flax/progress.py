@@ -25,18 +25,25 @@ class Meter:
 
     Args:
         sums: `sums()` of the run that this one continues.
+
+    Attributes:
+        skipped_in_a_row: how many updates were left out since the last that was not; of several
+            seeds, the most.
     """
 
     def __init__(self, sums: dict[str, Any] | None = None):
-        self._sums = Metrics(**(sums or dict.fromkeys(Metrics.__dataclass_fields__, 0.0)))
+        zero = dict.fromkeys(Metrics.__dataclass_fields__, 0.0)
+        self._skipped_before = np.asarray((sums or {}).get("skipped_before", 0.0))
+        self._sums = Metrics(**{name: np.asarray((sums or zero)[name], float) for name in zero})
         self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
+        self._in_a_row, self.skipped_in_a_row = 0, 0
         self._pending = None
         self._started = None
         self._seconds, self._images = 0.0, 0
 
     def add(self, metrics: Metrics, images: int) -> None:
         """Takes what a dispatch over a number of images returned."""
-        self._read()
+        self.read()
         self._pending = metrics, images
 
     def sums(self) -> dict[str, Any]:
@@ -44,28 +51,45 @@ class Meter:
 
         They are numbers; of several seeds, lists of them.
         """
-        self._read()
-        return {name: np.asarray(value).tolist() for name, value in vars(self._sums).items()}
+        self.read()
+        sums = {**vars(self._sums), "skipped_before": self._skipped_before}
+        return {name: np.asarray(value).tolist() for name, value in sums.items()}
 
     def means(self) -> dict[str, Any]:
         """Returns the means since the last row, or of that row, over what has been read."""
         return self._sums.means() if np.any(self._sums.count) else self._last_row
 
+    @property
+    def skipped(self) -> Any:
+        """How many updates were left out in all, over what has been read; of seeds, of each."""
+        return self._skipped_before + self._sums.skipped
+
+    @property
+    def first_skipped(self) -> np.ndarray:
+        """Step, loss and gradient norm of the first update left out since the last row.
+
+        Of shape [seeds, 3], over what has been read, [1, 1] before anything was; NaN where none was
+        left out.
+        """
+        first = np.where(self._sums.skipped[..., None] > 0, self._sums.first_skipped, np.nan)
+        return np.atleast_2d(first)
+
     def finish_row(self) -> dict[str, Any]:
         """Returns the means since the last row, once the last dispatch is done; starts anew."""
-        self._read()
+        self.read()
         self._last_row = self._sums.means()
-        self._sums = jax.tree.map(lambda _: 0.0, self._sums)
+        self._skipped_before = self.skipped
+        self._sums = jax.tree.map(lambda _: np.zeros(()), self._sums)
         return dict(self._last_row)
 
     def start_clock(self) -> None:
         """Counts time and images from now on, once the last dispatch is done."""
-        self._read()
+        self.read()
         self._started = time.perf_counter()
 
     def stop_clock(self) -> None:
         """Leaves out what comes, until the clock is started again."""
-        self._read()
+        self.read()
         if self._started is not None:
             self._seconds += time.perf_counter() - self._started
             self._started = None
@@ -81,17 +105,16 @@ class Meter:
         running = 0.0 if self._started is None else time.perf_counter() - self._started
         return self._images / (self._seconds + running) if self._images else 0.0
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Waits until the last dispatch is done, and reads what it returned."""
         if self._pending is not None:
             metrics, images = self._pending
             self._pending = None
             done = vars(jax.device_get(metrics))
-            self._sums = Metrics(
-                **{
-                    name: np.asarray(total) + np.asarray(done[name], float)
-                    for name, total in vars(self._sums).items()
-                }
-            )
+            only_skipped = (np.asarray(done["count"]) == 0) & (np.asarray(done["skipped"]) > 0)
+            in_a_row = (self._in_a_row + np.asarray(done["skipped"])) * only_skipped
+            self._in_a_row, self.skipped_in_a_row = in_a_row, int(np.max(in_a_row))
+            self._sums += Metrics(**{name: np.asarray(x, float) for name, x in done.items()})
             if self._started is not None:
                 self._images += images
 

@@ -83,9 +83,3 @@ def replicate(tree: Any) -> Any:
 def share_out(tree: Any) -> Any:
     """Copies arrays [devices, ...] to the local devices, a row to each."""
     return jax.device_put(tree, _on_devices("batch"))
-
-
-def abstract_replicated(tree: Any) -> Any:
-    """Returns shapes and types like those of `tree`, to be placed as `replicate` would."""
-    sharding = _on_devices()
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -4,6 +4,7 @@ Several seeds are trained as one run whose state has an axis for them. A pmapped
 them all at once, by `jax.vmap`, or the one at a `place` of that axis.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -33,6 +34,9 @@ class Metrics:
         loss: of the cross entropy (in training, with label smoothing), in nats.
         top1, top3, top5: of whether the label is among the 1, 3, 5 largest logits.
         count: number of images.
+        skipped: number of updates that were left out, because the loss or the gradient was not
+            finite; their images do not count.
+        first_skipped: of the first of them the step, the loss in nats and the gradient's norm.
     """
 
     loss: Float[Array, ""]
@@ -40,6 +44,14 @@ class Metrics:
     top3: Float[Array, ""]
     top5: Float[Array, ""]
     count: Float[Array, ""]
+    skipped: Float[Array, ""]
+    first_skipped: Float[Array, "3"]
+
+    @classmethod
+    def zero(cls, *seeds: int) -> "Metrics":
+        """The metrics of no images; of several seeds, given their number."""
+        fields = {field.name: np.zeros(seeds) for field in dataclasses.fields(cls)}
+        return cls(**fields | {"first_skipped": np.zeros((*seeds, 3))})
 
     @classmethod
     def of(
@@ -55,19 +67,36 @@ class Metrics:
             top3=jnp.sum(hits[:, :3], dtype=jnp.float32),
             top5=jnp.sum(hits[:, :5], dtype=jnp.float32),
             count=jnp.sum(mask, dtype=jnp.float32),
+            skipped=jnp.zeros(()),
+            first_skipped=jnp.zeros(3),
         )
 
+    def if_finite(
+        self, is_finite: Bool[Array, ""], step: Int[Array, ""], norm: Float[Array, ""]
+    ) -> "Metrics":
+        """Returns these metrics of a step or, of one whose update is left out, what tells of it."""
+        loss = self.loss / self.count
+        skipped = Metrics(
+            *jnp.zeros(5), jnp.ones(()), jnp.stack([step.astype(jnp.float32), loss, norm])
+        )
+        return jax.tree.map(functools.partial(jnp.where, is_finite), self, skipped)
+
     def __add__(self, other: "Metrics") -> "Metrics":
-        return jax.tree.map(jnp.add, self, other)
+        total = jax.tree.map(lambda x, y: x + y, self, other)
+        before = self.skipped[..., None] > 0
+        where = jnp.where if isinstance(total.loss, jax.Array) else np.where
+        return total.replace(first_skipped=where(before, self.first_skipped, other.first_skipped))
 
     def means(self) -> dict[str, Any]:
         """Returns the loss in nats and top-1/3/5 accuracies in percent.
 
-        They are Python floats; of several seeds, float64 arrays of shape [seeds].
+        They are Python floats; of several seeds, float64 arrays of shape [seeds]. Without images
+        they are NaN.
         """
         sums = {name: np.asarray(x, float) for name, x in vars(jax.device_get(self)).items()}
-        count = sums.pop("count")
-        means = {name: x / count * (1 if name == "loss" else 100) for name, x in sums.items()}
+        count = np.where(sums["count"] > 0, sums["count"], np.nan)
+        means = {"loss": sums["loss"] / count}
+        means |= {name: 100 * sums[name] / count for name in ("top1", "top3", "top5")}
         return {name: mean if mean.ndim else float(mean) for name, mean in means.items()}
 
     @classmethod
@@ -86,6 +115,9 @@ def make_train_step(
     `config.auxiliary_weight`, that of the `auxiliary_logits` a network sows (Inception-v3); the
     one that the metrics report does not. With `config.freeze_body`, the network computes as in
     evaluation: without dropout, and by its running statistics, which stay as they are.
+
+    Where the loss or the gradient is not finite, nothing but the step is updated, and the metrics
+    tell (`Metrics.skipped`).
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -111,6 +143,8 @@ def make_train_step(
 
         gradients, (logits, loss, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+        metrics = jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
+        norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -119,15 +153,13 @@ def make_train_step(
             # As in TensorFlow's moving average: a younger average follows more closely.
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
             ema = optax.incremental_update(current, ema, 1 - decay)
-        metrics = Metrics.of(logits, batch.labels, loss, batch.mask)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=ema,
+        is_finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
+        updated = state.replace(
+            params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )
-        return state, jax.lax.psum(metrics, AXIS)
+        state = jax.tree.map(functools.partial(jnp.where, is_finite), updated, state)
+        metrics = metrics.if_finite(is_finite, state.step, norm)
+        return state.replace(step=state.step + 1), metrics
 
     return train_step
 
@@ -208,10 +240,14 @@ def pmap_train(
         if num_steps == 1:
             part, metrics = one_step(part, split, slots)
         else:
-            part, metrics = jax.lax.scan(
-                lambda carry, _: one_step(carry, split, slots), part, length=num_steps
-            )
-            metrics = jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+            def add_step(carry, _):
+                part, total = carry
+                part, metrics = one_step(part, split, slots)
+                return (part, total + metrics), None
+
+            zero = jax.tree.map(jnp.float32, Metrics.zero(*part.step.shape))
+            (part, metrics), _ = jax.lax.scan(add_step, (part, zero), length=num_steps)
         return _with_part(state, part, place), metrics
 
     return train

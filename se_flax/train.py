@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -21,20 +23,27 @@ import orbax.checkpoint
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from se_flax.checkpoints import Checkpoints, changed_fields, check_same_run, write_config
+from se_flax.checkpoints import (
+    Checkpoints,
+    changed_fields,
+    check_same_run,
+    config_as_json,
+    write_config,
+)
 from se_flax.config import build_model, check_config, check_devices
 from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.data.in_memory import DeviceSplit
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.streaming import HostBatch, StreamedDataset, eval_batches, train_batches
-from se_flax.errors import UserError
+from se_flax.distributed import check_same, from_first, is_first
+from se_flax.errors import RunDiverged, UserError
 from se_flax.interrupt import Interrupt
 from se_flax.optim import learning_rate_schedule, make_optimizer
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.load import NewClassifier
 from se_flax.progress import Meter, Progress, Startup, format_results
-from se_flax.state import TrainState, abstract_replicated, create_state, replicate, share_out
+from se_flax.state import TrainState, create_state, replicate, share_out
 from se_flax.steps import (
     AXIS,
     Metrics,
@@ -48,7 +57,11 @@ from se_flax.steps import (
     pmap_train,
     pmap_train_images,
 )
-from se_flax.writers import make_writer
+from se_flax.storage import WorkdirLock, persistently, write_json, write_text
+from se_flax.writers import Writers, make_writer
+
+# With config.on_nonfinite="skip", so many updates left out in a row are the end of a run.
+_MOST_SKIPPED = 100
 
 
 class RunInterrupted(Exception):
@@ -92,7 +105,8 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
     """Returns what it takes to run a config on a data set; compiles nothing yet.
 
     Raises:
-        UserError: if the seeds cannot be trained as `config.seed_mode` says.
+        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run is longer
+            than can be counted.
     """
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     splits = {name: split for name, split in splits.items() if split is not None}
@@ -115,6 +129,11 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
         return jax.vmap(state_of)(np.array(seeds, np.uint32))
 
     total_steps = config.num_epochs * steps_per_epoch
+    if total_steps * config.batch_size >= 2**31:
+        raise UserError(
+            f"config.num_epochs={config.num_epochs} makes a run of "
+            f"{total_steps * config.batch_size:,} images, more than can be counted (2147483647)"
+        )
     if isinstance(dataset, Dataset):
         train, evaluate, close = _in_memory(config, dataset, splits, train_step, eval_step)
         steps_per_dispatch = config.steps_per_dispatch
@@ -260,7 +279,8 @@ def train(
     """Trains a network, going on from the newest checkpoint in the workdir if there is one.
 
     Killed at any moment and called again, a run ends in the parameters it would have ended in
-    undisturbed, to the bit, on the same hardware.
+    undisturbed, to the bit, on the same hardware. A run of several processes calls it in each;
+    the first one alone reads and writes the workdir.
 
     Args:
         config: see `se_flax.config.default_config`.
@@ -272,9 +292,11 @@ def train(
         The content of summary.json.
 
     Raises:
-        UserError: before anything is compiled or written, if the config cannot be used or
-            the workdir belongs to another run; later, if the loss is no longer finite.
+        UserError: before anything is compiled or written, if the config cannot be used, the
+            workdir belongs to another run, or another run is writing to it.
         RunInterrupted: after SIGINT or SIGTERM, once the state is saved.
+        RunDiverged: if the loss or the gradient is not finite (see `config.on_nonfinite`).
+        StorageError: if results cannot be written, after several tries.
     """
     startup = Startup()
     config = config.copy_and_resolve_references()
@@ -283,30 +305,35 @@ def train(
         config.dataset.name = dataset.name
     check_config(config, names_dataset=dataset is None)
     check_devices(config, jax.device_count())
-    check_same_run(workdir, config)
-    changes = changed_fields(workdir, config)
+    check_same("config", config_as_json(config))
+    changes = from_first(lambda: _changes(workdir, config))
     with startup.reading_data():
         if dataset is None:
             dataset = dataset_of(config)
         if config.validation_fraction:
             dataset = dataset.hold_out(config.validation_fraction)
     program = build_program(config, dataset)
+    check_same("data set", [program.sizes, list(dataset.class_names)])
 
     with contextlib.ExitStack() as stack:
         counting = stack.enter_context(contextlib.ExitStack())
         counting.enter_context(startup)
-        abstract_state = abstract_replicated(abstract_initial_state(program))
+        abstract_state = abstract_initial_state(program)
         stack.callback(program.close)
         interrupt = stack.enter_context(Interrupt())
+        if is_first():
+            lock = WorkdirLock(workdir)
+        from_first(lambda: stack.enter_context(lock) and None)
         saved = stack.enter_context(contextlib.closing(Checkpoints(workdir, program.seeds)))
-        if saved.latest is None:
+        latest = from_first(lambda: saved.latest)
+        if latest is None:
             state = program.initial_state()
             if config.init_from:
                 state = with_published_weights(state, config, dataset.num_classes)
             state = replicate(state)
             seconds, sums = 0.0, None
         else:
-            state, carried = saved.restore(abstract_state, saved.latest)
+            state, carried = saved.restore(abstract_state, latest)
             seconds, sums = carried["seconds"], carried["sums"]
             if carried["sizes"] != program.sizes:
                 raise UserError(
@@ -325,21 +352,36 @@ def train(
                 f"{workdir} is at step {first_step}, past the {program.total_steps} steps of "
                 f"config.num_epochs={config.num_epochs}; give another --workdir"
             )
-        if first_step == program.total_steps and summary_path.exists():
-            for change in changes:
-                print(f"not applied, because this run is complete: {change}")
-            print(f"this run is complete, see {summary_path}; for another, give another --workdir")
-            return json.loads(summary_path.read_text())
+        if first_step == program.total_steps:
+            summary = from_first(lambda: _read_summary(summary_path))
+            if summary is not None:
+                for change in changes:
+                    _say(f"not applied, because this run is complete: {change}")
+                _say(
+                    f"this run is complete, see {summary_path}; for another, give another --workdir"
+                )
+                return summary
 
-        write_config(workdir, config)
         params = _one_network(state.params, program)
-        overview = parameter_overview.get_parameter_overview(params, include_stats=False)
-        (workdir / "parameters.txt").write_text(overview + "\n")
-        writer = stack.enter_context(contextlib.closing(make_writer(workdir, first_step)))
+        writer, output = Writers(), None
+        if is_first():
+            persistently(lambda: write_config(workdir, config), f"{workdir}/config.json")
+            overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+            path = workdir / "parameters.txt"
+            persistently(lambda: write_text(path, overview + "\n"), str(path))
+            writer = stack.enter_context(contextlib.closing(make_writer(workdir, first_step)))
+        else:
+            output = stack.enter_context(pathlib.Path(os.devnull).open("w"))
         images_per_step = config.batch_size * config.num_seeds
         progress = stack.enter_context(
             contextlib.closing(
-                Progress(program.total_steps, program.steps_per_epoch, images_per_step, first_step)
+                Progress(
+                    program.total_steps,
+                    program.steps_per_epoch,
+                    images_per_step,
+                    first_step,
+                    output,
+                )
             )
         )
         for line in introduction(config, dataset, program, state, workdir):
@@ -359,12 +401,16 @@ def train(
             saved.save(state, carried, results and over_seeds(results, program.seeds))
 
         step, last_save = first_step, time.monotonic()
-        while step < program.total_steps:
+        for dispatch in itertools.count():
+            if step == program.total_steps:
+                break
             epoch = step // program.steps_per_epoch + 1
             epoch_end = epoch * program.steps_per_epoch
             num_steps = min(program.steps_per_dispatch, epoch_end - step)
             state, metrics = program.train(state, step, num_steps)
             meter.add(metrics, num_steps * images_per_step)
+            check_finite(meter, program, config)
+            saved.poll()
             if step == first_step:
                 meter.start_clock()  # what came before was compilation
                 counting.close()
@@ -373,51 +419,50 @@ def train(
             progress.update(step, meter.means(), meter.images_per_second)
 
             log_now = step // config.log_every_steps > logs_before or step == epoch_end
+            minutes = (time.monotonic() - last_save) / 60
+            stopping = interrupt.stop_after(dispatch)
+            finished = step == program.total_steps
+            evaluates = finished or (step == epoch_end and epoch % config.eval_every_epochs == 0)
+            saves = (
+                evaluates or stopping or (log_now and minutes >= config.checkpoint_every_minutes)
+            )
+            if log_now or saves:
+                meter.read()
+                check_finite(meter, program, config)
             if log_now:
                 row = meter.finish_row()
                 progress.log(step, row, meter.images_per_second)
-                for seed, loss in zip(program.seeds, np.atleast_1d(row["loss"]), strict=True):
-                    if not np.isfinite(loss):
-                        raise UserError(
-                            f"training has diverged: the loss is {loss} at step {step}"
-                            f"{f' of seed {seed}' if len(program.seeds) > 1 else ''}; use a "
-                            "lower config.optimizer.learning_rate, a longer "
-                            "config.schedule.warmup or config.optimizer.clip_norm"
-                        )
                 row = over_seeds(row, program.seeds)
                 row["learning_rate"] = float(program.learning_rate(step - 1))
+                if config.on_nonfinite == "skip":
+                    row["skipped"] = float(np.sum(meter.skipped))
                 _write(writer, step, "train", row)
-
-            stopping = interrupt.requested
-            minutes = (time.monotonic() - last_save) / 60
-            finished = step == program.total_steps
-            if finished or (step == epoch_end and epoch % config.eval_every_epochs == 0):
+            if saves:
                 meter.stop_clock()
-                results = program.evaluate(state, program.selection)
-                progress.say_results(step, program.selection, results)
-                _write(writer, step, program.selection, over_seeds(results, program.seeds))
+                results = None
+                if evaluates:
+                    results = program.evaluate(state, program.selection)
+                    progress.say_results(step, program.selection, results)
+                    _write(writer, step, program.selection, over_seeds(results, program.seeds))
                 save(results)
-            elif stopping or (log_now and minutes >= config.checkpoint_every_minutes):
-                meter.stop_clock()
-                save()
-            if not meter.running:
                 last_save = time.monotonic()
                 meter.start_clock()
             if stopping and not finished:
+                saved.wait()
                 raise RunInterrupted(f"stopped at step {step}; the same command goes on from there")
         meter.stop_clock()
 
         saved.wait()
         final = best = program.evaluate(state, "test")
-        best_steps = saved.best or [step] * len(program.seeds)
+        best_state, best_steps = saved.restore_best(abstract_state)
         if set(best_steps) != {step}:
-            best = program.evaluate(saved.restore_best(abstract_state), "test")
+            best = program.evaluate(best_state, "test")
         summary = {
             "model": config.model.name,
             "parameters": int(parameter_overview.count_parameters(params)),
             "dataset": dataset.name,
             "final": {"step": step, **mean_over_seeds(final)},
-            "best": {"step": _one_or_all(best_steps), **mean_over_seeds(best)},
+            "best": {"step": one_or_all(best_steps), **mean_over_seeds(best)},
             "best_chosen_on": program.selection,
             "seed": config.seed,
             "per_seed": [
@@ -432,17 +477,68 @@ def train(
             "seconds": round(seconds + time.perf_counter() - startup.begun, 1),
             # None of a run that was complete but for this summary.
             "images_per_second": round(meter.images_per_second, 1) or None,
+            "skipped": int(np.sum(meter.skipped)),
             **environment(),
         }
-        _write_json(summary_path, summary)
+
+        def finish():
+            persistently(lambda: write_json(summary_path, summary), str(summary_path))
+            return summary
+
+        summary = from_first(finish)
         progress.say(format_results(f"final (step {step}) on test", final))
         progress.say(
             format_results(
-                f"best on {program.selection} (step {_one_or_all(best_steps)}) on test", best
+                f"best on {program.selection} (step {one_or_all(best_steps)}) on test", best
             )
         )
         progress.say(f"{summary['seconds']:.0f} s in all; results are in {workdir}")
         return summary
+
+
+def check_finite(meter: Meter, program: Program, config: ConfigDict) -> None:
+    """Checks what the meter has read of updates that were left out, being not finite.
+
+    Raises:
+        RunDiverged: if there was one, unless `config.on_nonfinite` says to go on; or if there were
+            many and none between them that was not left out.
+    """
+    skips = config.on_nonfinite == "skip"
+    if skips and meter.skipped_in_a_row < _MOST_SKIPPED:
+        return
+    first_skipped = np.broadcast_to(meter.first_skipped, (len(program.seeds), 3))
+    for seed, (step, loss, norm) in zip(program.seeds, first_skipped, strict=True):
+        if np.isnan(step):
+            continue
+        seed_of = f" of seed {seed}" if len(program.seeds) > 1 else ""
+        rate = float(program.learning_rate(int(step)))
+        advice = 'leave such updates out by config.on_nonfinite="skip"'
+        if skips:
+            advice = f"see why no update of the last {_MOST_SKIPPED} was finite"
+        raise RunDiverged(
+            f"training has diverged at step {int(step) + 1}{seed_of}: loss {loss:g}, gradient norm "
+            f"{norm:g}, learning rate {rate:g}; earlier checkpoints are kept; use a lower "
+            "config.optimizer.learning_rate, a longer config.schedule.warmup or "
+            f"config.optimizer.clip_norm, or {advice}"
+        )
+
+
+def _changes(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Returns what a config changes of the workdir's run; raises `UserError` if it may not."""
+    check_same_run(workdir, config)
+    return changed_fields(workdir, config)
+
+
+def _read_summary(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):  # none yet, or not whole: it is made again
+        return None
+
+
+def _say(line: str) -> None:
+    if is_first():
+        print(line, flush=True)
 
 
 def with_published_weights(state: TrainState, config: ConfigDict, num_classes: int) -> TrainState:
@@ -537,6 +633,7 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
         "versions": {
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in modules},
@@ -592,16 +689,11 @@ def _one_network(params: Any, program: Program) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
 
 
-def _one_or_all(steps: list[int]) -> int | list[int]:
+def one_or_all(steps: list[int]) -> int | list[int]:
     """Returns the step of the only seed, or those of all."""
     return steps[0] if len(steps) == 1 else steps
 
 
 def _write(writer, step: int, prefix: str, values: dict[str, float]) -> None:
-    writer.write_scalars(step, {f"{prefix}/{key}": value for key, value in values.items()})
-
-
-def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    scalars = {f"{prefix}/{key}": value for key, value in values.items() if not np.isnan(value)}
+    writer.write_scalars(step, scalars)

@@ -1,11 +1,15 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard events."""
 
+import functools
+import io
 import json
 import os
 import pathlib
 import socket
 import time
 from collections.abc import Mapping
+
+from se_flax.storage import AppendedFile, persistently, write_text
 
 
 class JsonlWriter:
@@ -19,15 +23,13 @@ class JsonlWriter:
         if path.exists():
             rows = path.read_text().splitlines()
             kept = [row for row in rows if _step(row) <= last_step]
-            partial = path.with_suffix(".tmp")
-            partial.write_text("".join(row + "\n" for row in kept))
-            partial.replace(path)
-        self._file = path.open("a", buffering=1)  # each row reaches the file at once
+            write_text(path, "".join(row + "\n" for row in kept))
+        self._file = AppendedFile(path)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends a row."""
         row = {"step": step, **{name: float(value) for name, value in scalars.items()}}
-        self._file.write(json.dumps(row) + "\n")
+        self._file.append((json.dumps(row) + "\n").encode())
 
     def close(self) -> None:
         """Closes the file."""
@@ -37,7 +39,7 @@ class JsonlWriter:
 def _step(row: str) -> float:
     try:
         return json.loads(row)["step"]
-    except json.JSONDecodeError:  # the last row of a killed run may be cut short
+    except (ValueError, KeyError, TypeError):  # the last row of a killed run may be cut short
         return float("inf")
 
 
@@ -51,10 +53,9 @@ class TensorBoardWriter:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event = Event
+        self._event, self._record_writer = Event, RecordWriter
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (workdir / name).open("ab")
-        self._records = RecordWriter(self._file)
+        self._file = AppendedFile(workdir / name)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -65,8 +66,9 @@ class TensorBoardWriter:
         self._write(event)
 
     def _write(self, event) -> None:
-        self._records.write(event.SerializeToString())
-        self._file.flush()
+        record = io.BytesIO()
+        self._record_writer(record).write(event.SerializeToString())
+        self._file.append(record.getvalue())
 
     def close(self) -> None:
         """Closes the file."""
@@ -80,9 +82,13 @@ class Writers:
         self._writers = writers
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the same to each."""
+        """Writes the same to each, again after a while if it cannot be written.
+
+        Raises:
+            StorageError: if it still cannot.
+        """
         for writer in self._writers:
-            writer.write_scalars(step, scalars)
+            persistently(functools.partial(writer.write_scalars, step, scalars), "a row of metrics")
 
     def close(self) -> None:
         """Closes each."""

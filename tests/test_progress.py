@@ -67,7 +67,7 @@ def test_on_a_terminal_of_no_size_lines_are_plain():
 
 
 def metrics(loss, top1):
-    return Metrics(*(np.float32(value) for value in (loss, top1, top1, top1, 4)))
+    return Metrics(*(np.float32(value) for value in (loss, top1, top1, top1, 4, 0)), np.zeros(3))
 
 
 def test_a_row_is_the_mean_since_the_row_before():

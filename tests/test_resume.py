@@ -3,54 +3,14 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
-import jax
-import numpy as np
 import pytest
 
-from se_flax.checkpoints import Checkpoints, read_config
-from se_flax.data.from_config import dataset_of
-from se_flax.train import build_program
-from tests.conftest import ROOT
+from tests.runs import assert_same_result, finish, start, wait_for_row
 
-# A checkpoint after every step, so that kills hit them being written, too.
-OPTIONS = ("--config=tests/tiny_run.py", "--config.log_every_steps=1")
-OPTIONS += ("--config.checkpoint_every_minutes=0.0",)
 STREAMED = ("--config.dataset.image_size=16", "--config.batch_size=8", "--config.num_epochs=11")
 STREAMED += ("--config.augment.mixup=0.2",)
-
-
-def start(workdir, options=()):
-    command = [sys.executable, "-m", "se_flax.main", *OPTIONS, *options, f"--workdir={workdir}"]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(workdir, options=()):
-    process = start(workdir, options)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return output
-
-
-def final_state(workdir):
-    config = read_config(workdir)
-    program = build_program(config, dataset_of(config))
-    saved = Checkpoints(workdir, read_only=True)
-    state, _ = saved.restore(jax.eval_shape(program.initial_state), 66)
-    saved.close()
-    return state
-
-
-def wait_for_row(workdir, count, process):
-    path = workdir / "metrics.jsonl"
-    while not path.exists() or len(path.read_text().splitlines()) < count:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +25,6 @@ def undisturbed_streamed(tmp_path_factory, image_dir):
     workdir = tmp_path_factory.mktemp("undisturbed_streamed")
     finish(workdir, (*STREAMED, f"--config.dataset.image_dir={image_dir}"))
     return workdir
-
-
-def assert_same_result(workdir, undisturbed):
-    state, expected = final_state(workdir), final_state(undisturbed)
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
-    assert (workdir / "metrics.jsonl").read_text() == (undisturbed / "metrics.jsonl").read_text()
 
 
 def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):

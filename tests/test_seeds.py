@@ -10,7 +10,7 @@ import pytest
 from se_flax import train as train_module
 from se_flax.checkpoints import Checkpoints
 from se_flax.config import check_config
-from se_flax.errors import UserError
+from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.train import RunInterrupted, build_program, train
 
@@ -156,5 +156,5 @@ def test_the_number_of_seeds_of_a_run_stays(tmp_path, tiny_config, stripes):
 def test_a_seed_that_diverges_is_named(tmp_path, tiny_config, stripes):
     config = with_seeds(tiny_config, 7, 2)
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(UserError, match="of seed 7"):
+    with pytest.raises(RunDiverged, match="of seed 7"):
         train(config, tmp_path, stripes)

@@ -4,12 +4,13 @@ import math
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from se_flax import train as train_module
 from se_flax.checkpoints import Checkpoints
-from se_flax.errors import UserError
+from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.train import RunInterrupted, default_steps_per_dispatch, train
 
@@ -69,10 +70,10 @@ def test_metrics_have_a_row_a_log_and_an_evaluation_an_epoch(finished):
     assert 0 < first["train/loss"] < 3 * math.log(4)
 
 
-def test_the_latest_and_the_best_checkpoint_are_kept(finished):
+def test_the_two_latest_and_the_best_checkpoint_are_kept(finished):
     summary, workdir, _ = finished
     saved = Checkpoints(workdir, read_only=True)
-    assert saved.steps == sorted({summary["best"]["step"], 36})
+    assert saved.steps == sorted({summary["best"]["step"], 30, 36})
     assert (saved.best, saved.latest) == ([summary["best"]["step"]], 36)
     saved.close()
 
@@ -98,10 +99,11 @@ def test_evaluation_of_what_does_not_exist_is_told(finished, stripes, tmp_path):
 
 def test_a_complete_run_is_not_run_again(finished, stripes, capsys):
     summary, workdir, config = finished
-    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    paths = [path for path in workdir.rglob("*") if path.is_file() and path.name != "lock"]
+    before = {path: path.stat().st_mtime_ns for path in paths}
     assert train(config, workdir, stripes) == summary
     assert "complete" in capsys.readouterr().out
-    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
 
 
 def test_a_longer_run_goes_on_from_where_the_shorter_one_ended(tmp_path, tiny_config, stripes):
@@ -258,12 +260,46 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path, tiny_
     train(tiny_config, tmp_path, stripes)
     tiny_config.num_epochs = 3
     tiny_config.optimizer.learning_rate = 1e30
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(RunDiverged, match=r"step 8: loss nan, gradient norm nan, learning rate 1e"):
         train(tiny_config, tmp_path, stripes)
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert checkpoints.steps == [6]
     checkpoints.close()
+
+
+def test_updates_that_are_not_finite_can_be_left_out(tmp_path, tiny_config, stripes, monkeypatch):
+    tiny_config.on_nonfinite = "skip"
+    tiny_config.log_every_steps = 1
+    make_train_step = train_module.make_train_step
+
+    def of_bad_batches(*arguments):
+        step = make_train_step(*arguments)
+
+        def train_step(state, batch):
+            bad = (state.step == 3) | (state.step == 5)
+            return step(state, batch.replace(images=jnp.where(bad, jnp.nan, batch.images)))
+
+        return train_step
+
+    monkeypatch.setattr(train_module, "make_train_step", of_bad_batches)
+    summary = train(tiny_config, tmp_path / "skips", stripes)
+    assert summary["skipped"] == 2
+    logged = {row["step"]: row for row in rows(tmp_path / "skips") if "train/skipped" in row}
+    assert [logged[step]["train/skipped"] for step in (3, 4, 5, 6, 36)] == [0, 1, 1, 2, 2]
+    assert [step for step in logged if "train/loss" not in logged[step]] == [4, 6]
+    assert summary["final"]["top1"] > 40
+    tiny_config.on_nonfinite = "stop"
+    with pytest.raises(RunDiverged, match="at step 4: loss nan"):
+        train(tiny_config, tmp_path / "stops", stripes)
+
+
+def test_a_run_that_could_only_skip_ends(tmp_path, tiny_config, stripes):
+    tiny_config.on_nonfinite = "skip"
+    tiny_config.num_epochs = 30
+    tiny_config.optimizer.learning_rate = 1e30
+    with pytest.raises(RunDiverged, match="no update of the last 100 was finite"):
+        train(tiny_config, tmp_path, stripes)
 
 
 def test_a_run_on_arrays_is_evaluated_on_arrays(finished):

@@ -1,0 +1,191 @@
+"""Runs of several processes: how they find each other, and what the first one tells the others.
+
+The first process alone reads and writes the workdir, which the others need not see. What they
+have to know of it, it sends them.
+"""
+
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from se_flax.errors import UserError
+
+# A process that ends or hangs without a word takes the others down after so many seconds.
+HEARTBEAT_SECONDS = 30
+
+
+def join(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Connects this process with the others of its run; does nothing for a run of one process.
+
+    Without arguments, Slurm, Open MPI and Cloud TPU are asked, by their environment, whether
+    there are others. Open MPI from version 5 on does not say where process 0 is, and needs
+    `coordinator_address`.
+
+    Args:
+        coordinator_address: HOST:PORT of process 0, which listens there.
+        num_processes: of the run.
+        process_id: of this one, from 0.
+
+    Raises:
+        UserError: if some of the arguments are given and not all, or they cannot be used, or the
+            other processes do not answer.
+    """
+    local_device_ids = None
+    address_alone = coordinator_address is not None and num_processes is None and process_id is None
+    if address_alone and scheduler() == "Open MPI":
+        num_processes = int(os.environ["OMPI_COMM_WORLD_SIZE"])
+        process_id = int(os.environ["OMPI_COMM_WORLD_RANK"])
+        # As where JAX finds it out itself: a process for each device.
+        local_device_ids = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    if all(value is None for value in given.values()):
+        if scheduler() is None:
+            return
+    else:
+        missing = [name for name, value in given.items() if value is None]
+        if missing:
+            raise UserError(
+                f"{' and '.join(missing)} missing: a run of several processes needs "
+                f"{', '.join(given)}"
+            )
+        host, _, port = coordinator_address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise UserError(f'--coordinator_address must be HOST:PORT, not "{coordinator_address}"')
+        if not 0 <= process_id < num_processes:
+            raise UserError(
+                f"--process_id must be from 0 to {num_processes - 1}, not {process_id}: "
+                f"--num_processes is {num_processes}"
+            )
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            local_device_ids,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes of this run cannot be connected: {error}; give "
+            "--coordinator_address=HOST:PORT of process 0"
+        ) from error
+
+
+def scheduler() -> str | None:
+    """Returns what started this process as one of several: "Slurm", "Open MPI" or "Cloud TPU".
+
+    None if nothing did. On a Cloud TPU VM it is asked whether there are others even if there are
+    none.
+    """
+    environment = os.environ
+    if _above_one(environment.get("SLURM_STEP_NUM_TASKS")):
+        return "Slurm"
+    if _above_one(environment.get("OMPI_COMM_WORLD_SIZE")):
+        return "Open MPI"
+    devices = pathlib.Path("/dev")
+    has_tpu = any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))
+    if has_tpu and importlib.util.find_spec("libtpu"):
+        return "Cloud TPU"
+    return None
+
+
+def _above_one(value: str | None) -> bool:
+    return value is not None and value.isdigit() and int(value) > 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that reads and writes the workdir."""
+    return jax.process_index() == 0
+
+
+def from_first(function: Callable[[], Any]) -> Any:
+    """Calls a function on the first process; returns on all what it returned there.
+
+    Args:
+        function: returns plain values, as JSON has them.
+
+    Raises:
+        UserError: on all, if the function raised one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    error, answer = None, {}
+    if is_first():
+        try:
+            answer["value"] = function()
+        except UserError as raised:
+            error = raised
+            answer["error"] = str(raised)
+    text = json.dumps(answer).encode()
+    size = int(_sent(np.array([len(text)]))[0])
+    padded = np.zeros(-(-size // 4) * 4, np.uint8)
+    if is_first():
+        padded[:size] = np.frombuffer(text, np.uint8)
+    answer = json.loads(_sent(padded.view(np.uint32)).view(np.uint8)[:size].tobytes())
+    if error is not None:
+        raise error
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["value"]
+
+
+def arrays_from_first(
+    arrays: Mapping[str, np.ndarray] | None, abstract: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, np.ndarray]:
+    """Returns on all processes, bit by bit, the arrays of the first.
+
+    Args:
+        arrays: on the first process, arrays by name; not looked at on the others.
+        abstract: their shapes and types.
+    """
+    if jax.process_count() == 1:
+        return dict(arrays)
+    sizes = {name: like.size * like.dtype.itemsize for name, like in abstract.items()}
+    ends = dict(zip(sizes, itertools.accumulate(sizes.values()), strict=True))
+    everything = np.zeros(-(-sum(sizes.values()) // 4) * 4, np.uint8)
+    if is_first():
+        for name, end in ends.items():
+            flat = np.ascontiguousarray(arrays[name]).reshape(-1)
+            everything[end - sizes[name] : end] = flat.view(np.uint8)
+    # As integers, because a sum takes -0.0 to 0.0.
+    everything = _sent(everything.view(np.uint32)).view(np.uint8)
+    return {
+        name: everything[end - sizes[name] : end].view(like.dtype).reshape(like.shape)
+        for (name, end), like in zip(ends.items(), abstract.values(), strict=True)
+    }
+
+
+def check_same(what: str, value: Any) -> None:
+    """Raises `UserError`, on all processes, if a plain value is not the same on all."""
+    if jax.process_count() == 1:
+        return
+    is_same = from_first(lambda: value) == json.loads(json.dumps(value))
+    same = multihost_utils.process_allgather(np.array(is_same))
+    if not all(same):
+        others = ", ".join(str(i) for i in np.flatnonzero(np.logical_not(same)))
+        raise UserError(
+            f"another {what} on process {others} than on process 0; start all with the same "
+            "command and the same data"
+        )
+
+
+def _sent(array: np.ndarray) -> np.ndarray:
+    """Returns the first process's array, on all."""
+    return np.array(multihost_utils.broadcast_one_to_all(array))

@@ -1,0 +1,213 @@
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax import storage
+from se_flax.checkpoints import CheckpointDamaged, Checkpoints
+from se_flax.errors import StorageError, UserError
+from se_flax.state import TrainState
+
+
+def state_at(step, seeds=()):
+    weights = np.random.default_rng(step).normal(size=(*seeds, 50, 7)).astype(np.float32)
+    return TrainState(
+        step=jnp.full(seeds, step),
+        seed=jnp.zeros(seeds, jnp.uint32),
+        params={"dense": {"kernel": jnp.array(weights), "bias": jnp.full((*seeds, 7), -0.0)}},
+        batch_stats={},
+        opt_state=({"trace": jnp.array(weights * 2)}, ()),
+    )
+
+
+def assert_equal(found, expected):
+    def same(x, y):
+        np.testing.assert_array_equal(x, y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+    jax.tree.map(same, found, expected)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The checkpoints of steps 1 to 4, of which 1 is the best, and their workdir."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, top1 in ((1, 90.0), (2, 50.0), (3, None), (4, 70.0)):
+        checkpoints.save(state_at(step), {"seconds": step / 3}, top1 and {"top1": top1})
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path
+
+
+def damage(workdir, step):
+    """Changes numbers of a checkpoint without making its files unreadable to Orbax."""
+    other = Checkpoints(workdir / "other")
+    other.save(state_at(step + 100), {"seconds": 0.0})
+    other.wait()
+    other.close()
+    folder = workdir / "checkpoints" / str(step) / "state"
+    shutil.rmtree(folder)
+    shutil.copytree(workdir / "other" / "checkpoints" / str(step + 100) / "state", folder)
+    shutil.rmtree(workdir / "other")
+
+
+def test_the_two_latest_and_the_best_are_kept_as_they_were_saved(saved):
+    checkpoints = Checkpoints(saved)
+    assert (checkpoints.steps, checkpoints.latest, checkpoints.best) == ([1, 3, 4], 4, [1])
+    for step in (1, 3, 4):
+        state, progress = checkpoints.restore(state_at(0), step)
+        assert_equal(state, state_at(step))
+        assert progress == {"seconds": step / 3}
+    checkpoints.close()
+
+
+def test_arrays_may_change_as_soon_as_save_returns(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        state = state_at(step)
+        checkpoints.save(state, {})
+        jax.tree.map(lambda x: x.delete(), state)
+    checkpoints.wait()
+    assert_equal(checkpoints.restore(state_at(0), 2)[0], state_at(2))
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_other_numbers_is_set_aside_and_the_one_before_taken(saved, capsys):
+    damage(saved, 4)
+    checkpoints = Checkpoints(saved)
+    assert "checkpoints/4 is damaged (its content is not what was saved)" in capsys.readouterr().err
+    assert (checkpoints.steps, checkpoints.latest, checkpoints.best) == ([1, 3], 3, [1])
+    assert (saved / "damaged_checkpoints" / "4" / "state").is_dir()
+    checkpoints.save(state_at(4), {})  # which gets there again
+    checkpoints.wait()
+    checkpoints.close()
+    damage(saved, 4)
+    Checkpoints(saved).close()
+    assert {path.name for path in (saved / "damaged_checkpoints").iterdir()} == {"4", "4_1"}
+
+
+def test_a_best_one_damaged_meanwhile_is_not_taken_for_the_best(saved):
+    checkpoints = Checkpoints(saved)
+    damage(saved, 1)
+    state, steps = checkpoints.restore_best(state_at(0))
+    assert steps == [4]
+    assert_equal(state, state_at(4))
+    checkpoints.close()
+
+
+def test_metrics_that_were_changed_are_noticed(saved):
+    metrics = saved / "checkpoints" / "4" / "metrics" / "metrics"
+    metrics.write_text(metrics.read_text().replace("70", "99"))
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.best == [1]
+    checkpoints.close()
+
+
+def test_without_a_good_one_a_run_is_not_started_over(saved):
+    for step in (1, 3, 4):
+        damage(saved, step)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"all checkpoints of .* were moved to .*damaged_check"):
+            Checkpoints(saved)
+
+
+def test_reading_alone_moves_nothing_and_says_so(saved):
+    damage(saved, 4)
+    checkpoints = Checkpoints(saved, read_only=True)
+    for ask in (lambda: checkpoints.latest, lambda: checkpoints.best):
+        with pytest.raises(
+            UserError, match=r"checkpoints/4 is damaged .* choose another by its step"
+        ):
+            ask()
+    with pytest.raises(CheckpointDamaged, match="checkpoints/4 is damaged"):
+        checkpoints.restore(state_at(0), 4)
+    assert_equal(checkpoints.restore(state_at(0), 3)[0], state_at(3))
+    assert not (saved / "damaged_checkpoints").exists()
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ema": {"params": jnp.zeros(3)}}, "it has no ema/params"),
+        ({"opt_state": ()}, "it has opt_state/0/trace, of which this config makes nothing"),
+        ({"step": jnp.zeros(2, jnp.int32)}, r"it has step int32 \[\], not int32 \[2\]"),
+    ],
+)
+def test_a_state_of_another_form_is_not_taken_for_damage(saved, change, message):
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(UserError, match=message) as error:
+        checkpoints.restore(state_at(0).replace(**change), 4)
+    assert not isinstance(error.value, CheckpointDamaged)
+    assert checkpoints.steps == [1, 3, 4]
+    checkpoints.close()
+
+
+def test_the_best_of_each_seed_is_put_together(tmp_path):
+    checkpoints = Checkpoints(tmp_path, seeds=(5, 6))
+    for step, top1 in ((1, (90, 10)), (2, (20, 80)), (3, (30, 30)), (4, (30, 30))):
+        named = {"top1": sum(top1) / 2, "seed5/top1": top1[0], "seed6/top1": top1[1]}
+        checkpoints.save(state_at(step, (2,)), {}, named)
+    checkpoints.wait()
+    state, steps = checkpoints.restore_best(state_at(0, (2,)))
+    assert steps == [1, 2]
+    first, second = state_at(1, (2,)), state_at(2, (2,))
+    assert_equal(state, jax.tree.map(lambda x, y: jnp.stack([x[0], y[1]]), first, second))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_save_that_fails_for_a_while_is_made_in_the_end(tmp_path, monkeypatch, failures):
+    monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1), {})
+    checkpoints.wait()
+    failing_saves(monkeypatch, failures)
+    checkpoints.save(state_at(2), {})
+    checkpoints.save(state_at(3), {})
+    checkpoints.wait()
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.steps == [2, 3]
+    assert_equal(again.restore(state_at(0), 2)[0], state_at(2))
+    again.close()
+
+
+def test_a_save_that_keeps_failing_leaves_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1), {})
+    checkpoints.wait()
+    failing_saves(monkeypatch, 10)
+    with pytest.raises(StorageError, match=r"cannot write the checkpoint of step 2 .*: No space"):
+        checkpoints.save(state_at(2), {})
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.steps == [1]
+    again.close()
+
+
+def failing_saves(monkeypatch, failures):
+    import orbax.checkpoint as ocp
+
+    save, left = ocp.CheckpointManager.save, [failures]
+
+    def fail(self, *arguments, **options):
+        if left[0]:
+            left[0] -= 1
+            raise ValueError("Error writing: No space left on device [lots=of details]")
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "DELAYS", (0.0,))
+    checkpoints = Checkpoints(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(StorageError, match="No such file or directory"):
+        checkpoints.save(state_at(1), {})
+    checkpoints.close()
+    assert not (tmp_path / "run").exists()
