@@ -1,0 +1,159 @@
+"""Every file of a checkpoint, damaged in every way: told, or harmless; never another result."""
+
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from se_flax.checkpoints import Checkpoint, Checkpoints
+from se_flax.errors import UserError
+from se_flax.train import build_program, train
+from tests import tiny_run
+
+pytestmark = pytest.mark.faults
+
+
+def removed(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_its_last_byte(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def with_a_flipped_bit(path, place):
+    content = bytearray(path.read_bytes())
+    content[place // 8] ^= 1 << place % 8
+    path.write_bytes(bytes(content))
+
+
+def zeroed(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def overwritten(path):
+    path.write_bytes(random.Random(0).randbytes(path.stat().st_size))
+
+
+WHOLE = (removed, emptied, halved, without_its_last_byte, zeroed, overwritten)
+FLIPS = 40  # in each file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, stripes):
+    """A run of three checkpoints, its workdir, and what they hold by step."""
+    config = tiny_run.get_config()
+    config.batch_size, config.num_epochs = 16, 3
+    workdir = tmp_path_factory.mktemp("finished")
+    summary = train(config, workdir, stripes)
+    folders = sorted((workdir / "checkpoints").iterdir())
+    held = {int(folder.name): Checkpoint.read(folder) for folder in folders}
+    assert max(held) == 18
+    assert len(held) >= 2
+    abstract = jax.eval_shape(build_program(config, stripes).initial_state)
+    return config, workdir, summary, held, abstract
+
+
+def assert_same(found, expected):
+    assert found.digest() == expected.digest()
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array)
+
+
+def outcome(workdir, finished):
+    """Opens a workdir as a run does, and asserts that what it goes on from is as it was saved."""
+    *_, held, abstract = finished
+    saved = Checkpoints(workdir)
+    try:
+        assert set(saved.steps) | {18} == set(held)
+        for step in saved.steps:
+            assert_same(Checkpoint.read(workdir / "checkpoints" / str(step)), held[step])
+            assert saved._metrics[step] == held[step].metrics
+        step = saved.latest
+        state, progress = saved.restore(abstract, step)
+        assert progress == held[step].progress
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            np.testing.assert_array_equal(leaf, held[step].arrays[name])
+        return "harmless" if step == 18 else "told"
+    finally:
+        saved.close()
+
+
+def test_no_damage_to_a_file_goes_unnoticed(finished, tmp_path, capsys):
+    _, workdir, *_ = finished
+    newest = workdir / "checkpoints" / "18"
+    paths = sorted(path.relative_to(newest) for path in newest.rglob("*"))
+    generator = random.Random(0)
+    counts = {"harmless": 0, "told": 0}
+    for path in paths:
+        damages = [(kind, ()) for kind in WHOLE]
+        if (newest / path).is_dir():
+            damages = [(removed, ())]
+        else:
+            bits = range(8 * (newest / path).stat().st_size)
+            places = generator.sample(bits, min(FLIPS, len(bits)))
+            damages += [(with_a_flipped_bit, (place,)) for place in places]
+        for kind, arguments in damages:
+            copy = tmp_path / "copy"
+            shutil.copytree(workdir, copy)
+            kind(copy / "checkpoints" / "18" / path, *arguments)
+            how = outcome(copy, finished)
+            counts[how] += 1
+            said = capsys.readouterr().err
+            if how == "told":
+                assert f"{copy}/checkpoints/18 is damaged" in said
+                assert (copy / "damaged_checkpoints" / "18").is_dir()
+            else:
+                assert not said
+            shutil.rmtree(copy)
+    print(f"{len(paths)} files and folders, {sum(counts.values())} damages: {counts}")
+    assert counts["told"] > 100  # much of a checkpoint's files is not needed to read it
+
+
+@pytest.mark.parametrize("kind", [removed, halved, overwritten])
+def test_a_run_with_a_damaged_checkpoint_ends_as_one_without(finished, stripes, tmp_path, kind):
+    config, workdir, summary, held, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "summary.json").unlink()
+    for path in (copy / "checkpoints" / "18" / "state" / "ocdbt.process_0" / "d").iterdir():
+        kind(path)
+    again = train(config, copy, stripes)
+    assert again["final"] == summary["final"]
+    assert_same_but_for_time(Checkpoint.read(copy / "checkpoints" / "18"), held[18])
+    assert (copy / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
+
+
+def assert_same_but_for_time(found, expected):
+    found.progress["seconds"] = expected.progress["seconds"]
+    assert_same(found, expected)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over(finished, stripes, tmp_path):
+    config, workdir, *_ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    for folder in (copy / "checkpoints").iterdir():
+        (folder / "state" / "manifest.ocdbt").unlink()
+    steps = sorted(path.name for path in (copy / "checkpoints").iterdir())
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"all checkpoints of .* are damaged and were moved"):
+            train(config, copy, stripes)
+        set_aside = sorted(path.name for path in (copy / "damaged_checkpoints").iterdir())
+        assert set_aside == steps
+    shutil.rmtree(copy / "damaged_checkpoints")
+    assert train(config, copy, stripes)["steps"] == 18

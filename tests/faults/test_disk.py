@@ -1,0 +1,59 @@
+"""Runs whose folder is full, read-only, or gone."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import ROOT, assert_same_result, end, finish, start, wait_for_row
+
+pytestmark = pytest.mark.faults
+
+AS_ROOT = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(workdir)
+    return workdir
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run([*AS_ROOT, "true"], capture_output=True, check=False).returncode != 0,
+    reason="a file system can be mounted by root only, and there is no user namespace to be it in",
+)
+@pytest.mark.parametrize("scenario", ["stays_full", "has_room_again", "is_read_only"])
+def test_a_run_on_a_disk_that(tmp_path, undisturbed, scenario):
+    process = subprocess.run(
+        [*AS_ROOT, sys.executable, "-m", "tests.faults.full_disk", tmp_path, undisturbed, scenario],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_a_run_whose_folder_is_moved_away_stops_and_goes_on_from_there(tmp_path, undisturbed):
+    process = start(tmp_path / "here")
+    wait_for_row(tmp_path / "here", 20, process)
+    (tmp_path / "here").rename(tmp_path / "there")
+    output = end(process, 74)
+    assert "No such file or directory" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert not any(path.name.isdigit() for path in tmp_path.glob("here/checkpoints/*"))
+    assert "going on from step" in finish(tmp_path / "there")
+    assert_same_result(tmp_path / "there", undisturbed)
+
+
+def test_a_run_whose_folder_is_removed_stops(tmp_path):
+    process = start(tmp_path / "run")
+    wait_for_row(tmp_path / "run", 20, process)
+    while (tmp_path / "run").exists():
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    output = end(process, 74)
+    assert "No such file or directory" in output.splitlines()[-1]
+    assert "Traceback" not in output

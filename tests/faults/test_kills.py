@@ -1,0 +1,93 @@
+"""Runs that are killed or asked to stop, at moments of which no two are the same."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.runs import assert_same_result, end, finish, rows, start, wait_for_row, wait_until
+
+pytestmark = pytest.mark.faults
+
+RANDOM_KILLS, KILLS_WHILE_SAVING = 35, 15
+STOPPED_RUNS, STOPS_EACH = 4, 5
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The workdir of a run that nothing happened to, and the seconds it took."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(workdir)  # compiles
+    shutil.rmtree(workdir)
+    begun = time.monotonic()
+    finish(workdir)
+    return workdir, time.monotonic() - begun
+
+
+def half_written(workdir):
+    """Returns the checkpoints that a save is about to make."""
+    return [path.name for path in workdir.glob("checkpoints/*tmp*")]
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def goes_on_and_ends_as(undisturbed, workdir):
+    has_checkpoint = any(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+    output = finish(workdir)
+    assert ("going on from step" in output) == has_checkpoint
+    assert "damaged" not in output
+    assert_same_result(workdir, undisturbed)
+
+
+@pytest.mark.parametrize("trial", range(RANDOM_KILLS))
+def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed, trial):
+    expected, seconds = undisturbed
+    process = start(tmp_path)
+    time.sleep(random.Random(int.from_bytes(os.urandom(4))).uniform(0.3, 0.98) * seconds)
+    while process.poll() is not None:  # that was too late: it was faster this time
+        process.communicate()
+        shutil.rmtree(tmp_path)
+        process = start(tmp_path)
+        time.sleep(0.5 * seconds)
+    kill(process)
+    goes_on_and_ends_as(expected, tmp_path)
+
+
+@pytest.mark.parametrize("trial", range(KILLS_WHILE_SAVING))
+def test_a_run_killed_while_it_saves_ends_in_the_same_bits(tmp_path, undisturbed, trial):
+    expected, _ = undisturbed
+    while not half_written(tmp_path):  # which a save that was too quick for the kill does not leave
+        process = start(tmp_path)
+        generator = random.Random(int.from_bytes(os.urandom(4)))
+        wait_for_row(tmp_path, len(rows(tmp_path)) + generator.randint(1, 10), process)
+        wait_until(lambda: half_written(tmp_path), process)
+        time.sleep(generator.uniform(0, 0.01))
+        kill(process)
+    goes_on_and_ends_as(expected, tmp_path)
+
+
+@pytest.mark.parametrize("run", range(STOPPED_RUNS))
+def test_a_run_asked_to_stop_loses_at_most_a_step(tmp_path, undisturbed, run):
+    expected, _ = undisturbed
+    generator = random.Random(int.from_bytes(os.urandom(4)))
+    for _ in range(STOPS_EACH):
+        before = rows(tmp_path)
+        process = start(tmp_path)
+        wait_for_row(tmp_path, len(before) + generator.randint(1, 9), process)
+        time.sleep(generator.uniform(0, 0.1))
+        done = max(json.loads(row)["step"] for row in rows(tmp_path))
+        process.send_signal(signal.SIGTERM)
+        output = end(process, 75)
+        stopped = int(output.rpartition("stopped at step ")[2].partition(";")[0])
+        assert stopped >= done
+        assert (tmp_path / "checkpoints" / str(stopped)).is_dir()
+        assert "Traceback" not in output
+    goes_on_and_ends_as(expected, tmp_path)

@@ -1,0 +1,163 @@
+"""Runs of several processes, of which one is stopped or dies; and runs that meet in a workdir."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.runs import (
+    assert_same_result,
+    end,
+    final_state,
+    finish,
+    rows,
+    start,
+    start_processes,
+    wait_for_row,
+)
+
+pytestmark = pytest.mark.faults
+
+EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+# So that no step depends on how the devices are shared out among processes.
+SHARED = ("--config.sync_batch_norm=True",)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The workdir of a run on eight devices in one process."""
+    workdir = tmp_path_factory.mktemp("one_process")
+    finish(workdir, SHARED, **EIGHT_DEVICES)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The workdir of a run on two processes of four devices."""
+    workdir = tmp_path_factory.mktemp("two_processes")
+    for process in start_processes(workdir, 2, SHARED):
+        end(process)
+    return workdir
+
+
+def losses(workdir):
+    return np.array(
+        [row["train/loss"] for row in map(json.loads, rows(workdir)) if "train/loss" in row]
+    )
+
+
+def assert_ends_alike(workdir, other):
+    """As sums over devices of two processes are, in another order, than those of one."""
+    np.testing.assert_allclose(losses(workdir), losses(other), rtol=1e-3)
+    assert len(losses(workdir)) == 66
+    assert [json.loads(row)["step"] for row in rows(workdir)] == [
+        json.loads(row)["step"] for row in rows(other)
+    ]
+
+
+def test_two_processes_follow_one(one_process, two_processes):
+    difference = np.abs(losses(two_processes) / losses(one_process) - 1)
+    print(f"losses differ by at most {difference[:5].max():.1e}, and later {difference.max():.1e}")
+    assert difference[:5].max() < 1e-5
+    assert_ends_alike(two_processes, one_process)
+    summary = json.loads((two_processes / "summary.json").read_text())
+    assert (summary["device_count"], summary["process_count"]) == (8, 2)
+    names = {path.name for path in one_process.iterdir() if not path.name.startswith("events")}
+    assert {path.name for path in two_processes.iterdir()} - names == {
+        path.name for path in two_processes.glob("events*")
+    }
+    assert len(list(two_processes.glob("events*"))) == 1
+
+
+@pytest.mark.parametrize("others", [2, 1])
+def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_process, others):
+    """From one process to two, and from two to one."""
+
+    def started(count):
+        if count == 2:
+            return start_processes(tmp_path, 2, SHARED)
+        return [start(tmp_path, SHARED, **EIGHT_DEVICES)]
+
+    processes = started(3 - others)
+    wait_for_row(tmp_path, 20, processes[0])
+    processes[0].send_signal(signal.SIGTERM)
+    for process in processes:
+        end(process, 75)
+    first, *_ = [end(process) for process in started(others)]
+    assert "going on from step" in first
+    assert_ends_alike(tmp_path, one_process)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_processes_stop_at_the_step_that_one_is_asked_to(
+    tmp_path, two_processes, asked, number
+):
+    processes = start_processes(tmp_path, 2, SHARED)
+    wait_for_row(tmp_path, 20, processes[0])
+    processes[asked].send_signal(number)
+    said = [end(process, 75).rpartition("stopped at step ")[2] for process in processes]
+    assert said[0] == said[1]
+    first, second = (end(process) for process in start_processes(tmp_path, 2, SHARED))
+    assert f"going on from step {said[0].partition(';')[0]}" in first
+    assert "epoch" not in second
+    assert_same_result(tmp_path, two_processes)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victim):
+    processes = start_processes(tmp_path, 2, SHARED)
+    wait_for_row(tmp_path, 20, processes[0])
+    processes[victim].send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    output, _ = processes[1 - victim].communicate(timeout=60)
+    print(f"process {1 - victim} ended {time.monotonic() - begun:.0f} s after process {victim}")
+    assert processes[1 - victim].returncode not in (0, None)
+    assert "error" in output
+    processes[victim].communicate()
+    first, _ = (end(process) for process in start_processes(tmp_path, 2, SHARED))
+    assert "going on from step" in first
+    assert_same_result(tmp_path, two_processes)
+
+
+def test_processes_given_different_configs_are_told(tmp_path):
+    for process in start_processes(tmp_path, 2, SHARED, last=["--config.seed=1"]):
+        assert "another config on process 1 than on process 0" in end(process, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_run_is_refused_until_the_first_has_died(tmp_path):
+    first = start(tmp_path)
+    wait_for_row(tmp_path, 5, first)
+    (error,) = end(start(tmp_path), 2).splitlines()
+    assert f"is being written to by process {first.pid} on" in error
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert "going on from step" in finish(tmp_path)
+
+
+def test_a_run_listens_nowhere(tmp_path):
+    process = start(tmp_path)
+    wait_for_row(tmp_path, 5, process)
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    listening = [c for each in tree for c in each.net_connections() if c.status == "LISTEN"]
+    assert not listening
+    end(process)
+
+
+def test_of_several_processes_only_the_first_listens_for_the_others(tmp_path):
+    processes = start_processes(tmp_path, 2)
+    wait_for_row(tmp_path, 5, processes[0])
+    address = next(a for a in processes[0].args if a.startswith("--coordinator_address="))
+    ports = [
+        {c.laddr.port for c in psutil.Process(p.pid).net_connections() if c.status == "LISTEN"}
+        for p in processes
+    ]
+    for process in processes:
+        end(process)
+    assert int(address.rpartition(":")[2]) in ports[0]
+    print(f"ports listened on, by process: {[len(each) for each in ports]}")
+    assert final_state(tmp_path) is not None
