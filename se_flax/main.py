@@ -71,8 +71,11 @@ def main(argv: list[str]) -> None:
         from se_flax.train import RunInterrupted, train
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    others = (options.coordinator_address, options.num_processes, options.process_id)
     if options.distributed:
-        join(options.coordinator_address, options.num_processes, options.process_id)
+        join(*others)
+    elif others != (None, None, None):
+        raise UserError("--nodistributed does not go with flags that name other processes")
     try:
         train(config, workdir)
     except RunInterrupted as stop:

@@ -30,6 +30,8 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
         (["--config.model.overrides.stage_sizes=(1,1,1)"], {}, "config.model.overrides"),
         (["--wrokdir=x"], {}, "workdir"),
         (["runs/x"], {}, 'unknown argument "runs/x"'),
+        (["--num_processes=2"], {}, "--coordinator_address and --process_id missing"),
+        (["--num_processes=2", "--nodistributed"], {}, "--nodistributed does not go with"),
         (
             ["--config.batch_size=100"],
             {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
@@ -91,3 +93,11 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path / 'nothing'}")
     assert process.returncode == 2
     assert "not the workdir of a run" in process.stderr
+
+
+def test_a_run_that_diverges_ends_with_a_status_of_its_own(run_python, tmp_path):
+    options = ["--config=tests/tiny_run.py", f"--workdir={tmp_path}"]
+    process = run_python("-m", "se_flax.main", *options, "--config.optimizer.learning_rate=1e30")
+    assert process.returncode == 3
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: training has diverged at step 2: loss nan, gradient norm nan")

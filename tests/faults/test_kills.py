@@ -91,3 +91,18 @@ def test_a_run_asked_to_stop_loses_at_most_a_step(tmp_path, undisturbed, run):
         assert (tmp_path / "checkpoints" / str(stopped)).is_dir()
         assert "Traceback" not in output
     goes_on_and_ends_as(expected, tmp_path)
+
+
+@pytest.mark.parametrize("trial", range(5))
+def test_a_second_ctrl_c_ends_a_run_at_once(tmp_path, undisturbed, trial):
+    expected, _ = undisturbed
+    generator = random.Random(int.from_bytes(os.urandom(4)))
+    process = start(tmp_path)
+    wait_for_row(tmp_path, generator.randint(5, 20), process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(generator.uniform(0, 0.02))
+    begun = time.monotonic()
+    assert "Traceback" not in end(process, 75)
+    print(f"ended after {time.monotonic() - begun:.2f} s")
+    goes_on_and_ends_as(expected, tmp_path)
