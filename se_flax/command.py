@@ -37,7 +37,14 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
         _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options begin with --'))
     if not flags.FLAGS["verbosity"].present:
         std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+        sys.unraisablehook = _tell_unraisable
     return rest
+
+
+def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Tells of an error that could not be raised, but for TensorStore's after one of Orbax's."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
