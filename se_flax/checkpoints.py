@@ -162,7 +162,7 @@ class Checkpoints:
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._verify()
-        if not self._metrics and self._set_aside():
+        if not self._metrics and any((self._workdir / _SET_ASIDE).glob("*")):
             raise UserError(
                 f"all checkpoints of {self._workdir} are damaged and were moved to "
                 f"{self._workdir / _SET_ASIDE}; give another --workdir, or remove that folder to "
@@ -200,10 +200,6 @@ class Checkpoints:
     def _on_disk(self) -> list[int]:
         """Returns the steps of which there is a checkpoint, damaged or not."""
         return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
-
-    def _set_aside(self) -> list[str]:
-        """Returns the names of the checkpoints that were moved away as damaged."""
-        return sorted(path.name for path in (self._workdir / _SET_ASIDE).glob("*"))
 
     def _verify(self) -> None:
         """Reads all checkpoints; moves damaged ones away, unless `read_only`."""
@@ -433,9 +429,14 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk, and ends the threads that put it there."""
-        if self._manager is not None:
-            with contextlib.suppress(Exception):  # what went wrong was told
-                self._manager.close()
+        if self._manager is None:
+            return
+        try:
+            self._manager.close()
+        except Exception as error:
+            if self._unfinished:  # otherwise it was told, by `wait`
+                what = f"the checkpoint of step {self._unfinished[0]}"
+                print(f"{what} was not written: {reason_of(error)}", file=sys.stderr, flush=True)
 
 
 def _on_devices(abstract_state: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:

@@ -32,9 +32,9 @@ class Meter:
     """
 
     def __init__(self, sums: dict[str, Any] | None = None):
-        zero = dict.fromkeys(Metrics.__dataclass_fields__, 0.0)
-        self._skipped_before = np.asarray((sums or {}).get("skipped_before", 0.0))
-        self._sums = Metrics(**{name: np.asarray((sums or zero)[name], float) for name in zero})
+        sums = {name: np.asarray(value, float) for name, value in (sums or {}).items()}
+        self._skipped_before = sums.pop("skipped_before", np.zeros(()))
+        self._sums = Metrics(**sums) if sums else Metrics.zero()
         self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
         self._in_a_row, self.skipped_in_a_row = 0, 0
         self._pending = None
@@ -68,7 +68,7 @@ class Meter:
     def first_skipped(self) -> np.ndarray:
         """Step, loss and gradient norm of the first update left out since the last row.
 
-        Of shape [seeds, 3], over what has been read, [1, 1] before anything was; NaN where none was
+        Of shape [seeds, 3], over what has been read, [1, 3] before anything was; NaN where none was
         left out.
         """
         first = np.where(self._sums.skipped[..., None] > 0, self._sums.first_skipped, np.nan)
@@ -79,7 +79,7 @@ class Meter:
         self.read()
         self._last_row = self._sums.means()
         self._skipped_before = self.skipped
-        self._sums = jax.tree.map(lambda _: np.zeros(()), self._sums)
+        self._sums = Metrics.zero()
         return dict(self._last_row)
 
     def start_clock(self) -> None:

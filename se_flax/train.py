@@ -454,8 +454,9 @@ def train(
 
         saved.wait()
         final = best = program.evaluate(state, "test")
-        best_state, best_steps = saved.restore_best(abstract_state)
+        best_steps = from_first(lambda: saved.best)
         if set(best_steps) != {step}:
+            best_state, best_steps = saved.restore_best(abstract_state)
             best = program.evaluate(best_state, "test")
         summary = {
             "model": config.model.name,

@@ -47,6 +47,13 @@ def finish(workdir: pathlib.Path, options: Sequence[str] = (), **environment: st
     return end(start(workdir, options, **environment))
 
 
+def free_address() -> str:
+    """Returns HOST:PORT of this machine, where nothing listens yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def start_processes(
     workdir: pathlib.Path, count: int, options: Sequence[str] = (), last: Sequence[str] = ()
 ):
@@ -54,9 +61,7 @@ def start_processes(
 
     The last of them is given some more options.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     flags = f"--xla_force_host_platform_device_count={8 // count}"
     options = [*options, f"--coordinator_address={address}", f"--num_processes={count}"]
     each = [[*options, f"--process_id={i}"] for i in range(count)]

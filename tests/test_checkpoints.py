@@ -211,3 +211,19 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch):
         checkpoints.save(state_at(1), {})
     checkpoints.close()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_save_that_fails_when_nobody_waits_for_it_is_told(tmp_path, monkeypatch, capsys):
+    import orbax.checkpoint as ocp
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1), {})
+    checkpoints._manager.wait_until_finished()
+
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "close", fail)
+    checkpoints.close()
+    expected = "the checkpoint of step 1 was not written: No space left on device"
+    assert expected in capsys.readouterr().err

@@ -1,3 +1,4 @@
+import concurrent.futures
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from se_flax import distributed
 from se_flax.errors import UserError
-from tests.runs import end, finish, rows, start_processes
+from tests.runs import end, finish, free_address, rows, start_processes
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "1"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -107,12 +108,7 @@ def test_the_first_process_tells_the_others_its_numbers_bit_by_bit(run_python):
         "else:\n    raise AssertionError\n"
         "print('well')\n"
     )
-    import concurrent.futures
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         each = pool.map(lambda i: run_python("-c", code, address, str(i)), range(2))
     for process in each:
