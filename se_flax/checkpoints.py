@@ -5,6 +5,7 @@ known of the run's progress, and, where it was evaluated, its metrics. A digest 
 saved with them: what is read back is what was saved, or it is told as damaged.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -154,6 +155,8 @@ class Checkpoints:
         self._read_already: dict[int, Checkpoint] = {}
         self._manager: ocp.CheckpointManager | None = None
         self._unfinished: tuple[int, Checkpoint, TrainState] | None = None
+        self._writing: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._background = concurrent.futures.ThreadPoolExecutor(1)
         if read_only:
             self._verify()
         else:
@@ -193,6 +196,8 @@ class Checkpoints:
                 todelete_subdir=_REMOVED,
                 cleanup_tmp_directories=True,
                 create=False,
+                # Orbax's own background threads wait for minutes for one of them that failed.
+                enable_async_checkpointing=False,
                 multiprocessing_options=_first_alone(),
             ),
         )
@@ -279,10 +284,7 @@ class Checkpoints:
         state = jax.tree.map(np.array, jax.device_get(state))  # not of memory JAX will reuse
         saved = Checkpoint(_named_arrays(state), progress, metrics)
         self._unfinished = state.host_step, saved, state
-        try:
-            self._write()
-        except Exception:  # whatever it was, it is tried again
-            self._write_again()
+        self._writing = self._background.submit(self._write)
 
     def poll(self) -> None:
         """Sees to a save in the background that has ended, in failure or not; does not wait.
@@ -290,7 +292,7 @@ class Checkpoints:
         Raises:
             StorageError: if it failed, and cannot be written after several tries either.
         """
-        if self._unfinished and not self._manager.is_saving_in_progress():
+        if self._unfinished and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
@@ -299,19 +301,24 @@ class Checkpoints:
         Raises:
             StorageError: if it cannot be written, after several tries.
         """
-        if self._unfinished:
-            try:
-                self._manager.wait_until_finished()
-            except Exception:
-                self._write_again()
-            self._finish()
+        if not self._unfinished:
+            return
+        step, saved, _ = self._unfinished
+        tries = itertools.chain([self._writing.result], itertools.repeat(self._write_again))
+        what = f"the checkpoint of step {step} to {self._folder}"
+        try:
+            # Orbax and TensorStore raise many kinds.
+            persistently(lambda: next(tries)(), what, (Exception,))
+        except Exception:
+            self._unfinished = None
+            raise
+        self._metrics[step], self._unfinished = saved.metrics, None
+        shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
     def _write(self) -> None:
-        """Begins to write."""
+        """Writes what is unfinished."""
         step, saved, state = self._unfinished
-        status = self._folder.stat()
-        if self._identity != (status.st_dev, status.st_ino):
-            raise FileNotFoundError(2, os.strerror(2), str(self._folder))
+        self._check_folder()
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -321,31 +328,24 @@ class Checkpoints:
             metrics=saved.metrics,
             force=True,
         )
+        try:
+            self._check_folder()
+        except OSError:  # it was moved meanwhile, and this was made in its place
+            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+            raise
+
+    def _check_folder(self) -> None:
+        """Raises `OSError` if the folder is not the one of the start."""
+        status = self._folder.stat()
+        if self._identity != (status.st_dev, status.st_ino):
+            raise FileNotFoundError(2, os.strerror(2), str(self._folder))
 
     def _write_again(self) -> None:
-        """Writes what could not be written, not in the background, with a manager of its own."""
-
-        def write():
-            with contextlib.suppress(Exception):  # once more of what went wrong before
-                self._manager.close()
-            self._manager = self._make_manager()
-            if not (self._folder / str(self._unfinished[0])).exists():  # removing others failed
-                self._write()
-                self._manager.wait_until_finished()
-
-        what = f"the checkpoint of step {self._unfinished[0]} to {self._folder}"
-        try:
-            persistently(write, what, (Exception,))
-        except Exception:
-            self._unfinished = None
-            raise
-        self._finish()
-
-    def _finish(self) -> None:
-        if self._unfinished:
-            step, saved, _ = self._unfinished
-            self._metrics[step], self._unfinished = saved.metrics, None
-            shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
+        """Writes what could not be written, with a manager that starts from what is on disk."""
+        self._close_manager()
+        self._manager = self._make_manager()
+        if not (self._folder / str(self._unfinished[0])).exists():  # removing others failed
+            self._write()
 
     def restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the progress saved at a step.
@@ -428,15 +428,18 @@ class Checkpoints:
         return Checkpoint.read(self._folder / str(step)).progress
 
     def close(self) -> None:
-        """Waits until everything is on disk, and ends the threads that put it there."""
-        if self._manager is None:
-            return
-        try:
+        """Waits until the last save has ended, and tells if it could not be made."""
+        self._background.shutdown()
+        error = self._writing.exception() if self._unfinished else None
+        if error:
+            what = f"the checkpoint of step {self._unfinished[0]}"
+            print(f"{what} was not written: {reason_of(error)}", file=sys.stderr, flush=True)
+        if self._manager is not None:
+            self._close_manager()
+
+    def _close_manager(self) -> None:
+        with contextlib.suppress(Exception):  # what matters was raised when it was saved
             self._manager.close()
-        except Exception as error:
-            if self._unfinished:  # otherwise it was told, by `wait`
-                what = f"the checkpoint of step {self._unfinished[0]}"
-                print(f"{what} was not written: {reason_of(error)}", file=sys.stderr, flush=True)
 
 
 def _on_devices(abstract_state: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:

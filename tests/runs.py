@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def finish(workdir: pathlib.Path, options: Sequence[str] = (), **environment: st
     return end(start(workdir, options, **environment))
 
 
+def kill(process: subprocess.Popen) -> None:
+    """Kills a run that has not ended yet."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
 def free_address() -> str:
     """Returns HOST:PORT of this machine, where nothing listens yet."""
     with socket.socket() as free:
@@ -85,6 +93,11 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
 def wait_for_row(workdir: pathlib.Path, count: int, process: subprocess.Popen) -> None:
     """Waits until metrics.jsonl has so many rows."""
     wait_until(lambda: len(rows(workdir)) >= count, process)
+
+
+def half_written(workdir: pathlib.Path) -> list[str]:
+    """Returns the names of the checkpoints that a save is about to make."""
+    return [path.name for path in workdir.glob("checkpoints/*tmp*")]
 
 
 def final_state(workdir: pathlib.Path) -> Any:

@@ -181,8 +181,9 @@ def test_a_save_that_keeps_failing_leaves_the_others(tmp_path, monkeypatch):
     checkpoints.save(state_at(1), {})
     checkpoints.wait()
     failing_saves(monkeypatch, 10)
+    checkpoints.save(state_at(2), {})
     with pytest.raises(StorageError, match=r"cannot write the checkpoint of step 2 .*: No space"):
-        checkpoints.save(state_at(2), {})
+        checkpoints.wait()
     checkpoints.close()
     again = Checkpoints(tmp_path)
     assert again.steps == [1]
@@ -203,27 +204,33 @@ def failing_saves(monkeypatch, failures):
     monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
 
 
-def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, meanwhile):
+    import orbax.checkpoint as ocp
+
     monkeypatch.setattr(storage, "DELAYS", (0.0,))
     checkpoints = Checkpoints(tmp_path / "run")
-    (tmp_path / "run").rename(tmp_path / "moved")
+    save = ocp.CheckpointManager.save
+
+    def move_and_save(self, *arguments, **options):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        return save(self, *arguments, **options)
+
+    if meanwhile:
+        monkeypatch.setattr(ocp.CheckpointManager, "save", move_and_save)
+    else:
+        (tmp_path / "run").rename(tmp_path / "moved")
+    checkpoints.save(state_at(1), {})
     with pytest.raises(StorageError, match="No such file or directory"):
-        checkpoints.save(state_at(1), {})
+        checkpoints.wait()
     checkpoints.close()
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
 def test_a_save_that_fails_when_nobody_waits_for_it_is_told(tmp_path, monkeypatch, capsys):
-    import orbax.checkpoint as ocp
-
     checkpoints = Checkpoints(tmp_path)
+    failing_saves(monkeypatch, 1)
     checkpoints.save(state_at(1), {})
-    checkpoints._manager.wait_until_finished()
-
-    def fail(self):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(ocp.CheckpointManager, "close", fail)
     checkpoints.close()
     expected = "the checkpoint of step 1 was not written: No space left on device"
     assert expected in capsys.readouterr().err

@@ -1,12 +1,25 @@
-"""Runs whose folder is full, read-only, or gone."""
+"""Runs whose folder is full, read-only, slow, failing, or gone."""
 
+import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from tests.runs import ROOT, assert_same_result, end, finish, start, wait_for_row
+from tests.runs import (
+    ROOT,
+    assert_same_result,
+    end,
+    finish,
+    half_written,
+    kill,
+    rows,
+    start,
+    wait_for_row,
+    wait_until,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -35,6 +48,67 @@ def test_a_run_on_a_disk_that(tmp_path, undisturbed, scenario):
         check=False,
     )
     assert process.returncode == 0, process.stderr
+
+
+@pytest.fixture(scope="module")
+def slow_disk(tmp_path_factory):
+    """Returns a function of a workdir and seconds, for the environment where it is that slow."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("what is preloaded to slow writing down needs Linux and a C compiler")
+    library = tmp_path_factory.mktemp("library") / "slow_disk.so"
+    source = pathlib.Path(__file__).with_name("slow_disk.c")
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+
+    def environment(workdir, seconds):
+        return {
+            "LD_PRELOAD": str(library),
+            "SLOW_DISK": str(workdir),
+            "SLOW_DISK_MICROSECONDS": str(int(1e6 * seconds)),
+            "SLOW_DISK_FAILS": f"{workdir}.fails",
+        }
+
+    return environment
+
+
+def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, slow_disk):
+    workdir = tmp_path / "run"
+    slow = slow_disk(workdir, 0.01)
+
+    process = start(workdir, **slow)
+    wait_for_row(workdir, 10, process)
+    wait_until(lambda: half_written(workdir), process)
+    process.send_signal(signal.SIGTERM)
+    stopped = int(end(process, 75).rpartition("stopped at step ")[2].partition(";")[0])
+    assert (workdir / "checkpoints" / str(stopped)).is_dir()
+
+    process = start(workdir, **slow)
+    wait_for_row(workdir, len(rows(workdir)) + 10, process)
+    wait_until(lambda: half_written(workdir), process)
+    kill(process)
+    assert half_written(workdir)
+
+    output = finish(workdir, **slow)
+    assert "going on from step" in output
+    assert "damaged" not in output
+    assert_same_result(workdir, undisturbed)
+
+
+def test_a_run_on_a_disk_that_fails_now_and_then_goes_on(tmp_path, undisturbed, slow_disk):
+    workdir = tmp_path / "run"
+    process = start(workdir, **slow_disk(workdir, 0.0))
+    wait_for_row(workdir, 10, process)
+    fails = tmp_path / "run.fails"
+    fails.touch()
+    wait_for_row(workdir, 30, process)
+    fails.unlink()
+    wait_until((workdir / "summary.json").exists, process)
+    output, _ = process.communicate(timeout=60)  # nothing waits for what has failed
+    assert process.returncode == 0, output
+    assert "Input/output error; trying again in 1 s" in output, output
+    assert "Traceback" not in output, output
+    assert "Warning" not in output, output
+    assert_same_result(workdir, undisturbed)
 
 
 def test_a_run_whose_folder_is_moved_away_stops_and_goes_on_from_there(tmp_path, undisturbed):

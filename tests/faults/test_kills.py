@@ -9,7 +9,17 @@ import time
 
 import pytest
 
-from tests.runs import assert_same_result, end, finish, rows, start, wait_for_row, wait_until
+from tests.runs import (
+    assert_same_result,
+    end,
+    finish,
+    half_written,
+    kill,
+    rows,
+    start,
+    wait_for_row,
+    wait_until,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -26,17 +36,6 @@ def undisturbed(tmp_path_factory):
     begun = time.monotonic()
     finish(workdir)
     return workdir, time.monotonic() - begun
-
-
-def half_written(workdir):
-    """Returns the checkpoints that a save is about to make."""
-    return [path.name for path in workdir.glob("checkpoints/*tmp*")]
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 def goes_on_and_ends_as(undisturbed, workdir):
