@@ -108,6 +108,10 @@ class AppendedFile:
             os.ftruncate(self._file.fileno(), status.st_size)
             raise
 
+    def sync(self) -> None:
+        """Waits until a power cut would not undo what was appended."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()

@@ -398,6 +398,7 @@ def train(
                 "class_names": list(dataset.class_names),
                 "sizes": program.sizes,
             }
+            writer.sync()  # a checkpoint is of rows that are there
             saved.save(state, carried, results and over_seeds(results, program.seeds))
 
         step, last_save = first_step, time.monotonic()

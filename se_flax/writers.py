@@ -31,6 +31,10 @@ class JsonlWriter:
         row = {"step": step, **{name: float(value) for name, value in scalars.items()}}
         self._file.append((json.dumps(row) + "\n").encode())
 
+    def sync(self) -> None:
+        """Waits until a power cut would not undo what was written."""
+        self._file.sync()
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -70,6 +74,10 @@ class TensorBoardWriter:
         self._record_writer(record).write(event.SerializeToString())
         self._file.append(record.getvalue())
 
+    def sync(self) -> None:
+        """Waits until a power cut would not undo what was written."""
+        self._file.sync()
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -89,6 +97,15 @@ class Writers:
         """
         for writer in self._writers:
             persistently(functools.partial(writer.write_scalars, step, scalars), "a row of metrics")
+
+    def sync(self) -> None:
+        """Waits until a power cut would not undo what was written.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        for writer in self._writers:
+            persistently(writer.sync, "metrics")
 
     def close(self) -> None:
         """Closes each."""

@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import os
 import shutil
 
 import jax
@@ -208,6 +209,28 @@ def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
     saved.close()
     assert train(tiny_config, tmp_path / "failed", stripes)["final"] == undisturbed["final"]
     assert rows(tmp_path / "failed") == rows(tmp_path / "undisturbed")
+
+
+def test_no_checkpoint_outlives_rows_that_a_power_cut_takes(
+    tmp_path, tiny_config, stripes, monkeypatch
+):
+    metrics, safe, saves = tmp_path / "metrics.jsonl", [0], []
+    fsync, save = os.fsync, Checkpoints.save
+
+    def note_rows(file):
+        fsync(file)
+        if os.path.samestat(os.fstat(file), metrics.stat()):
+            safe.append(metrics.stat().st_size)
+
+    def note_save(self, *arguments):
+        saves.append(safe[-1])
+        assert saves[-1] == metrics.stat().st_size > 0
+        save(self, *arguments)
+
+    monkeypatch.setattr(os, "fsync", note_rows)
+    monkeypatch.setattr(Checkpoints, "save", note_save)
+    train(tiny_config, tmp_path, stripes)
+    assert saves
 
 
 def test_steps_per_dispatch_on_an_accelerator_divide_the_epoch(monkeypatch):
