@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from configs.cifar_recipe import cifar_recipe
 from se_flax.burden import burden
 from se_flax.checkpoints import changed_fields
-from se_flax.command import INTERRUPTED, parse_flags, run_command
+from se_flax.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.config import build_model, fill_in
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
@@ -326,6 +326,7 @@ def main_of(study: Study) -> None:
     """Runs a study's command."""
 
     def main(argv: list[str]) -> None:
+        outlive_output()
         options = flags.FLAGS
         try:
             run_study(

@@ -1,7 +1,9 @@
 """What the commands share: reading flags, and telling errors in one line."""
 
+import io
 import logging as std_logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -45,6 +47,33 @@ def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Tells of an error that could not be raised, but for TensorStore's after one of Orbax's."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+class _Unfailing(io.FileIO):
+    """A file that takes what it cannot write for written."""
+
+    def write(self, data) -> int | None:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def outlive_output() -> None:
+    """Lets the command go on where what it prints cannot be written.
+
+    For commands that write their results to files: Ctrl-C ends what they are piped into, a
+    terminal is closed, a disk that holds a log is full.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed from the start
+            setattr(sys, name, pathlib.Path(os.devnull).open("w"))  # noqa: SIM115
+            continue
+        stream.flush()
+        file = io.BufferedWriter(_Unfailing(stream.fileno(), "w", closefd=False))
+        kept = {key: getattr(stream, key) for key in ("encoding", "errors", "line_buffering")}
+        setattr(sys, name, io.TextIOWrapper(file, **kept))
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:

@@ -1,5 +1,6 @@
 """Stopping a run without losing work."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -48,7 +49,6 @@ class Interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        # Not by print, which this may have interrupted.
-        os.write(
-            sys.stderr.fileno(), b"\nstopping after the next step; Ctrl-C again stops at once\n"
-        )
+        said = b"\nstopping after the next step; Ctrl-C again stops at once\n"
+        with contextlib.suppress(OSError):  # Ctrl-C has ended what this was piped into, too
+            os.write(sys.stderr.fileno(), said)  # not by print, which this may have interrupted

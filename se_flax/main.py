@@ -7,7 +7,7 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from se_flax.command import INTERRUPTED, parse_flags, run_command
+from se_flax.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.errors import UserError, nearest
 
 
@@ -58,6 +58,7 @@ def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
 
 def main(argv: list[str]) -> None:
     """Trains what the flags describe."""
+    outlive_output()
     options = flags.FLAGS
     config, filename = config_of_flags(options)
     workdir = options.workdir or default_workdir(filename)

@@ -1,5 +1,6 @@
 """Runs of the real command, killed and started again."""
 
+import json
 import os
 import random
 import signal
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from tests.runs import assert_same_result, finish, start, wait_for_row
+from tests.runs import assert_same_result, finish, rows, start, wait_for_row
 
 STREAMED = ("--config.dataset.image_size=16", "--config.batch_size=8", "--config.num_epochs=11")
 STREAMED += ("--config.augment.mixup=0.2",)
@@ -29,9 +30,9 @@ def undisturbed_streamed(tmp_path_factory, image_dir):
 
 def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
     generator = random.Random(int.from_bytes(os.urandom(4)))
-    for rows in (generator.randint(1, 30), generator.randint(35, 60)):
+    for count in (generator.randint(1, 30), generator.randint(35, 60)):
         process = start(tmp_path)
-        wait_for_row(tmp_path, rows, process)
+        wait_for_row(tmp_path, count, process)
         time.sleep(generator.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -59,5 +60,17 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
     assert output.splitlines()[-1].endswith("the same command goes on from there")
     assert "Traceback" not in output
     assert "tracked_metric" not in output
+    finish(tmp_path)
+    assert_same_result(tmp_path, undisturbed)
+
+
+def test_ctrl_c_that_ends_what_a_run_is_piped_into_saves_too(tmp_path, undisturbed):
+    process = start(tmp_path)
+    wait_for_row(tmp_path, 10, process)
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 75
+    last = json.loads(rows(tmp_path)[-1])["step"]
+    assert (tmp_path / "checkpoints" / str(last)).is_dir()
     finish(tmp_path)
     assert_same_result(tmp_path, undisturbed)
