@@ -12,11 +12,12 @@ from jax.experimental import multihost_utils
 
 
 class Interrupt:
-    """While entered, notes SIGINT and SIGTERM in `requested` instead of dying of them.
+    """While entered, notes SIGINT, SIGTERM and SIGHUP in `requested` instead of dying of them.
 
-    A second SIGINT has its usual effect. Outside the main thread, where Python allows no signal
-    handlers, nothing is caught. In a run of several processes SIGTERM is JAX's preemption notice,
-    and a SIGINT is passed on as one: all processes then stop at the same step.
+    A second SIGINT has its usual effect; a SIGHUP that was ignored (by nohup) still is. Outside the
+    main thread, where Python allows no signal handlers, nothing is caught. In a run of several
+    processes SIGTERM is JAX's preemption notice, and the others are passed on as one: all processes
+    then stop at the same step.
     """
 
     def __init__(self):
@@ -24,7 +25,11 @@ class Interrupt:
         self._before = {}
 
     def __enter__(self) -> Self:
-        numbers = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT]
+        if jax.process_count() == 1:
+            numbers.append(signal.SIGTERM)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
                 self._before[number] = signal.signal(number, self._note)
