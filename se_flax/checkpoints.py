@@ -8,6 +8,7 @@ saved with them: what is read back is what was saved, or it is told as damaged.
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -17,7 +18,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -26,9 +27,9 @@ from ml_collections import ConfigDict
 
 from se_flax.config import fill_in
 from se_flax.distributed import arrays_from_first, from_first, is_first
-from se_flax.errors import UserError
+from se_flax.errors import StorageError, UserError
 from se_flax.state import TrainState, replicate
-from se_flax.storage import persistently, reason_of, write_json
+from se_flax.storage import persistently, reason_of, sync, write_json
 
 # A checkpoint continues a run only if these are what they were when it was begun.
 _FIXED = (
@@ -45,6 +46,10 @@ _FIXED = (
 )
 _SET_ASIDE = "damaged_checkpoints"
 _REMOVED = "removed"
+# Errors of reading that may pass, or that say nothing of what is in a file.
+_NOT_OF_CONTENT = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+_NOT_OF_CONTENT += (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+_NOT_OF_CONTENT += (errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.ECONNRESET)
 
 
 class CheckpointDamaged(UserError):
@@ -111,7 +116,8 @@ def _is_denied(error: Exception) -> bool:
     missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
     if isinstance(error, OSError | MemoryError) and not isinstance(error, missing):
         return True
-    return "PERMISSION_DENIED" in str(error)
+    # TensorStore tells what the system said in words.
+    return any(os.strerror(number) in str(error) for number in _NOT_OF_CONTENT)
 
 
 def _first_alone() -> ocp.options.MultiprocessingOptions:
@@ -127,11 +133,27 @@ def _named_arrays(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Save:
+    """What is being saved, and its first try."""
+
+    step: int
+    saved: Checkpoint
+    state: TrainState
+    writing: concurrent.futures.Future[None]
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Leaves notices of preemption, which are counted as they are asked for, to the run."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints under a run's workdir.
 
     In a run of several processes the first one reads and writes, and sends the others what it
-    read.
+    read. As a context they are closed in the end, after a KeyboardInterrupt without waiting.
 
     Args:
         workdir: the run's folder; made if it does not exist, unless `read_only`.
@@ -153,14 +175,22 @@ class Checkpoints:
         self._metrics: dict[int, dict[str, float] | None] = {}
         self._damaged: list[CheckpointDamaged] = []
         self._read_already: dict[int, Checkpoint] = {}
-        self._manager: ocp.CheckpointManager | None = None
-        self._unfinished: tuple[int, Checkpoint, TrainState] | None = None
-        self._writing: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._manager: _Manager | None = None
+        self._pending: _Save | None = None
         self._background = concurrent.futures.ThreadPoolExecutor(1)
         if read_only:
             self._verify()
         else:
             from_first(self._open)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._background.shutdown(wait=False, cancel_futures=True)
+        else:
+            self.close()
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +206,7 @@ class Checkpoints:
         shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
         self._manager = self._make_manager()
 
-    def _make_manager(self) -> ocp.CheckpointManager:
+    def _make_manager(self) -> _Manager:
         policies = ocp.checkpoint_managers
         best = [
             policies.BestN(
@@ -186,7 +216,7 @@ class Checkpoints:
             )
             for name in self._top1_names
         ]
-        return ocp.CheckpointManager(
+        return _Manager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 best_fn=operator.itemgetter("top1"),
@@ -224,14 +254,17 @@ class Checkpoints:
             self._damaged.append(error)
             if not self._read_only:
                 target = self._workdir / _SET_ASIDE / str(step)
-                target.parent.mkdir(exist_ok=True)
                 for copy in itertools.count(1):
                     if not target.exists():
                         break
                     target = target.with_name(f"{step}_{copy}")
-                (self._folder / str(step)).rename(target)
+                persistently(lambda: self._move(step, target), str(target))
                 print(f"{error}; it was moved to {target}", file=sys.stderr, flush=True)
             return None
+
+    def _move(self, step: int, target: pathlib.Path) -> None:
+        target.parent.mkdir(exist_ok=True)
+        (self._folder / str(step)).rename(target)
 
     @property
     def latest(self) -> int | None:
@@ -243,7 +276,7 @@ class Checkpoints:
     def best(self) -> list[int]:
         """The step of the evaluated checkpoint of highest top-1, of each seed; empty if none."""
         self._check_damage()
-        evaluated = [step for step in self.steps if self._metrics[step] is not None]
+        evaluated = [step for step in self.steps if self._metrics.get(step) is not None]
         return [
             max(evaluated, key=lambda step, name=name: (self._metrics[step][name], step))
             for name in self._top1_names
@@ -283,16 +316,16 @@ class Checkpoints:
         self.wait()
         state = jax.tree.map(np.array, jax.device_get(state))  # not of memory JAX will reuse
         saved = Checkpoint(_named_arrays(state), progress, metrics)
-        self._unfinished = state.host_step, saved, state
-        self._writing = self._background.submit(self._write)
+        writing = self._background.submit(self._write, state.host_step, saved, state)
+        self._pending = _Save(state.host_step, saved, state, writing)
 
     def poll(self) -> None:
-        """Sees to a save in the background that has ended, in failure or not; does not wait.
+        """Sees to a save in the background that has ended; waits only if it has failed.
 
         Raises:
-            StorageError: if it failed, and cannot be written after several tries either.
+            StorageError: if it cannot be written after several tries either.
         """
-        if self._unfinished and self._writing.done():
+        if self._pending and self._pending.writing.done():
             self.wait()
 
     def wait(self) -> None:
@@ -301,23 +334,30 @@ class Checkpoints:
         Raises:
             StorageError: if it cannot be written, after several tries.
         """
-        if not self._unfinished:
+        if self._pending is None:
             return
-        step, saved, _ = self._unfinished
-        tries = itertools.chain([self._writing.result], itertools.repeat(self._write_again))
-        what = f"the checkpoint of step {step} to {self._folder}"
+        save = self._pending
+
+        def write_again():
+            self._close_manager()
+            self._manager = self._make_manager()
+            if (self._folder / str(save.step)).exists():  # what failed came after it
+                _sync(self._folder / str(save.step))
+            else:
+                self._write(save.step, save.saved, save.state)
+
+        tries = itertools.chain([save.writing.result], itertools.repeat(write_again))
+        what = f"the checkpoint of step {save.step} to {self._folder}"
         try:
             # Orbax and TensorStore raise many kinds.
             persistently(lambda: next(tries)(), what, (Exception,))
         except Exception:
-            self._unfinished = None
+            self._pending = None
             raise
-        self._metrics[step], self._unfinished = saved.metrics, None
+        self._metrics[save.step], self._pending = save.saved.metrics, None
         shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
 
-    def _write(self) -> None:
-        """Writes what is unfinished."""
-        step, saved, state = self._unfinished
+    def _write(self, step: int, saved: Checkpoint, state: TrainState) -> None:
         self._check_folder()
         self._manager.save(
             step,
@@ -333,19 +373,13 @@ class Checkpoints:
         except OSError:  # it was moved meanwhile, and this was made in its place
             shutil.rmtree(self._folder / str(step), ignore_errors=True)
             raise
+        _sync(self._folder / str(step))
 
     def _check_folder(self) -> None:
         """Raises `OSError` if the folder is not the one of the start."""
         status = self._folder.stat()
         if self._identity != (status.st_dev, status.st_ino):
             raise FileNotFoundError(2, os.strerror(2), str(self._folder))
-
-    def _write_again(self) -> None:
-        """Writes what could not be written, with a manager that starts from what is on disk."""
-        self._close_manager()
-        self._manager = self._make_manager()
-        if not (self._folder / str(self._unfinished[0])).exists():  # removing others failed
-            self._write()
 
     def restore(self, abstract_state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         """Returns the state and the progress saved at a step.
@@ -428,18 +462,24 @@ class Checkpoints:
         return Checkpoint.read(self._folder / str(step)).progress
 
     def close(self) -> None:
-        """Waits until the last save has ended, and tells if it could not be made."""
+        """Waits until everything is on disk, and tells if it cannot be written."""
+        try:
+            self.wait()
+        except StorageError as error:
+            print(error, file=sys.stderr, flush=True)
         self._background.shutdown()
-        error = self._writing.exception() if self._unfinished else None
-        if error:
-            what = f"the checkpoint of step {self._unfinished[0]}"
-            print(f"{what} was not written: {reason_of(error)}", file=sys.stderr, flush=True)
         if self._manager is not None:
             self._close_manager()
 
     def _close_manager(self) -> None:
         with contextlib.suppress(Exception):  # what matters was raised when it was saved
             self._manager.close()
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Waits until a power cut would take nothing of a folder. Orbax does so of arrays only."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        sync(path)
 
 
 def _on_devices(abstract_state: TrainState, arrays: Mapping[str, np.ndarray]) -> TrainState:
@@ -468,9 +508,12 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is not the workdir of a run: it has no config.json")
     try:
-        config = ConfigDict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it holds no fields")
+    config = ConfigDict(values)
     fill_in(config)
     return config
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from absl import flags, logging
 
 from se_flax import process
-from se_flax.errors import RunError, UserError
+from se_flax.errors import RunDiverged, StorageError, UserError
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
@@ -86,10 +86,12 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     def wrapped(argv: list[str]) -> None:
         try:
             main(argv)
-        except (UserError, OSError) as error:
+        except UserError as error:
             _exit(error)
-        except RunError as error:
+        except RunDiverged as error:
             _exit(error, error.status)
+        except (StorageError, OSError) as error:
+            _exit(error, getattr(error, "status", USER_ERROR), alone=True)
         except KeyboardInterrupt:
             print("stopped at once", file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own
@@ -97,13 +99,26 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     return wrapped
 
 
-def _exit(error: Exception, status: int = USER_ERROR, place: str = "") -> NoReturn:
+def _exit(
+    error: Exception, status: int = USER_ERROR, place: str = "", alone: bool = False
+) -> NoReturn:
+    """Tells of an error, and exits.
+
+    Args:
+        error: what was raised.
+        status: exit status.
+        place: the option it comes from.
+        alone: of several processes, this may be the only one that it was raised in: the others
+            cannot end together with it.
+    """
     text = _one_sentence(error)
     if not isinstance(error, flags.Error | AttributeError):
         file = place.partition("=")[2].partition(":")[0]
         if file not in text:
             text = f"{file}: {type(error).__name__}{f': {text}' if text else ''}"
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if alone and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        os._exit(status)  # JAX would wait for the others, which wait for this one
     sys.exit(status)
 
 

@@ -118,7 +118,7 @@ def restore_run(
         program = build_program(config, dataset)
         abstract_state = jax.eval_shape(program.initial_state)
         if step == "best":
-            state, _ = saved.restore_best(abstract_state)
+            state, steps = saved.restore_best(abstract_state)
         else:
             state, _ = saved.restore(abstract_state, int(chosen))
     finally:

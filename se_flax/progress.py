@@ -28,15 +28,17 @@ class Meter:
 
     Attributes:
         skipped_in_a_row: how many updates were left out since the last that was not; of several
-            seeds, the most.
+            seeds, of each.
+        first_in_a_row: step, loss and gradient norm of the first of them, [seeds, 3].
     """
 
     def __init__(self, sums: dict[str, Any] | None = None):
         sums = {name: np.asarray(value, float) for name, value in (sums or {}).items()}
         self._skipped_before = sums.pop("skipped_before", np.zeros(()))
+        self.skipped_in_a_row = sums.pop("skipped_in_a_row", np.zeros(1))
+        self.first_in_a_row = sums.pop("first_in_a_row", np.zeros((1, 3)))
         self._sums = Metrics(**sums) if sums else Metrics.zero()
         self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
-        self._in_a_row, self.skipped_in_a_row = 0, 0
         self._pending = None
         self._started = None
         self._seconds, self._images = 0.0, 0
@@ -52,7 +54,12 @@ class Meter:
         They are numbers; of several seeds, lists of them.
         """
         self.read()
-        sums = {**vars(self._sums), "skipped_before": self._skipped_before}
+        sums = {
+            **vars(self._sums),
+            "skipped_before": self._skipped_before,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "first_in_a_row": self.first_in_a_row,
+        }
         return {name: np.asarray(value).tolist() for name, value in sums.items()}
 
     def means(self) -> dict[str, Any]:
@@ -111,9 +118,12 @@ class Meter:
             metrics, images = self._pending
             self._pending = None
             done = vars(jax.device_get(metrics))
-            only_skipped = (np.asarray(done["count"]) == 0) & (np.asarray(done["skipped"]) > 0)
-            in_a_row = (self._in_a_row + np.asarray(done["skipped"])) * only_skipped
-            self._in_a_row, self.skipped_in_a_row = in_a_row, int(np.max(in_a_row))
+            skipped = np.atleast_1d(done["skipped"])
+            only_skipped = (np.atleast_1d(done["count"]) == 0) & (skipped > 0)
+            goes_on = only_skipped & (self.skipped_in_a_row > 0)
+            self.skipped_in_a_row = (self.skipped_in_a_row + skipped) * only_skipped
+            first = np.atleast_2d(done["first_skipped"])
+            self.first_in_a_row = np.where(goes_on[:, None], self.first_in_a_row, first)
             self._sums += Metrics(**{name: np.asarray(x, float) for name, x in done.items()})
             if self._started is not None:
                 self._images += images

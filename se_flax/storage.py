@@ -1,6 +1,7 @@
 """Writing to a disk that may be full, slow, gone for a moment, or another run's."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -70,15 +71,29 @@ def write_json(path: pathlib.Path, value: Any, indent: int = 2) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file, all or nothing."""
+    """Writes a file, all or nothing, also if the power is cut."""
     partial = path.with_name(path.name + ".tmp")
     try:
         partial.write_text(text)
+        sync(partial)
         partial.replace(path)
+        sync(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a power cut would not undo what was done to a file, or to a folder's names."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some take no folders
+            raise
+    finally:
+        os.close(file)
 
 
 class AppendedFile:

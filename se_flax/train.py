@@ -324,7 +324,7 @@ def train(
         if is_first():
             lock = WorkdirLock(workdir)
         from_first(lambda: stack.enter_context(lock) and None)
-        saved = stack.enter_context(contextlib.closing(Checkpoints(workdir, program.seeds)))
+        saved = stack.enter_context(Checkpoints(workdir, program.seeds))
         latest = from_first(lambda: saved.latest)
         if latest is None:
             state = program.initial_state()
@@ -353,7 +353,7 @@ def train(
                 f"config.num_epochs={config.num_epochs}; give another --workdir"
             )
         if first_step == program.total_steps:
-            summary = from_first(lambda: _read_summary(summary_path))
+            summary = from_first(lambda: _read_summary(summary_path, first_step))
             if summary is not None:
                 for change in changes:
                     _say(f"not applied, because this run is complete: {change}")
@@ -449,11 +449,11 @@ def train(
                 last_save = time.monotonic()
                 meter.start_clock()
             if stopping and not finished:
-                saved.wait()
+                from_first(saved.wait)
                 raise RunInterrupted(f"stopped at step {step}; the same command goes on from there")
         meter.stop_clock()
 
-        saved.wait()
+        from_first(saved.wait)
         final = best = program.evaluate(state, "test")
         best_steps = from_first(lambda: saved.best)
         if set(best_steps) != {step}:
@@ -506,17 +506,16 @@ def check_finite(meter: Meter, program: Program, config: ConfigDict) -> None:
             many and none between them that was not left out.
     """
     skips = config.on_nonfinite == "skip"
-    if skips and meter.skipped_in_a_row < _MOST_SKIPPED:
-        return
-    first_skipped = np.broadcast_to(meter.first_skipped, (len(program.seeds), 3))
-    for seed, (step, loss, norm) in zip(program.seeds, first_skipped, strict=True):
-        if np.isnan(step):
-            continue
+    first, diverged = meter.first_skipped, ~np.isnan(meter.first_skipped[:, 0])
+    if skips:
+        first, diverged = meter.first_in_a_row, meter.skipped_in_a_row >= _MOST_SKIPPED
+    for place in np.flatnonzero(diverged):
+        seed, (step, loss, norm) = program.seeds[place], first[place]
         seed_of = f" of seed {seed}" if len(program.seeds) > 1 else ""
         rate = float(program.learning_rate(int(step)))
         advice = 'leave such updates out by config.on_nonfinite="skip"'
         if skips:
-            advice = f"see why no update of the last {_MOST_SKIPPED} was finite"
+            advice = f"see why none of {_MOST_SKIPPED} updates from there on was finite"
         raise RunDiverged(
             f"training has diverged at step {int(step) + 1}{seed_of}: loss {loss:g}, gradient norm "
             f"{norm:g}, learning rate {rate:g}; earlier checkpoints are kept; use a lower "
@@ -531,10 +530,12 @@ def _changes(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     return changed_fields(workdir, config)
 
 
-def _read_summary(path: pathlib.Path) -> dict[str, Any] | None:
+def _read_summary(path: pathlib.Path, steps: int) -> dict[str, Any] | None:
+    """Returns the summary of a run of so many steps, or None: then it is made again."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):  # none yet, or not whole: it is made again
+        summary = json.loads(path.read_text())
+        return summary if summary["steps"] == steps else None
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not whole
         return None
 
 

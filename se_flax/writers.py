@@ -21,9 +21,10 @@ class JsonlWriter:
 
     def __init__(self, path: pathlib.Path, last_step: int):
         if path.exists():
-            rows = path.read_text().splitlines()
+            rows = path.read_text(errors="replace").splitlines()
             kept = [row for row in rows if _step(row) <= last_step]
-            write_text(path, "".join(row + "\n" for row in kept))
+            text = "".join(row + "\n" for row in kept)
+            persistently(lambda: write_text(path, text), str(path))
         self._file = AppendedFile(path)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -42,7 +43,7 @@ class JsonlWriter:
 
 def _step(row: str) -> float:
     try:
-        return json.loads(row)["step"]
+        return float(json.loads(row)["step"])
     except (ValueError, KeyError, TypeError):  # the last row of a killed run may be cut short
         return float("inf")
 

@@ -63,7 +63,11 @@ def free_address() -> str:
 
 
 def start_processes(
-    workdir: pathlib.Path, count: int, options: Sequence[str] = (), last: Sequence[str] = ()
+    workdir: pathlib.Path,
+    count: int,
+    options: Sequence[str] = (),
+    last: Sequence[str] = (),
+    **environment: str,
 ):
     """Starts a run of several processes, which have eight devices together.
 
@@ -74,7 +78,7 @@ def start_processes(
     options = [*options, f"--coordinator_address={address}", f"--num_processes={count}"]
     each = [[*options, f"--process_id={i}"] for i in range(count)]
     each[-1] += last
-    return [start(workdir, options, XLA_FLAGS=flags) for options in each]
+    return [start(workdir, options, XLA_FLAGS=flags, **environment) for options in each]
 
 
 def rows(workdir: pathlib.Path) -> list[str]:

@@ -1,4 +1,6 @@
+import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -227,10 +229,82 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, meanwhile
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
-def test_a_save_that_fails_when_nobody_waits_for_it_is_told(tmp_path, monkeypatch, capsys):
+def test_closing_tries_again_and_tells_what_it_could_not_write(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(storage, "DELAYS", (0.0,))
     checkpoints = Checkpoints(tmp_path)
     failing_saves(monkeypatch, 1)
     checkpoints.save(state_at(1), {})
     checkpoints.close()
-    expected = "the checkpoint of step 1 was not written: No space left on device"
-    assert expected in capsys.readouterr().err
+    again = Checkpoints(tmp_path)
+    assert again.steps == [1]
+    failing_saves(monkeypatch, 2)
+    capsys.readouterr()
+    again.save(state_at(2), {})
+    again.close()
+    assert "cannot write the checkpoint of step 2" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_save_is_not_waited_for_after_ctrl_c(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    may_end, ended = threading.Event(), threading.Event()
+
+    def hang(self, *arguments, **options):
+        may_end.wait(60)
+        ended.set()
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", hang)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1), {})
+    with pytest.raises(KeyboardInterrupt), checkpoints:
+        raise KeyboardInterrupt
+    assert not ended.is_set()
+    may_end.set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(116, "Stale file handle"),
+        ValueError("DATA_LOSS: Error reading local file: Input/output error [source locations=x]"),
+        ValueError("PERMISSION_DENIED: Error opening file: Permission denied"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(saved, monkeypatch, error):
+    import orbax.checkpoint as ocp
+
+    def fail(*arguments, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.Checkpointer, "restore", fail)
+        with pytest.raises(UserError, match=r"cannot read .*checkpoints/1: ") as raised:
+            Checkpoints(saved)
+    assert not isinstance(raised.value, CheckpointDamaged)
+    assert not (saved / "damaged_checkpoints").exists()
+    assert Checkpoints(saved).steps == [1, 3, 4]
+
+
+def test_the_best_of_a_run_that_goes_on_is_that_of_the_beginning(saved):
+    reader = Checkpoints(saved, read_only=True)
+    run = Checkpoints(saved)
+    run.save(state_at(5), {}, {"top1": 80.0})
+    run.close()
+    assert reader.best == [1]
+    assert_equal(reader.restore_best(state_at(0))[0], state_at(1))
+
+
+def test_a_checkpoint_that_is_written_is_safe_from_a_power_cut(tmp_path, monkeypatch):
+    safe, fsync = set(), os.fsync
+
+    def note(file):
+        fsync(file)
+        safe.add(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fsync", note)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1), {"seconds": 1.0}, {"top1": 3.0})
+    checkpoints.wait()
+    for path in (tmp_path / "checkpoints", *(tmp_path / "checkpoints" / "1").rglob("*")):
+        assert path.stat().st_ino in safe, path
+    checkpoints.close()

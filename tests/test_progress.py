@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import pty
 
@@ -85,6 +86,23 @@ def test_sums_carry_a_row_over_to_another_meter():
     other = Meter(meter.sums())
     other.add(metrics(4.0, 3), 4)
     assert other.finish_row()["loss"] == 1.5
+
+
+def test_skipped_updates_in_a_row_are_counted_by_seed_and_over_rows_and_restarts():
+    def of_seeds(*skipped, step):
+        count = np.array([4.0 - 4 * each for each in skipped])
+        first = np.array([[step, np.nan, 7.0]] * len(skipped))
+        return Metrics(*[np.zeros(len(skipped))] * 4, count, np.array(skipped), first)
+
+    meter = Meter()
+    for step, skipped in enumerate([(0, 1), (1, 1), (0, 1)]):
+        meter.add(of_seeds(*skipped, step=step), 4)
+    meter.finish_row()
+    meter = Meter(json.loads(json.dumps(meter.sums())))
+    meter.add(of_seeds(1, 1, step=3), 4)
+    meter.read()
+    np.testing.assert_array_equal(meter.skipped_in_a_row, [1, 4])
+    np.testing.assert_array_equal(meter.first_in_a_row, [[3, np.nan, 7.0], [0, np.nan, 7.0]])
 
 
 def test_the_speed_leaves_out_compilation_and_pauses(monkeypatch):

@@ -19,6 +19,15 @@ def test_rows_after_the_last_checkpoint_are_written_anew(tmp_path):
     assert rows == [{"step": step, "loss": step / 10} for step in (10, 20, 30)]
 
 
+def test_rows_that_were_damaged_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = b'{"step": 1, "loss": 2.5}\n'
+    path.write_bytes(good + b'{"step": null}\n{"step": 2, "l\xff": 1}\n[3]\n\x00\x80\n')
+    JsonlWriter(path, last_step=9).close()
+    assert path.read_bytes().splitlines()[0] + b"\n" == good
+    assert all(json.loads(row)["step"] <= 9 for row in path.read_text().splitlines())
+
+
 def test_a_row_is_on_disk_at_once(tmp_path):
     writer = JsonlWriter(tmp_path / "metrics.jsonl", last_step=0)
     writer.write_scalars(1, {"loss": 2.5})

@@ -1,7 +1,8 @@
 /* Makes writing slow, and fail now and then, for the process it is preloaded into.
 
    What is written below $SLOW_DISK takes $SLOW_DISK_MICROSECONDS more a call. While the file
-   $SLOW_DISK_FAILS exists, one such call in 100 fails, as it does when a server is out of reach. */
+   $SLOW_DISK_FAILS exists, one such call in $SLOW_DISK_FAILS_ONE_IN fails, as it does when a server
+   is out of reach. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,7 +20,8 @@ static int fails(const char *path) {
     const char *disk = getenv("SLOW_DISK");
     if (!disk || strncmp(path, disk, strlen(disk))) return 0;
     usleep(atoi(getenv("SLOW_DISK_MICROSECONDS")));
-    if (access(getenv("SLOW_DISK_FAILS"), F_OK) || __sync_add_and_fetch(&calls, 1) % 100) return 0;
+    if (access(getenv("SLOW_DISK_FAILS"), F_OK)) return 0;
+    if (__sync_add_and_fetch(&calls, 1) % atoi(getenv("SLOW_DISK_FAILS_ONE_IN"))) return 0;
     errno = EIO;
     return 1;
 }

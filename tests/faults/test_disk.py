@@ -1,6 +1,5 @@
 """Runs whose folder is full, read-only, slow, failing, or gone."""
 
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -50,27 +49,6 @@ def test_a_run_on_a_disk_that(tmp_path, undisturbed, scenario):
     assert process.returncode == 0, process.stderr
 
 
-@pytest.fixture(scope="module")
-def slow_disk(tmp_path_factory):
-    """Returns a function of a workdir and seconds, for the environment where it is that slow."""
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("what is preloaded to slow writing down needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("library") / "slow_disk.so"
-    source = pathlib.Path(__file__).with_name("slow_disk.c")
-    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
-
-    def environment(workdir, seconds):
-        return {
-            "LD_PRELOAD": str(library),
-            "SLOW_DISK": str(workdir),
-            "SLOW_DISK_MICROSECONDS": str(int(1e6 * seconds)),
-            "SLOW_DISK_FAILS": f"{workdir}.fails",
-        }
-
-    return environment
-
-
 def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, slow_disk):
     workdir = tmp_path / "run"
     slow = slow_disk(workdir, 0.01)
@@ -96,7 +74,7 @@ def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, s
 
 def test_a_run_on_a_disk_that_fails_now_and_then_goes_on(tmp_path, undisturbed, slow_disk):
     workdir = tmp_path / "run"
-    process = start(workdir, **slow_disk(workdir, 0.0))
+    process = start(workdir, **slow_disk(workdir))
     wait_for_row(workdir, 10, process)
     fails = tmp_path / "run.fails"
     fails.touch()

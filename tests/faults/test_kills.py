@@ -49,15 +49,20 @@ def goes_on_and_ends_as(undisturbed, workdir):
 @pytest.mark.parametrize("trial", range(RANDOM_KILLS))
 def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed, trial):
     expected, seconds = undisturbed
-    process = start(tmp_path)
-    time.sleep(random.Random(int.from_bytes(os.urandom(4))).uniform(0.3, 0.98) * seconds)
-    while process.poll() is not None:  # that was too late: it was faster this time
-        process.communicate()
+    moment = random.Random(int.from_bytes(os.urandom(4))).uniform(0.3, 0.95) * seconds
+    while not killed_after(moment, tmp_path):  # it was faster this time
         shutil.rmtree(tmp_path)
-        process = start(tmp_path)
-        time.sleep(0.5 * seconds)
-    kill(process)
+        moment *= 0.8
     goes_on_and_ends_as(expected, tmp_path)
+
+
+def killed_after(seconds, workdir):
+    """Kills a run; returns whether it had not done everything yet."""
+    process = start(workdir)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    return not (workdir / "summary.json").exists()
 
 
 @pytest.mark.parametrize("trial", range(KILLS_WHILE_SAVING))

@@ -96,15 +96,47 @@ def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_p
 def test_all_processes_stop_at_the_step_that_one_is_asked_to(
     tmp_path, two_processes, asked, number
 ):
-    processes = start_processes(tmp_path, 2, SHARED)
-    wait_for_row(tmp_path, 20, processes[0])
-    processes[asked].send_signal(number)
-    said = [end(process, 75).rpartition("stopped at step ")[2] for process in processes]
-    assert said[0] == said[1]
+    stopped = 0
+    for _ in range(2):  # begun, and gone on with
+        processes = start_processes(tmp_path, 2, SHARED)
+        wait_for_row(tmp_path, len(rows(tmp_path)) + 12, processes[0])
+        processes[asked].send_signal(number)
+        asked_at = len(rows(tmp_path))
+        outputs = [end(process, 75) for process in processes]
+        assert f"going on from step {stopped}" in outputs[0] or not stopped
+        steps = [output.rpartition("stopped at step ")[2].partition(";")[0] for output in outputs]
+        assert steps[0] == steps[1]
+        stopped = int(steps[0])
+        print(f"stopped {len(rows(tmp_path)) - asked_at} rows after it was asked to")
+        assert len(rows(tmp_path)) - asked_at < 12
     first, second = (end(process) for process in start_processes(tmp_path, 2, SHARED))
-    assert f"going on from step {said[0].partition(';')[0]}" in first
+    assert f"going on from step {stopped}" in first
     assert "epoch" not in second
     assert_same_result(tmp_path, two_processes)
+
+
+def test_the_others_wait_for_the_last_save_however_long_it_takes(tmp_path, slow_disk):
+    workdir = tmp_path / "run"
+    options = (*SHARED, "--config.checkpoint_every_minutes=60.0")
+    processes = start_processes(workdir, 2, options, **slow_disk(workdir, 0.7))
+    wait_for_row(workdir, 2, processes[0])
+    begun = time.monotonic()
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        assert "stopped at step" in end(process, 75)
+    print(f"the processes stopped {time.monotonic() - begun:.0f} s after they were asked to")
+
+
+def test_a_disk_that_fails_the_first_process_ends_all(tmp_path, slow_disk):
+    workdir = tmp_path / "run"
+    processes = start_processes(workdir, 2, SHARED, **slow_disk(workdir, fails_one_in=1))
+    wait_for_row(workdir, 10, processes[0])
+    (tmp_path / "run.fails").touch()
+    last = end(processes[0], 74).splitlines()[-1]
+    assert last.startswith("error: cannot write ")
+    assert "Input/output error; earlier checkpoints are intact" in last
+    assert processes[1].wait(timeout=60) != 0
+    processes[1].communicate()
 
 
 @pytest.mark.parametrize("victim", [0, 1])
