@@ -1,0 +1,22 @@
+def test_what_asks_a_run_to_stop_is_noted_and_what_was_ignored_is_not(run_python):
+    code = (
+        "import signal\n"
+        "from se_flax.interrupt import Interrupt\n"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "    with Interrupt() as interrupt:\n"
+        "        assert not interrupt.stop_after(0)\n"
+        "        signal.raise_signal(number)\n"
+        "        assert interrupt.stop_after(1), number\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does\n"
+        "with Interrupt() as interrupt:\n"
+        "    signal.raise_signal(signal.SIGHUP)\n"
+        "    assert not interrupt.stop_after(0)\n"
+        "with Interrupt():\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('at once')\n"
+    )
+    process = run_python("-c", code)
+    assert process.stdout == "at once\n", process.stderr
