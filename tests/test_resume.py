@@ -64,11 +64,11 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
     assert_same_result(tmp_path, undisturbed)
 
 
-def test_a_run_saves_though_its_terminal_and_what_it_is_piped_into_are_gone(tmp_path, undisturbed):
+def test_ctrl_c_that_ends_what_a_run_is_piped_into_saves_too(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)
     process.stdout.close()
-    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
     assert process.wait() == 75
     last = json.loads(rows(tmp_path)[-1])["step"]
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
