@@ -11,7 +11,7 @@ from typing import NoReturn
 from absl import flags, logging
 
 from se_flax import process
-from se_flax.errors import RunDiverged, StorageError, UserError
+from se_flax.errors import RunError, StorageError, UserError
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
@@ -88,10 +88,10 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             main(argv)
         except UserError as error:
             _exit(error)
-        except RunDiverged as error:
-            _exit(error, error.status)
         except (StorageError, OSError) as error:
             _exit(error, getattr(error, "status", USER_ERROR), alone=True)
+        except RunError as error:
+            _exit(error, error.status)
         except KeyboardInterrupt:
             print("stopped at once", file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own

@@ -506,9 +506,11 @@ def check_finite(meter: Meter, program: Program, config: ConfigDict) -> None:
             many and none between them that was not left out.
     """
     skips = config.on_nonfinite == "skip"
-    first, diverged = meter.first_skipped, ~np.isnan(meter.first_skipped[:, 0])
     if skips:
         first, diverged = meter.first_in_a_row, meter.skipped_in_a_row >= _MOST_SKIPPED
+    else:
+        first = meter.first_skipped
+        diverged = ~np.isnan(first[:, 0])
     for place in np.flatnonzero(diverged):
         seed, (step, loss, norm) = program.seeds[place], first[place]
         seed_of = f" of seed {seed}" if len(program.seeds) > 1 else ""

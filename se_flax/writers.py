@@ -12,7 +12,20 @@ from collections.abc import Mapping
 from se_flax.storage import AppendedFile, persistently, write_text
 
 
-class JsonlWriter:
+class _FileWriter:
+    def __init__(self, path: pathlib.Path):
+        self._file = AppendedFile(path)
+
+    def sync(self) -> None:
+        """Waits until a power cut would not undo what was written."""
+        self._file.sync()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class JsonlWriter(_FileWriter):
     """Appends each row of scalars to `metrics.jsonl`.
 
     Rows of steps after `last_step` are dropped first: they were written by a run that was
@@ -25,20 +38,12 @@ class JsonlWriter:
             kept = [row for row in rows if _step(row) <= last_step]
             text = "".join(row + "\n" for row in kept)
             persistently(lambda: write_text(path, text), str(path))
-        self._file = AppendedFile(path)
+        super().__init__(path)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends a row."""
         row = {"step": step, **{name: float(value) for name, value in scalars.items()}}
         self._file.append((json.dumps(row) + "\n").encode())
-
-    def sync(self) -> None:
-        """Waits until a power cut would not undo what was written."""
-        self._file.sync()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
 
 def _step(row: str) -> float:
@@ -48,7 +53,7 @@ def _step(row: str) -> float:
         return float("inf")
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(_FileWriter):
     """Writes scalars to a file of TensorBoard events.
 
     By the parts of TensorBoard that need no TensorFlow, whose import takes seconds.
@@ -60,7 +65,7 @@ class TensorBoardWriter:
 
         self._event, self._record_writer = Event, RecordWriter
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = AppendedFile(workdir / name)
+        super().__init__(workdir / name)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -74,14 +79,6 @@ class TensorBoardWriter:
         record = io.BytesIO()
         self._record_writer(record).write(event.SerializeToString())
         self._file.append(record.getvalue())
-
-    def sync(self) -> None:
-        """Waits until a power cut would not undo what was written."""
-        self._file.sync()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
 
 class Writers:

@@ -55,6 +55,11 @@ def kill(process: subprocess.Popen) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def stopped_at(output: str) -> int:
+    """Returns the step at which a run says that it stopped."""
+    return int(output.rpartition("stopped at step ")[2].partition(";")[0])
+
+
 def free_address() -> str:
     """Returns HOST:PORT of this machine, where nothing listens yet."""
     with socket.socket() as free:

@@ -5,6 +5,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from se_flax import storage
@@ -193,8 +194,6 @@ def test_a_save_that_keeps_failing_leaves_the_others(tmp_path, monkeypatch):
 
 
 def failing_saves(monkeypatch, failures):
-    import orbax.checkpoint as ocp
-
     save, left = ocp.CheckpointManager.save, [failures]
 
     def fail(self, *arguments, **options):
@@ -208,8 +207,6 @@ def failing_saves(monkeypatch, failures):
 
 @pytest.mark.parametrize("meanwhile", [False, True])
 def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, meanwhile):
-    import orbax.checkpoint as ocp
-
     monkeypatch.setattr(storage, "DELAYS", (0.0,))
     checkpoints = Checkpoints(tmp_path / "run")
     save = ocp.CheckpointManager.save
@@ -245,8 +242,6 @@ def test_closing_tries_again_and_tells_what_it_could_not_write(tmp_path, monkeyp
 
 
 def test_a_save_is_not_waited_for_after_ctrl_c(tmp_path, monkeypatch):
-    import orbax.checkpoint as ocp
-
     may_end, ended = threading.Event(), threading.Event()
 
     def hang(self, *arguments, **options):
@@ -271,8 +266,6 @@ def test_a_save_is_not_waited_for_after_ctrl_c(tmp_path, monkeypatch):
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(saved, monkeypatch, error):
-    import orbax.checkpoint as ocp
-
     def fail(*arguments, **options):
         raise error
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.runs import assert_same_result, finish, rows, start, wait_for_row
+from tests.runs import assert_same_result, finish, kill, rows, start, wait_for_row
 
 STREAMED = ("--config.dataset.image_size=16", "--config.batch_size=8", "--config.num_epochs=11")
 STREAMED += ("--config.augment.mixup=0.2",)
@@ -34,8 +34,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
         process = start(tmp_path)
         wait_for_row(tmp_path, count, process)
         time.sleep(generator.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        kill(process)
     assert "going on from step" in finish(tmp_path)
     assert_same_result(tmp_path, undisturbed)
 
@@ -45,8 +44,7 @@ def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undist
     options += ("--config.dataset.workers=2",)  # the undisturbed one read in threads
     process = start(tmp_path, options)
     wait_for_row(tmp_path, random.Random(int.from_bytes(os.urandom(4))).randint(1, 60), process)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill(process)
     assert "going on from step" in finish(tmp_path, options)
     assert_same_result(tmp_path, undisturbed_streamed)
 

@@ -16,6 +16,7 @@ from tests.runs import (
     kill,
     rows,
     start,
+    stopped_at,
     wait_for_row,
     wait_until,
 )
@@ -57,7 +58,7 @@ def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, s
     wait_for_row(workdir, 10, process)
     wait_until(lambda: half_written(workdir), process)
     process.send_signal(signal.SIGTERM)
-    stopped = int(end(process, 75).rpartition("stopped at step ")[2].partition(";")[0])
+    stopped = stopped_at(end(process, 75))
     assert (workdir / "checkpoints" / str(stopped)).is_dir()
 
     process = start(workdir, **slow)

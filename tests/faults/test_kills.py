@@ -17,6 +17,7 @@ from tests.runs import (
     kill,
     rows,
     start,
+    stopped_at,
     wait_for_row,
     wait_until,
 )
@@ -90,7 +91,7 @@ def test_a_run_asked_to_stop_loses_at_most_a_step(tmp_path, undisturbed, run):
         done = max(json.loads(row)["step"] for row in rows(tmp_path))
         process.send_signal(signal.SIGTERM)
         output = end(process, 75)
-        stopped = int(output.rpartition("stopped at step ")[2].partition(";")[0])
+        stopped = stopped_at(output)
         assert stopped >= done
         assert (tmp_path / "checkpoints" / str(stopped)).is_dir()
         assert "Traceback" not in output

@@ -13,9 +13,11 @@ from tests.runs import (
     end,
     final_state,
     finish,
+    kill,
     rows,
     start,
     start_processes,
+    stopped_at,
     wait_for_row,
 )
 
@@ -104,9 +106,8 @@ def test_all_processes_stop_at_the_step_that_one_is_asked_to(
         asked_at = len(rows(tmp_path))
         outputs = [end(process, 75) for process in processes]
         assert f"going on from step {stopped}" in outputs[0] or not stopped
-        steps = [output.rpartition("stopped at step ")[2].partition(";")[0] for output in outputs]
-        assert steps[0] == steps[1]
-        stopped = int(steps[0])
+        stopped, of_the_other = map(stopped_at, outputs)
+        assert stopped == of_the_other
         print(f"stopped {len(rows(tmp_path)) - asked_at} rows after it was asked to")
         assert len(rows(tmp_path)) - asked_at < 12
     first, second = (end(process) for process in start_processes(tmp_path, 2, SHARED))
@@ -166,8 +167,7 @@ def test_a_second_run_is_refused_until_the_first_has_died(tmp_path):
     wait_for_row(tmp_path, 5, first)
     (error,) = end(start(tmp_path), 2).splitlines()
     assert f"is being written to by process {first.pid} on" in error
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    kill(first)
     assert "going on from step" in finish(tmp_path)
 
 
