@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from se_flax import rng
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -54,8 +56,7 @@ def create_state(
     ema: bool = False,
 ) -> TrainState:
     """Returns a freshly initialised state; under `jax.eval_shape`, its shapes and types."""
-    # An initialisation of its own for each seed, apart from the keys the data are drawn with.
-    init_key = jax.random.fold_in(jax.random.key(seed), 1)
+    init_key = rng.key(seed, rng.Stream.INIT)
     variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     average = {"params": params, "batch_stats": batch_stats} if ema else None

@@ -18,8 +18,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
+from se_flax import rng
 from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
-from se_flax.data.preprocessing import Batch, Preprocessing, stream_key
+from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.data.streaming import HostBatch
 from se_flax.state import TrainState
 
@@ -121,7 +122,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        dropout_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        dropout_key = jax.random.fold_in(rng.key(state.seed, rng.Stream.DROPOUT), state.step)
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
 
         def loss_of(params):
@@ -288,7 +289,7 @@ def pmap_train_images(
     )
     def train(state, images, labels, positions, place):
         part = _part(state, place)
-        batch = preprocessing.train(stream_key(part.seed), images, labels, positions)
+        batch = preprocessing.train(part.seed, images, labels, positions)
         part, metrics = train_step(part, batch)
         return _with_part(state, part, place), metrics
 

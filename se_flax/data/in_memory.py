@@ -5,10 +5,10 @@ neither the number of devices nor of steps in a dispatch changes it.
 """
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt8
 
+from se_flax import rng
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.data.shuffle import shuffled
 from se_flax.data.sources import Split
@@ -38,9 +38,8 @@ def train_batch(
     Position p is the p-th image the run sees, counted over all steps and devices; every n
     positions hold each of the n images once. Image and augmentation depend on (seed, p) only.
     """
-    order_key, augment_key = jax.random.split(jax.random.key(seed))
-    chosen = shuffled(order_key, positions, len(split.labels))
-    return preprocessing.train(augment_key, split.images[chosen], split.labels[chosen], positions)
+    chosen = shuffled(rng.key(seed, rng.Stream.ORDER), positions, len(split.labels))
+    return preprocessing.train(seed, split.images[chosen], split.labels[chosen], positions)
 
 
 def eval_batch(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
+from se_flax import rng
 from se_flax.data import augment
 from se_flax.data.sources import Dataset
 from se_flax.data.streaming import StreamedDataset
@@ -33,9 +34,8 @@ class Batch:
     share: Float[Array, " b"] | None = None
 
 
-def stream_key(seed: Int[Array, ""]) -> Key[Array, ""]:
-    """Returns the key that images from the host are augmented with, for `Preprocessing.train`."""
-    return jax.random.fold_in(jax.random.key(seed), 2)
+def _keys_at(key: Key[Array, ""], places: Int[Array, " b"]) -> Key[Array, " b"]:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, places)
 
 
 def _static(default: Any) -> Any:
@@ -94,22 +94,21 @@ class Preprocessing:
 
     def train(
         self,
-        key: Key[Array, ""],
+        seed: Int[Array, ""],
         images: UInt8[Array, "b h w c"],
         labels: Int[Array, " b"],
         positions: Int[Array, " b"],
     ) -> Batch:
-        """Returns images to train on, augmented as their positions in the run's stream say.
+        """Returns images to train on, augmented as (seed, position in the run's stream) says.
 
         Mixing pairs each image at an even position with the one after it.
         """
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+        keys = _keys_at(rng.key(seed, rng.Stream.AUGMENT), positions)
         images = jax.vmap(self.augment)(keys, images)
         batch = Batch(images, labels, jnp.ones(len(labels), bool))
         if not (self.mixup or self.cutmix):
             return batch
-        of_pairs = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(of_pairs, positions[::2] // 2)
+        keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // 2)
         images, share = augment.mix(keys, images, self.mixup, self.cutmix)
         others = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
         return batch.replace(images=images, others=others, share=share)

@@ -16,7 +16,7 @@ from se_flax.config import check_config, check_devices
 from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
-from se_flax.data.preprocessing import Batch, Preprocessing, stream_key
+from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.data.streaming import StreamedDataset, eval_batches, train_batches
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
@@ -57,8 +57,7 @@ def preview_batch(
     images, labels, positions = (x[:count] for x in (host.images, host.labels, host.positions))
     if not train:
         return Batch(preprocessing.normalize(images), labels, host.mask[:count]), dataset
-    key = stream_key(config.seed)
-    return preprocessing.train(key, images, labels, positions), dataset
+    return preprocessing.train(config.seed, images, labels, positions), dataset
 
 
 def draw_grid(

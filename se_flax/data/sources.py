@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from se_flax import rng
 from se_flax.errors import UserError, nearest
 from se_flax.process import cache_dir
 
@@ -132,7 +133,7 @@ def held_out(
     Raises:
         UserError: if one of the two would be empty.
     """
-    order = np.random.default_rng(0).permutation(size)
+    order = rng.generator(0, rng.Stream.HOLD_OUT).permutation(size)
     count = round(fraction * size)
     if not 0 < count < size:
         raise UserError(

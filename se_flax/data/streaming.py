@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
+from se_flax import rng
 from se_flax.data.images import Crop, decode
 from se_flax.data.sources import held_out
 from se_flax.errors import UserError
@@ -113,15 +114,19 @@ class _Batches:
         positions = np.arange(self.share) + (i * self.batch_size + self.first)
         images = np.empty((self.share, self.crop.size, self.crop.size, 3), np.uint8)
         labels = np.empty(self.share, np.int32)
-        # For all hosts, of which each takes its own.
-        draws = np.random.default_rng([self.seed or 0, i]).random(
-            (self.batch_size, self.crop.draws)
-        )
-        draws = draws[self.first : self.first + self.share].tolist()
+        draws = self._draws(i)
         for k, position in enumerate(positions.tolist()):
             labels[k] = self._read(position, draws[k], images[k])
         mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
         return HostBatch(images, labels, positions, mask)
+
+    def _draws(self, i: int) -> list[list[float]]:
+        """Returns the random numbers for the crops of this host's share of batch i."""
+        if self.seed is None:
+            return [[]] * self.share
+        generator = rng.generator(self.seed, rng.Stream.CROP, i)
+        draws = generator.random((self.batch_size, self.crop.draws))  # of all hosts
+        return draws[self.first : self.first + self.share].tolist()
 
     def _read(self, position: int, draws: list[float], out: np.ndarray) -> int:
         """Writes the image at a position; returns its label."""
@@ -214,7 +219,7 @@ def shuffled_place(seed: int, position: int, size: int) -> int:
 
 @functools.lru_cache(maxsize=64)  # batches read side by side may be of two epochs, each seed
 def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
-    generator = np.random.default_rng([seed, epoch])
+    generator = rng.generator(seed, rng.Stream.ORDER, epoch)
     return generator.permutation(size).astype(np.int32)
 
 

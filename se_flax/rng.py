@@ -1,0 +1,57 @@
+"""Every random stream of a run, in one table.
+
+A run draws from no other stream, and no two streams share a key: `key` and `generator` derive
+each from (seed, stream), and what uses one derives a key for each of its draws from that and from
+the place of the draw in the run.
+"""
+
+import enum
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+
+class Stream(enum.IntEnum):
+    """What a run draws at random.
+
+    On the devices, a stream's `key` is folded with the place of the draw:
+
+    | stream    | decides                                 | folded with          |
+    |-----------|-----------------------------------------|----------------------|
+    | `INIT`    | initial parameters                      | (by Flax) the module |
+    | `ORDER`   | order of images held on the devices     | epoch                |
+    | `AUGMENT` | augmentation of an image                | position of the image|
+    | `MIX`     | mixup and cutmix of a pair of images    | position of the pair |
+    | `DROPOUT` | dropout and stochastic depth            | step, device         |
+
+    On the host, a stream's `generator` is made for each index:
+
+    | stream     | decides                                   | index        |
+    |------------|-------------------------------------------|--------------|
+    | `ORDER`    | order of images that are streamed         | epoch        |
+    | `CROP`     | random crops of images that are streamed  | step         |
+    | `HOLD_OUT` | which training images are held out        | 0; seed 0    |
+
+    Positions count the images of a run from 0, over all epochs. The images that are held out are
+    the same for every seed.
+    """
+
+    INIT = 0
+    ORDER = 1
+    AUGMENT = 2
+    MIX = 3
+    DROPOUT = 4
+    CROP = 5
+    HOLD_OUT = 6
+
+
+def key(seed: Int[Array, ""] | int, stream: Stream) -> Key[Array, ""]:
+    """Returns the key of a stream on the devices. Fold it; never draw from it or split it."""
+    return jax.random.fold_in(jax.random.key(seed), int(stream))
+
+
+def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
+    """Returns the generator of a stream on the host at an index."""
+    # Always three numbers: NumPy takes [1] and [1, 0] for the same.
+    return np.random.default_rng([int(stream), seed, index])
