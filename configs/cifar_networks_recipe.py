@@ -38,6 +38,7 @@ def resnext_cifar(prefix: str, classes: str) -> ConfigDict:
     """Returns the config of ResNeXt-29, 8x64d; `prefix` is "" or "se_", `classes` 10 or 100."""
     config = _base(f"{prefix}resnext29_8x64d_cifar", classes, weight_decay=5e-4)
     config.num_epochs = 300
+    config.schedule.milestones = (150, 225)
     return config
 
 
@@ -54,7 +55,7 @@ def small_cnn_cifar(prefix: str, classes: str) -> ConfigDict:
     config.model.name = f"{prefix}small_cnn"
     config.dataset.name = _dataset(classes)
     config.augment.crop_padding = 3
-    config.augment.mirror = True
+    config.augment.horizontal_flip = True
     config.batch_size = 32
     config.num_epochs = 100
     config.optimizer.name = "rmsprop"
@@ -63,5 +64,5 @@ def small_cnn_cifar(prefix: str, classes: str) -> ConfigDict:
     config.optimizer.momentum = 0.0
     config.optimizer.weight_decay = 0.0
     config.schedule.name = "constant"
-    config.schedule.warmup = 0.0
+    config.schedule.warmup_epochs = 0
     return config

@@ -10,7 +10,7 @@ the mean of each pixel.
 
 What makes the very deep ones converge, with SE blocks and without:
 
-- The first 1/200 of the training, one epoch, is a warm-up from 0.01. At 0.1 from the first step
+- The first epoch is a warm-up from 0.01. At 0.1 from the first step
   on, the 110-layer network stays at chance for several epochs (He et al., section 4.2).
 - From 110 layers on, the last batch norm of each residual branch begins with scale 0, so that
   each of the 54 units begins as an identity. (At 20 layers it only slows the first epochs down.)
@@ -45,7 +45,7 @@ def cifar_recipe(prefix: str, depth: str, dataset: str, weight_decay: float) -> 
     config.model.overrides.zero_init = int(depth) >= 110
     config.dataset.name = dataset
     config.augment.crop_padding = 4
-    config.augment.mirror = True
+    config.augment.horizontal_flip = True
 
     config.batch_size = 128
     config.num_epochs = 200
@@ -54,8 +54,8 @@ def cifar_recipe(prefix: str, depth: str, dataset: str, weight_decay: float) -> 
     config.optimizer.nesterov = True
     config.optimizer.weight_decay = weight_decay
     config.schedule.name = "step"
-    config.schedule.warmup = 0.005  # one epoch of 200
-    config.schedule.warmup_start = 0.1
-    config.schedule.drop_at = (0.5, 0.75)
-    config.schedule.drop_factor = 0.1
+    config.schedule.warmup_epochs = 1
+    config.schedule.warmup_factor = 0.1
+    config.schedule.milestones = (100, 150)
+    config.schedule.gamma = 0.1
     return config

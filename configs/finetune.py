@@ -13,7 +13,8 @@ are middle values of theirs. They train 20,000 steps; `--config.num_epochs` sets
 
 A network of which none are listed begins with random ones, unless `--config.init_from` names some.
 Other ways: `--config.freeze_body=True` trains a new classifier on the features as they are, and
-`--config.optimizer.rates="(('classifier/*', 1.0), ('*', 0.1))"` the body at a tenth of the rate.
+`--config.optimizer.lr_multipliers="(('classifier/*', 1.0), ('*', 0.1))"` the body at a tenth of the
+rate.
 """
 
 from ml_collections import ConfigDict
@@ -30,21 +31,22 @@ def get_config(network: str = "se_resnet50_caffe") -> ConfigDict:
     if weights:  # and images as they are evaluated on
         config.init_from = weights.source
         config.dataset.image_size = weights.input_size
-        config.dataset.eval_crop = weights.crop
+        config.dataset.crop_pct = weights.crop
         config.dataset.interpolation = weights.interpolation
     config.dataset.name = "imagenette"
+    config.augment.crop_padding = 0
     config.augment.random_resized_crop = True
     config.augment.crop_area = (0.08, 1.0)
-    config.augment.mirror = True
+    config.augment.horizontal_flip = True
 
     config.batch_size = 256
     config.num_epochs = 30
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.01
-    config.optimizer.batch_size_reference = 256
+    config.optimizer.base_batch_size = 256
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = True
     config.optimizer.weight_decay = 1e-4
     config.schedule.name = "cosine"
-    config.schedule.warmup = 0.0
+    config.schedule.warmup_epochs = 0
     return config

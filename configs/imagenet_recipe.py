@@ -10,7 +10,8 @@ mirrored; networks with SE blocks and without trained alike. Where it leaves som
 - The rotation and pixel jitter of that README, which the paper does not have, are left out.
 - The learning rate is that of a batch of 1024 and scales with `--config.batch_size`
   (Goyal et al., arXiv:1706.02677): 0.15 for 256.
-- There is no warm-up; Goyal et al. begin with one of five epochs, `--config.schedule.warmup=0.05`.
+- There is no warm-up; Goyal et al. begin with one of five epochs,
+  `--config.schedule.warmup_epochs=5`.
 
 The weights that the authors released come from other runs (batch 256, learning rate 0.1, more
 epochs, by their README) of the networks under `<name>_caffe`, to be had by
@@ -31,7 +32,7 @@ def imagenet_config(model: str) -> ConfigDict:
     config.augment.crop_padding = 0
     config.augment.random_resized_crop = True
     config.augment.crop_area = (0.08, 1.0)
-    config.augment.mirror = True
+    config.augment.horizontal_flip = True
     return config
 
 
@@ -42,14 +43,14 @@ def imagenet_recipe(model: str) -> ConfigDict:
     config.num_epochs = 100
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.6
-    config.optimizer.batch_size_reference = 1024
+    config.optimizer.base_batch_size = 1024
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = False
     config.optimizer.weight_decay = 1e-4
     config.schedule.name = "step"
-    config.schedule.warmup = 0.0
-    config.schedule.drop_at = (0.3, 0.6, 0.9)
-    config.schedule.drop_factor = 0.1
+    config.schedule.warmup_epochs = 0
+    config.schedule.milestones = (30, 60, 90)
+    config.schedule.gamma = 0.1
     return config
 
 

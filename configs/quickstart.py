@@ -11,9 +11,9 @@ def get_config() -> ConfigDict:
     config.model.overrides.reduction = 4
     config.dataset.name = "digits"
     config.augment.crop_padding = 1  # of 8 pixels
-    config.augment.mirror = False
+    config.augment.horizontal_flip = False
     config.num_epochs = 30
     config.optimizer.learning_rate = 0.1
     config.schedule.name = "cosine"
-    config.schedule.warmup = 0.05
+    config.schedule.warmup_epochs = 1.5
     return config

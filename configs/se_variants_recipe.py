@@ -35,7 +35,7 @@ def se_variants_recipe(network: str, variant: str, dataset: str = "cifar10") -> 
         config.model.overrides.variant = variant
     config.dataset.name = DATASETS[dataset]
     config.augment.crop_padding = 4 if dataset == "cifar100" else 0
-    config.augment.mirror = dataset == "cifar100"
+    config.augment.horizontal_flip = dataset == "cifar100"
     config.batch_size = 64 if network == "cnn3" else 32
     config.num_epochs = 50
     config.optimizer.name = "adadelta"
@@ -46,5 +46,5 @@ def se_variants_recipe(network: str, variant: str, dataset: str = "cifar10") -> 
     config.schedule.decay_rate = 0.7
     config.schedule.decay_epochs = 1.0
     config.schedule.staircase = True
-    config.schedule.warmup = 0.0
+    config.schedule.warmup_epochs = 0
     return config

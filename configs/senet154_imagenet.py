@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     config = imagenet_recipe("senet154")
     config.batch_size = 2048
     config.optimizer.learning_rate = 1.0
-    config.optimizer.batch_size_reference = 2048
+    config.optimizer.base_batch_size = 2048
     config.label_smoothing = 0.1
     return config

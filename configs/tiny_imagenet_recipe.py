@@ -35,21 +35,21 @@ def tiny_imagenet_recipe(prefix: str, depth: str) -> ConfigDict:
     config.model.overrides.stem = "cifar"
     config.dataset.name = "tiny_imagenet"
     config.dataset.image_size = 64
-    config.dataset.eval_crop = 1.0  # all of an image
+    config.dataset.crop_pct = 1.0  # all of an image
     config.augment.crop_padding = 0
     config.augment.random_resized_crop = True
     config.augment.crop_area = (0.25, 1.0)
-    config.augment.mirror = True
+    config.augment.horizontal_flip = True
 
     config.batch_size = 256
     config.num_epochs = 90
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.1
-    config.optimizer.batch_size_reference = 256
+    config.optimizer.base_batch_size = 256
     config.optimizer.momentum = 0.9
     config.optimizer.nesterov = True
     config.optimizer.weight_decay = 5e-4
     config.schedule.name = "cosine"
-    config.schedule.warmup = 5 / 90
-    config.schedule.warmup_start = 0.1
+    config.schedule.warmup_epochs = 5
+    config.schedule.warmup_factor = 0.1
     return config

@@ -74,7 +74,8 @@ def cells(scale: str) -> list[Cell]:
 
                 def on_tiny_imagenet(prefix, depth=depth, augmented=augmented):
                     config = tiny_imagenet_recipe(prefix, depth)
-                    config.augment.random_resized_crop = config.augment.mirror = augmented
+                    config.augment.random_resized_crop = augmented
+                    config.augment.horizontal_flip = augmented
                     return config
 
                 model = f"ResNet-{depth}{' + augmentation' if augmented else ''}"

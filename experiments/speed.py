@@ -141,7 +141,7 @@ def se_flax_work(name: str, mode: str, batch_size: int, dtype: str) -> Callable[
     config = default_config()
     config.model.name, config.batch_size, config.dtype = name, batch_size, dtype
     model = build_model(config, model_info(name).num_classes, None)
-    optimizer = make_optimizer(config, lambda step: 0.1)
+    optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
     state = jax.jit(lambda: create_state(model, optimizer, images.shape[1:], 0, False))()
     if mode == "inference":
         apply = functools.partial(model.apply, train=False)
@@ -346,7 +346,7 @@ def noise_dataset(train: int, test: int) -> Dataset:
         class_names=tuple("0123456789"),
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
-        mirror=True,
+        horizontal_flip=True,
     )
 
 

@@ -22,7 +22,7 @@ from configs.cifar_recipe import cifar_recipe
 from se_flax.burden import burden
 from se_flax.checkpoints import changed_fields
 from se_flax.command import INTERRUPTED, outlive_output, parse_flags, run_command
-from se_flax.config import build_model, fill_in
+from se_flax.config import build_model, modernized
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.errors import RunDiverged, UserError
@@ -194,8 +194,7 @@ def matching(cells: Sequence[Any], pattern: str, study: str) -> list[Any]:
 
 def same_config(result: dict[str, Any], cell: Cell) -> bool:
     """Whether results are of a cell's config; fields that came later had their defaults."""
-    stored = ConfigDict(result["config"])
-    fill_in(stored)
+    stored = modernized(result["config"])
     return json.loads(stored.to_json_best_effort()) == json.loads(cell.config.to_json_best_effort())
 
 
@@ -251,14 +250,20 @@ def _curve(rows, mark: str, summary) -> dict[str, list[float]]:
 
 
 def shortened(config: ConfigDict, scale: str, small_epochs: int) -> ConfigDict:
-    """Returns the config of a scale: as it is, with few epochs, or for `smoke_dataset`."""
+    """Returns the config of a scale: as it is, with few epochs, or for `smoke_dataset`.
+
+    Milestones are shortened in proportion.
+    """
     if scale == "full":
         return config
-    config.num_epochs = small_epochs
+    epochs = small_epochs if scale == "small" else 2
+    milestones = (epoch * epochs / config.num_epochs for epoch in config.schedule.milestones)
+    config.schedule.milestones = tuple(milestones)
+    config.num_epochs = epochs
     if scale == "smoke":
         config.dataset.name = "digits"
-        config.num_epochs, config.batch_size, config.log_every_steps = 2, 32, 8
-        config.augment.mirror = False
+        config.batch_size, config.log_every_steps = 32, 8
+        config.augment.horizontal_flip = False
     return config
 
 
@@ -285,7 +290,7 @@ def ablation_config(scale: str, prefix: str, epochs: int, **overrides: Any) -> C
     config = cifar_recipe(prefix, "20", "cifar10", weight_decay=1e-4)
     if scale != "full":
         config.model.overrides.stage_sizes = (1, 1, 1)
-        config.schedule.warmup = 0.1
+        config.schedule.warmup_epochs = 0.1 * (epochs if scale == "small" else 2)
     config.model.overrides.update(overrides)
     return shortened(config, scale, epochs)
 

@@ -17,7 +17,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from se_flax.config import fill_in
+from se_flax.config import leaves, modernized
 from se_flax.distributed import arrays_from_first, from_first, is_first
 from se_flax.errors import StorageError, UserError
 from se_flax.state import TrainState, replicate
@@ -499,7 +499,7 @@ def config_as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """Returns the config of a run from its `config.json`, made complete by `fill_in`.
+    """Returns the config of a run from its `config.json`, in today's fields (see `modernized`).
 
     Raises:
         UserError: if there is none.
@@ -513,9 +513,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: it holds no fields")
-    config = ConfigDict(values)
-    fill_in(config)
-    return config
+    return modernized(values)
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
@@ -541,21 +539,12 @@ def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     """Returns "config.x is 2, before 1" for each field not as it was in the workdir's run."""
     if not has_checkpoint(workdir):
         return []
-    old, new = (dict(_leaves(config_as_json(tree))) for tree in (read_config(workdir), config))
+    old, new = (dict(leaves(config_as_json(tree))) for tree in (read_config(workdir), config))
     return [
         f"config.{field} is {value}, before {old.get(field)}"
         for field, value in new.items()
         if old.get(field) != value
     ]
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, plain value) of the fields of a config."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _plain(config: ConfigDict, field: str) -> Any:

@@ -1,5 +1,6 @@
-"""The fields of a run's configuration, what they mean, and the check of a given one."""
+"""A run's configuration: one table with every field, its default, its check and its meaning."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,285 +10,388 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from se_flax.data.augment import POLICIES
-from se_flax.data.sources import check_dataset_name
+from se_flax.data.sources import check_dataset_name, known_datasets
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
 from se_flax.pretrained.load import check_source
 
-Check = Callable[[Any], bool]
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """The values that a field can have.
+
+    Attributes:
+        allows: whether it can have a value.
+        expected: what is expected, to follow "must be".
+    """
+
+    allows: Callable[[Any], bool]
+    expected: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the configuration.
+
+    Attributes:
+        default: its value in a new configuration.
+        kind: the values it can have.
+        meaning: what it does.
+    """
+
+    default: Any
+    kind: Kind
+    meaning: str
+
+
+def _is_number(value: Any, low: float = 0, high: float = math.inf) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and low <= value <= high
+
+
+def _number(low: float = 0, high: float = math.inf) -> Kind:
+    if high == math.inf:
+        return Kind(lambda value: _is_number(value, low), f"a number of at least {low:g}")
+    return Kind(lambda value: _is_number(value, low, high), f"a number from {low:g} to {high:g}")
+
+
+def _positive(high: float = math.inf) -> Kind:
+    limit = "" if high == math.inf else f" and at most {high:g}"
+    return Kind(lambda x: _is_number(x, 0, high) and x > 0, f"a number above 0{limit}")
+
+
+def _whole(low: int, high: int = 2**31 - 1) -> Kind:
+    return Kind(
+        lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high,
+        f"a whole number from {low} to {high}",
+    )
+
+
+def _one_of(*names: str) -> Kind:
+    quoted = [f'"{name}"' for name in names]
+    return Kind(lambda value: value in names, f"{', '.join(quoted[:-1])} or {quoted[-1]}")
+
+
+def _sequence(is_item: Callable[[Any], bool], expected: str) -> Kind:
+    return Kind(lambda x: isinstance(x, tuple | list) and all(map(is_item, x)), expected)
+
+
+def _is_area(value: Any) -> bool:
+    return _is_number(value, 0, 1) and value > 0
+
+
+def _is_lr_multiplier(value: Any) -> bool:
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and _is_number(value[1])
+
+
+def _rising(kind: Kind) -> Kind:
+    return Kind(lambda x: kind.allows(x) and list(x) == sorted(set(x)), kind.expected)
+
+
+_FLAG = Kind(lambda value: isinstance(value, bool), "True or False")
+_TEXT = Kind(lambda value: isinstance(value, str), "a text")
+_FRACTION = Kind(lambda value: _is_number(value) and value < 1, "a number from 0 to below 1")
+_CROP_PCT = Kind(
+    lambda value: value == 0 or _is_number(value, 0.1, 1), "0, or a number from 0.1 to 1"
+)
+_CROP_AREA = Kind(
+    lambda x: _sequence(_is_area, "").allows(x) and len(x) == 2 and x[0] <= x[1],
+    "the smallest and the largest share of the image, above 0 and at most 1",
+)
+_MILESTONES = _rising(_sequence(_is_number, "increasing numbers of epochs, of at least 0"))
+_LR_MULTIPLIERS = _sequence(_is_lr_multiplier, "pairs of a pattern and a factor of at least 0")
+_OVERRIDES = Kind(lambda value: isinstance(value, Mapping | ConfigDict), "a dictionary")
+
+FIELDS: dict[str, Field] = {
+    "seed": Field(0, _whole(0, 2**32 - 1), "of every random stream of the run (se_flax.rng)"),
+    "num_seeds": Field(
+        1, _whole(1, 2**16), "networks trained as one run, with seeds seed, seed + 1, ..."
+    ),
+    "seed_mode": Field(
+        "auto",
+        _one_of("auto", "vmap", "in_turn"),
+        'how: "vmap" computes all seeds at once, "in_turn" one after the other at each step; '
+        '"auto" is "vmap" on GPU and TPU for images held in memory',
+    ),
+    "model.name": Field("se_resnet20_cifar", _TEXT, "one of se_flax.list_models()"),
+    "model.overrides": Field({}, _OVERRIDES, "keyword arguments for se_flax.create_model"),
+    "init_from": Field(
+        "",
+        _TEXT,
+        "published weights to start from, a hub id or a file (se_flax.load_pretrained); the "
+        "classifier is new if the number of classes differs",
+    ),
+    "freeze_body": Field(
+        False, _FLAG, "train the classifier only; the body computes as in evaluation"
+    ),
+    "dtype": Field(
+        "float32", _one_of("float32", "bfloat16"), "of computation; parameters stay float32"
+    ),
+    "sync_batch_norm": Field(
+        False, _FLAG, "batch statistics over all devices instead of each device's own"
+    ),
+    "dataset.name": Field(
+        "cifar10", _TEXT, "held in memory, or any TFDS data set with images and labels"
+    ),
+    "dataset.data_dir": Field(
+        "", _TEXT, "where TFDS keeps data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+    ),
+    "dataset.image_dir": Field(
+        "",
+        _TEXT,
+        "instead of a name: a folder with train/<class>/*.jpg and val/<class>/*.jpg",
+    ),
+    "dataset.skip_bad": Field(False, _FLAG, "leave out images of image_dir that cannot be read"),
+    "dataset.image_size": Field(
+        0,
+        _whole(0, 4096),
+        "streamed images: height and width the network sees; 0: as the network was published",
+    ),
+    "dataset.crop_pct": Field(
+        0.0,
+        _CROP_PCT,
+        "streamed images: share of the short side that evaluation sees; 0: as published",
+    ),
+    "dataset.interpolation": Field(
+        "",
+        _one_of("", "bilinear", "bicubic"),
+        "streamed images: how evaluation resizes; empty: as published",
+    ),
+    "dataset.workers": Field(
+        0, _whole(0, 1024), "streamed images: processes that read them; 0: threads"
+    ),
+    "validation_fraction": Field(
+        0.0, _FRACTION, "of the training images, held out to choose the best checkpoint on"
+    ),
+    "augment.crop_padding": Field(
+        4, _whole(0, 4096), "zeros around the image before a random crop of its size; 0: no crop"
+    ),
+    "augment.random_resized_crop": Field(
+        False, _FLAG, "streamed images: a crop of random area and shape, resized"
+    ),
+    "augment.crop_area": Field(
+        (0.08, 1.0), _CROP_AREA, "random_resized_crop: share of the image that a crop takes"
+    ),
+    "augment.horizontal_flip": Field(
+        True, _FLAG, "flip half of the images, in data sets where that keeps their meaning"
+    ),
+    "augment.policy": Field(
+        "",
+        _one_of("", "randaugment", *POLICIES),
+        '"randaugment" or the name of an AutoAugment policy; empty: none',
+    ),
+    "augment.num_ops": Field(2, _whole(1, 16), "randaugment: operations on each image"),
+    "augment.magnitude": Field(9.0, _number(), "randaugment: 10 is the full strength"),
+    "augment.cutout": Field(
+        0, _whole(0, 4096), "side of a square that is blanked, in pixels; 0: none"
+    ),
+    "augment.random_erasing": Field(0.0, _number(0, 1), "probability of random erasing"),
+    "augment.mixup": Field(0.0, _number(), "alpha of mixup; 0: none"),
+    "augment.cutmix": Field(0.0, _number(), "alpha of cutmix; 0: none"),
+    "batch_size": Field(128, _whole(1, 2**20), "images in a step, over all devices"),
+    "num_epochs": Field(200, _whole(1), "length of the run"),
+    "optimizer.name": Field("sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "rule"),
+    "optimizer.learning_rate": Field(0.1, _number(), "peak of the schedule"),
+    "optimizer.base_batch_size": Field(
+        0,
+        _whole(0),
+        "learning_rate is for batches of this size and scales with batch_size; 0: it does not",
+    ),
+    "optimizer.momentum": Field(0.9, _number(0, 1), "momentum; beta_1 of Adam"),
+    "optimizer.nesterov": Field(True, _FLAG, "sgd: Nesterov momentum"),
+    "optimizer.decay": Field(
+        0.0,
+        _FRACTION,
+        "decay of the mean squared gradient, not of sgd; 0: see se_flax.optim.make_optimizer",
+    ),
+    "optimizer.epsilon": Field(0.0, _number(), "added to the mean squared gradient; 0: likewise"),
+    "optimizer.weight_decay": Field(1e-4, _number(), "coefficient of half the squared norm"),
+    "optimizer.decay_norm_and_bias": Field(
+        False, _FLAG, "weight decay of batch norm and biases, too"
+    ),
+    "optimizer.clip_norm": Field(
+        0.0, _number(), "largest global norm of the gradient; 0: no limit"
+    ),
+    "optimizer.lr_multipliers": Field(
+        (),
+        _LR_MULTIPLIERS,
+        'layer-wise learning rates: (pattern, factor) pairs, as in (("classifier/*", 1.0), '
+        '("*", 0.1)); the first pattern that matches a parameter\'s path counts',
+    ),
+    "schedule.name": Field("step", _one_of("step", "cosine", "constant", "exponential"), "shape"),
+    "schedule.warmup_epochs": Field(1.0, _number(), "length of a linear warm-up"),
+    "schedule.warmup_factor": Field(
+        0.1, _number(0, 1), "the warm-up starts at this times learning_rate"
+    ),
+    "schedule.milestones": Field(
+        (100, 150), _MILESTONES, "step: epochs after which the rate is multiplied by gamma"
+    ),
+    "schedule.gamma": Field(0.1, _number(0, 1), "step: factor at each milestone"),
+    "schedule.decay_rate": Field(
+        0.97, _positive(1), "exponential: factor every decay_epochs epochs"
+    ),
+    "schedule.decay_epochs": Field(2.4, _positive(), "exponential: see decay_rate"),
+    "schedule.staircase": Field(
+        True, _FLAG, "exponential: in steps of decay_epochs instead of smoothly"
+    ),
+    "label_smoothing": Field(0.0, _FRACTION, "share of the target spread over all classes"),
+    "auxiliary_weight": Field(
+        0.4, _number(), "of the loss of a network's auxiliary logits, if it has any"
+    ),
+    "ema_decay": Field(
+        0.0,
+        _FRACTION,
+        "per step, of a moving average of parameters and batch statistics; 0: none is kept",
+    ),
+    "on_nonfinite": Field(
+        "stop",
+        _one_of("stop", "skip"),
+        'if loss or gradient is not finite: "stop" the run, or "skip" the update and count it',
+    ),
+    "steps_per_dispatch": Field(
+        0, _whole(0), "training steps the devices are given at once; 0: one on a CPU, else chosen"
+    ),
+    "log_every_steps": Field(100, _whole(1), "steps between rows of metrics.jsonl"),
+    "eval_every_epochs": Field(1, _whole(1), "epochs between evaluations"),
+    "eval_batch_size": Field(500, _whole(1, 2**20), "images evaluated at once, over all devices"),
+    "checkpoint_every_minutes": Field(
+        5.0, _number(), "between evaluations, each of which saves a checkpoint, too"
+    ),
+}
+
+# Fields that act on streamed images only; data sets held in memory refuse other values.
+STREAMED_ONLY = {
+    "dataset.image_size": 0,
+    "dataset.crop_pct": 0.0,
+    "dataset.interpolation": "",
+    "dataset.workers": 0,
+    "augment.random_resized_crop": False,
+}
 
 
 def default_config() -> ConfigDict:
     """Returns the configuration that every config file starts from.
 
-    Its fields are locked: setting one that does not exist is an error.
+    `FIELDS` has the meaning of each field. The fields are locked: setting one that does not exist
+    is an error.
     """
-    config = ConfigDict()
-    config.seed = 0  # of initialisation, data order and augmentation
-    # So many networks are trained as one run, of seeds seed, seed + 1, ...: "vmap" computes them
-    # at once, "in_turn" step by step one after the other; "auto" is vmap on GPU and TPU, for
-    # images held in memory.
-    config.num_seeds = 1
-    config.seed_mode = "auto"
+    return _nested({name: field.default for name, field in FIELDS.items()})
 
-    config.model = ConfigDict()
-    config.model.name = "se_resnet20_cifar"
-    config.model.overrides = ConfigDict()  # keyword arguments for create_model
-    # Published weights to begin with: a hub id or a file, see se_flax.load_pretrained. The
-    # classifier is new where the number of classes is another one.
-    config.init_from = ""
-    config.freeze_body = False  # train the classifier alone, on what the body gives in evaluation
-    config.dtype = "float32"  # of computation ("bfloat16"); parameters stay float32
-    config.sync_batch_norm = False  # batch statistics over all devices, not each one's own
 
-    config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # held in memory, or any of TFDS with images and labels
-    config.dataset.data_dir = ""  # empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-    # In place of a name: a folder with train/<class>/*.jpg and val/<class>/*.jpg.
-    config.dataset.image_dir = ""
-    config.dataset.skip_bad = False  # leave out images of image_dir that cannot be read
-    # Of images that are streamed, not held in memory:
-    config.dataset.image_size = 0  # height and width the network sees; 0: what it was made for
-    config.dataset.eval_crop = 0.0  # part of the short side that is evaluated; 0: as published
-    config.dataset.interpolation = ""  # of evaluation, "bilinear" or "bicubic"; "": as published
-    config.dataset.workers = 0  # processes that read images; 0: threads
-    config.validation_fraction = 0.0  # of train, held out to choose the best checkpoint on
-
-    config.augment = ConfigDict()
-    config.augment.crop_padding = 4  # zeros around the image before a random crop; 0: none
-    config.augment.mirror = True  # left to right, for data sets where that keeps the meaning
-    config.augment.random_resized_crop = True  # of streamed images; crop_padding is for others
-    config.augment.crop_area = (0.08, 1.0)  # share of an image that such a crop takes
-    config.augment.policy = ""  # "autoaugment_imagenet", ..._cifar10, ..._svhn, "randaugment"
-    config.augment.randaugment_layers = 2
-    config.augment.randaugment_magnitude = 9.0  # 10 is each operation's full strength
-    config.augment.cutout = 0  # side of a square taken out, in pixels; 0: none
-    config.augment.random_erasing = 0.0  # probability
-    config.augment.mixup = 0.0  # alpha; 0: none
-    config.augment.cutmix = 0.0  # alpha; 0: none
-
-    config.batch_size = 128  # over all devices
-    config.num_epochs = 200
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or "rmsprop", "adadelta", "adam", "adamw"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.batch_size_reference = 0  # learning_rate is for this batch; 0: for any
-    config.optimizer.momentum = 0.9  # of Adam beta_1
-    config.optimizer.nesterov = True  # "sgd"
-    # Of the mean squared gradient, not "sgd"; 0: the usual, see se_flax.optim.make_optimizer.
-    config.optimizer.decay = 0.0
-    config.optimizer.epsilon = 0.0  # beside the mean squared gradient; 0: the usual
-    config.optimizer.weight_decay = 1e-4
-    config.optimizer.decay_norm_and_bias = False  # decay batch norm and biases too
-    config.optimizer.clip_norm = 0.0  # largest global norm of a gradient; 0: no limit
-    # Layer-wise learning rates: (pattern, factor) pairs, such as (("classifier/*", 1.0),
-    # ("*", 0.1)); the first whose pattern a parameter's path matches counts.
-    config.optimizer.rates = ()
-
-    config.schedule = ConfigDict()
-    config.schedule.name = "step"  # or "cosine", "constant", "exponential"
-    config.schedule.warmup = 0.005  # fraction of the run; linear, from warmup_start
-    config.schedule.warmup_start = 0.1  # fraction of learning_rate
-    config.schedule.drop_at = (0.5, 0.75)  # "step": fractions of num_epochs
-    config.schedule.drop_factor = 0.1
-    config.schedule.decay_rate = 0.97  # "exponential": factor every so many epochs
-    config.schedule.decay_epochs = 2.4
-    config.schedule.staircase = True  # all at once, not evenly from step to step
-
-    config.label_smoothing = 0.0
-    config.auxiliary_weight = 0.4  # of the loss of a network's auxiliary logits, if it has any
-    config.ema_decay = 0.0  # of parameters and batch statistics, a step; 0: none kept
-
-    # When loss or gradient is not finite: "stop" the run, or "skip" the update and count it.
-    config.on_nonfinite = "stop"
-
-    config.steps_per_dispatch = 0  # 0: one on a CPU, chosen by the program elsewhere
-    config.log_every_steps = 100  # a row in metrics.jsonl; besides that one an epoch
-    config.eval_every_epochs = 1
-    config.eval_batch_size = 500
-    # After each evaluation, and between them at the first row after so many minutes.
-    config.checkpoint_every_minutes = 5.0
+def _nested(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns a locked configuration of values by dotted name."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, leaf = name.split(".")
+        section = nested
+        for key in path:
+            section = section.setdefault(key, {})
+        section[leaf] = value
+    config = ConfigDict(nested)
     config.lock()
     config.model.overrides.unlock()
     return config
 
 
-def _is(kind: type | tuple[type, ...]) -> Check:
-    return lambda value: isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _number(low: float, high: float = float("inf")) -> Check:
-    return lambda value: _is((int, float))(value) and math.isfinite(value) and low <= value <= high
-
-
-def _whole(low: int, high: int = 2**31 - 1) -> tuple[Check, str]:
-    return (
-        lambda value: _is(int)(value) and low <= value <= high,
-        f"a whole number from {low} to {high}",
-    )
-
-
-def _positive(high: float = float("inf")) -> Check:
-    return lambda value: _number(0, high)(value) and value > 0
-
-
-def _one_of(names: tuple[str, ...]) -> tuple[Check, str]:
-    quoted = [f'"{name}"' for name in names]
-    return lambda value: value in names, f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-
-
-# What each field may be: the check, and the words for it.
-_FLAG = (lambda value: isinstance(value, bool), "True or False")
-_TEXT = (_is(str), "a text")
-_FRACTION = (lambda value: _number(0)(value) and value < 1, "a number from 0 to below 1")
-_RULES: dict[str, tuple[Check, str]] = {
-    "seed": _whole(0, 2**32 - 1),
-    "num_seeds": _whole(1, 2**16),
-    "seed_mode": _one_of(("auto", "vmap", "in_turn")),
-    "model.name": _TEXT,
-    "init_from": _TEXT,
-    "freeze_body": _FLAG,
-    "dtype": (lambda value: value in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
-    "sync_batch_norm": _FLAG,
-    "dataset.name": _TEXT,
-    "dataset.data_dir": _TEXT,
-    "dataset.image_dir": _TEXT,
-    "dataset.skip_bad": _FLAG,
-    "dataset.image_size": _whole(0, 4096),
-    "dataset.eval_crop": (
-        lambda value: value == 0 or _number(0.1, 1)(value),
-        "0, or a number from 0.1 to 1",
-    ),
-    "dataset.interpolation": _one_of(("", "bilinear", "bicubic")),
-    "dataset.workers": _whole(0, 1024),
-    "validation_fraction": _FRACTION,
-    "augment.crop_padding": _whole(0, 4096),
-    "augment.mirror": _FLAG,
-    "augment.random_resized_crop": _FLAG,
-    "augment.crop_area": (
-        lambda value: (
-            isinstance(value, tuple | list)
-            and len(value) == 2
-            and all(_number(0, 1)(item) for item in value)
-            and 0 < value[0] <= value[1]
-        ),
-        "the least and the largest part of the image, above 0 and at most 1",
-    ),
-    "augment.policy": _one_of(("", "randaugment", *POLICIES)),
-    "augment.randaugment_layers": _whole(1, 16),
-    "augment.randaugment_magnitude": (_number(0), "a number of at least 0"),
-    "augment.cutout": _whole(0, 4096),
-    "augment.random_erasing": (_number(0, 1), "a number from 0 to 1"),
-    "augment.mixup": (_number(0), "a number of at least 0"),
-    "augment.cutmix": (_number(0), "a number of at least 0"),
-    "batch_size": _whole(1, 2**20),
-    "num_epochs": _whole(1),
-    "optimizer.name": _one_of(("sgd", "rmsprop", "adadelta", "adam", "adamw")),
-    "optimizer.learning_rate": (_number(0), "a number of at least 0"),
-    "optimizer.batch_size_reference": _whole(0),
-    "optimizer.momentum": (_number(0, 1), "a number from 0 to 1"),
-    "optimizer.nesterov": _FLAG,
-    "optimizer.decay": _FRACTION,
-    "optimizer.epsilon": (_number(0), "a number of at least 0"),
-    "optimizer.weight_decay": (_number(0), "a number of at least 0"),
-    "optimizer.decay_norm_and_bias": _FLAG,
-    "optimizer.clip_norm": (_number(0), "a number of at least 0"),
-    "optimizer.rates": (
-        lambda value: (
-            isinstance(value, tuple | list)
-            and all(
-                isinstance(pair, tuple | list)
-                and len(pair) == 2
-                and isinstance(pair[0], str)
-                and _number(0)(pair[1])
-                for pair in value
-            )
-        ),
-        "pairs of a pattern and a factor of at least 0",
-    ),
-    "schedule.name": _one_of(("step", "cosine", "constant", "exponential")),
-    "schedule.warmup": _FRACTION,
-    "schedule.warmup_start": (_number(0, 1), "a number from 0 to 1"),
-    "schedule.drop_at": (
-        lambda value: (
-            isinstance(value, tuple | list)
-            and all(_number(0, 1)(item) for item in value)
-            and list(value) == sorted(set(value))
-        ),
-        "increasing fractions of the run, from 0 to 1",
-    ),
-    "schedule.drop_factor": (_number(0, 1), "a number from 0 to 1"),
-    "schedule.decay_rate": (_positive(1), "a number above 0 and at most 1"),
-    "schedule.decay_epochs": (_positive(), "a number above 0"),
-    "schedule.staircase": _FLAG,
-    "label_smoothing": _FRACTION,
-    "auxiliary_weight": (_number(0), "a number of at least 0"),
-    "ema_decay": _FRACTION,
-    "on_nonfinite": _one_of(("stop", "skip")),
-    "steps_per_dispatch": _whole(0),
-    "log_every_steps": _whole(1),
-    "eval_every_epochs": _whole(1),
-    "eval_batch_size": _whole(1, 2**20),
-    "checkpoint_every_minutes": (_number(0), "a number of at least 0"),
-}
-
-
-def _leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) of the fields of a configuration."""
     for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict) and f"{prefix}{key}" != "model.overrides":
-            yield from _leaves(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping | ConfigDict) and name != "model.overrides":
+            yield from leaves(value, f"{name}.")
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
 
 
 def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
     """Raises `UserError` for the first field of a configuration that cannot be used.
 
-    Everything that can be told without reading data or compiling is checked here: names and
-    types of fields, their ranges, the model with its overrides, and the data set's name
-    (unless it is not `config` that names the data).
+    Checks everything that needs neither data nor compilation: names and types of fields, their
+    ranges, the model with its overrides, and the data set's name (if the configuration names the
+    data).
     """
-    given = dict(_leaves(config))
-    for field in given:
-        if field not in _RULES and field != "model.overrides":
-            raise UserError(f'there is no config field "{field}"{nearest(field, _RULES)}')
-    for field, (is_valid, expected) in _RULES.items():
-        if field not in given:
+    given = dict(leaves(config))
+    for name in given:
+        if name not in FIELDS:
+            raise UserError(f'there is no config field "{name}"{nearest(name, FIELDS)}')
+    for name, field in FIELDS.items():
+        if name not in given:
             raise UserError(
-                f'the config lacks the field "{field}"; start from se_flax.config.default_config()'
+                f'the config lacks the field "{name}"; start from se_flax.config.default_config()'
             )
-        if not is_valid(given[field]):
-            raise UserError(f"config.{field} must be {expected}, not {given[field]!r}")
-    if config.seed + config.num_seeds > 2**32:
-        raise UserError(
-            f"config.seed ({config.seed}) leaves no room for config.num_seeds "
-            f"({config.num_seeds}): the last seed must be below 4294967296"
-        )
+        if not field.kind.allows(given[name]):
+            raise UserError(f"config.{name} must be {field.kind.expected}, not {given[name]!r}")
+    _check_combinations(config)
     if names_dataset and not config.dataset.image_dir:
         check_dataset_name(config.dataset.name)
-    for field, value in given["model.overrides"].items():
-        if not isinstance(value, bool | int | float | str | tuple | list):
-            raise UserError(f"config.model.overrides.{field} must be a plain value, not {value!r}")
+        if config.dataset.name in known_datasets():
+            check_held_in_memory(config, config.dataset.name)
     build_model(config, num_classes=2)
     if config.init_from:
         check_source(config.model.name, config.init_from)
 
 
-def fill_in(config: ConfigDict) -> None:
-    """Gives a config that an earlier version wrote the fields it lacks.
+def _check_combinations(config: ConfigDict) -> None:
+    if config.seed + config.num_seeds > 2**32:
+        raise UserError(
+            f"config.seed ({config.seed}) leaves no room for config.num_seeds "
+            f"({config.num_seeds}): the last seed must be below 4294967296"
+        )
+    if config.augment.crop_padding and config.augment.random_resized_crop:
+        raise UserError(
+            f"config.augment.crop_padding={config.augment.crop_padding} and "
+            "config.augment.random_resized_crop=True are two ways to crop; set crop_padding to 0, "
+            "or random_resized_crop to False"
+        )
+    for name, value in config.model.overrides.items():
+        if not isinstance(value, bool | int | float | str | tuple | list):
+            raise UserError(f"config.model.overrides.{name} must be a plain value, not {value!r}")
 
-    Their defaults are what versions without them did.
+
+def check_held_in_memory(config: ConfigDict, dataset: str) -> None:
+    """Raises `UserError` if a field is set that does nothing for images held in memory."""
+    given = dict(leaves(config))
+    for name, unset in STREAMED_ONLY.items():
+        if given[name] != unset:
+            raise UserError(
+                f"config.{name}={given[name]} has no effect on {dataset}, whose images are held "
+                f"in memory at their own size; leave it at {unset!r}"
+            )
+
+
+# Fields of version 0.1, their present names, and what makes their values of (value, num_epochs).
+_RENAMED: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
+    "dataset.eval_crop": ("dataset.crop_pct", lambda value, _: value),
+    "augment.mirror": ("augment.horizontal_flip", lambda value, _: value),
+    "augment.randaugment_layers": ("augment.num_ops", lambda value, _: value),
+    "augment.randaugment_magnitude": ("augment.magnitude", lambda value, _: value),
+    "optimizer.batch_size_reference": ("optimizer.base_batch_size", lambda value, _: value),
+    "optimizer.rates": ("optimizer.lr_multipliers", lambda value, _: value),
+    "schedule.warmup": ("schedule.warmup_epochs", lambda value, epochs: value * epochs),
+    "schedule.warmup_start": ("schedule.warmup_factor", lambda value, _: value),
+    "schedule.drop_at": ("schedule.milestones", lambda value, n: [x * n for x in value]),
+    "schedule.drop_factor": ("schedule.gamma", lambda value, _: value),
+}
+
+
+def modernized(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns the configuration that an earlier version wrote, in the fields of this one.
+
+    Fields that it lacks get their defaults, which are what versions without them did.
     """
-
-    def fill(given: ConfigDict, defaults: ConfigDict) -> None:
-        for field, value in defaults.items():
-            if field not in given:
-                given[field] = value
-            elif isinstance(value, ConfigDict) and isinstance(given[field], ConfigDict):
-                fill(given[field], value)
-
-    fill(config, default_config())
+    given = dict(leaves(values))
+    if "augment.mirror" in given:  # one of the two ways to crop had no effect, and could be set
+        if given.get("dataset.image_dir") or given["dataset.name"] not in known_datasets():
+            if given["augment.random_resized_crop"]:
+                given["augment.crop_padding"] = 0
+        else:
+            given.update({name: value for name, value in STREAMED_ONLY.items() if name in given})
+    for old, (new, convert) in _RENAMED.items():
+        if old in given:
+            given[new] = convert(given.pop(old), given["num_epochs"])
+    defaults = {name: field.default for name, field in FIELDS.items()}
+    return _nested({**defaults, **given})
 
 
 def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate schedule, from a config."""
+"""The optimiser and its learning rate schedule."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -18,76 +18,112 @@ _USUAL = {
 }
 
 
-def peak_learning_rate(config: ConfigDict) -> float:
-    """Returns the learning rate for this batch size, before any schedule.
+def peak_learning_rate(options: ConfigDict, batch_size: int) -> float:
+    """Returns the learning rate for a batch size, before any schedule.
 
-    With a `batch_size_reference`, the config's rate is for a batch of that size, and scales
-    linearly with the batch (Goyal et al., arXiv:1706.02677, section 2.1).
+    With a `base_batch_size`, the rate is for a batch of that size and scales linearly with the
+    batch (Goyal et al., arXiv:1706.02677, section 2.1).
+
+    Args:
+        options: `config.optimizer`.
+        batch_size: over all devices.
     """
-    options = config.optimizer
-    if not options.batch_size_reference:
+    if not options.base_batch_size:
         return options.learning_rate
-    return options.learning_rate * config.batch_size / options.batch_size_reference
+    return options.learning_rate * batch_size / options.base_batch_size
 
 
-def learning_rate_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate_schedule(
+    options: ConfigDict, peak: float, num_epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
     """Returns the learning rate as a function of the step, from 0.
 
-    A linear warm-up over the fraction `warmup` of the run comes first. "step" then multiplies
-    the rate by `drop_factor` at each of the fractions `drop_at` of the run, "cosine" takes it to
-    0 at the run's end along half a cosine, and "constant" leaves it. "exponential" multiplies it
-    by `decay_rate` every `decay_epochs` epochs, at once (`staircase`) or evenly from step to
-    step; it counts them from the start of the run, so that after the warm-up the rate is what it
-    would be without one, as in EfficientNet's published code.
+    The first `warmup_epochs` rise linearly from `warmup_factor` times the peak to the peak. All
+    other times are counted from the start of the run, too:
+
+    - "step" multiplies the rate by `gamma` at each of the `milestones`, in epochs;
+    - "cosine" takes it to 0 at the end of the run, along half a cosine that starts at the end of
+      the warm-up;
+    - "exponential" multiplies it by `decay_rate` every `decay_epochs` epochs, at once
+      (`staircase`) or smoothly. After a warm-up the rate is what it would be without one, as in
+      EfficientNet's published code;
+    - "constant" leaves it.
+
+    Args:
+        options: `config.schedule`.
+        peak: see `peak_learning_rate`.
+        num_epochs: length of the run.
+        steps_per_epoch: length of an epoch.
     """
-    schedule, peak = config.schedule, peak_learning_rate(config)
-    total = config.num_epochs * steps_per_epoch
-    warmup = round(schedule.warmup * total)
-    if schedule.name == "step":
-        drops = {
-            round(fraction * total) - warmup: schedule.drop_factor for fraction in schedule.drop_at
+    total = num_epochs * steps_per_epoch
+    warmup = min(round(options.warmup_epochs * steps_per_epoch), total)
+    if options.name == "step":
+        factors = {
+            round(epoch * steps_per_epoch) - warmup: options.gamma for epoch in options.milestones
         }
-        main = optax.piecewise_constant_schedule(peak, drops)
-    elif schedule.name == "cosine":
-        main = optax.cosine_decay_schedule(peak, total - warmup)
-    elif schedule.name == "exponential":
-        period = schedule.decay_epochs * steps_per_epoch
-        whole = optax.exponential_decay(
-            peak, period, schedule.decay_rate, staircase=schedule.staircase
+        main = optax.piecewise_constant_schedule(peak, factors)
+    elif options.name == "cosine":
+        main = optax.cosine_decay_schedule(peak, max(1, total - warmup))
+    elif options.name == "exponential":
+        period = options.decay_epochs * steps_per_epoch
+        decayed = optax.exponential_decay(
+            peak, period, options.decay_rate, staircase=options.staircase
         )
 
         def main(step):
-            return whole(step + warmup)
+            return decayed(step + warmup)
 
     else:
         main = optax.constant_schedule(peak)
     if not warmup:
         return main
-    start = optax.linear_schedule(schedule.warmup_start * peak, peak, warmup)
+    start = optax.linear_schedule(options.warmup_factor * peak, peak, warmup)
     return optax.join_schedules([start, main], [warmup])
 
 
+def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
+    """Returns a sentence for each part of a schedule that a run is too short to reach.
+
+    Args:
+        options: `config.schedule`.
+        num_epochs: length of the run.
+    """
+    notes = []
+    if options.warmup_epochs >= num_epochs:
+        notes.append(
+            f"the whole run is warm-up: config.schedule.warmup_epochs={options.warmup_epochs:g}"
+        )
+    if options.name == "step" and options.milestones and options.milestones[0] >= num_epochs:
+        milestones = ", ".join(f"{epoch:g}" for epoch in options.milestones)
+        notes.append(
+            f"the learning rate never drops: config.schedule.milestones=({milestones}) are past "
+            f"the end of the run"
+        )
+    return notes
+
+
 def make_optimizer(
-    config: ConfigDict, learning_rate: optax.Schedule
+    options: ConfigDict, learning_rate: optax.Schedule, freeze_body: bool = False
 ) -> optax.GradientTransformation:
     """Returns the optimiser, by name.
 
-    Weight decay is part of the gradient, as in the papers, but for "adamw". Unless
+    Weight decay is part of the gradient, as in the papers, except for "adamw". Unless
     `decay_norm_and_bias`, only arrays of two or more axes decay: the kernels, and neither biases
-    nor the scales of batch norm.
+    nor the scales of batch norm. The updates of parameters are multiplied by `lr_multipliers`.
 
-    With `config.freeze_body` only classifiers are updated. The pairs of `rates` multiply what is
-    added to the parameters.
-
-    - "sgd": with momentum m, v = m v + g, of Nesterov's kind or not.
+    - "sgd": with momentum m, v = m v + g; Nesterov's form or not.
     - "rmsprop": as TensorFlow's `tf.train.RMSPropOptimizer`, s = d s + (1 - d) g^2 from s = 1
-      and v = m v + rate g / sqrt(s + eps): the mean square s begins at 1, eps is inside the root,
+      and v = m v + rate g / sqrt(s + eps): the mean square s starts at 1, eps is inside the root,
       and the rate is that of the step at which a gradient enters v.
     - "adadelta": Zeiler, arXiv:1212.5701, algorithm 1, times the rate; it has no momentum.
     - "adam" (Kingma and Ba, arXiv:1412.6980) and "adamw" (Loshchilov and Hutter,
       arXiv:1711.05101): with momentum for beta_1 and d for beta_2.
+
+    Args:
+        options: `config.optimizer`.
+        learning_rate: as a function of the step.
+        freeze_body: update only the classifiers.
     """
-    options = config.optimizer
     mask = None if options.decay_norm_and_bias else _kernels
     usual_decay, usual_epsilon = _USUAL[options.name]
     decay, epsilon = options.decay or usual_decay, options.epsilon or usual_epsilon
@@ -113,9 +149,9 @@ def make_optimizer(
         in_gradient,
         rule,
     )
-    if options.rates:
-        optimizer = optax.chain(optimizer, _layer_wise(options.rates))
-    if config.freeze_body:
+    if options.lr_multipliers:
+        optimizer = optax.chain(optimizer, _layer_wise(options.lr_multipliers))
+    if freeze_body:
         optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, _in_head)
     return optimizer
 
@@ -124,10 +160,10 @@ def _kernels(params):
     return jax.tree.map(lambda param: param.ndim > 1, params)
 
 
-def _layer_wise(rates: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+def _layer_wise(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
     def scale(path, update):
         name = _name(path)
-        factors = (factor for pattern, factor in rates if fnmatch.fnmatch(name, pattern))
+        factors = (factor for pattern, factor in multipliers if fnmatch.fnmatch(name, pattern))
         return next(factors, 1.0) * update
 
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))

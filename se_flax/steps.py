@@ -167,10 +167,10 @@ def make_train_step(
 
 def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:
     targets = jax.nn.one_hot(batch.labels, num_classes)
-    if batch.share is None:
+    if batch.lam is None:
         return targets
-    share = batch.share[:, None]
-    return share * targets + (1 - share) * jax.nn.one_hot(batch.others, num_classes)
+    lam = batch.lam[:, None]
+    return lam * targets + (1 - lam) * jax.nn.one_hot(batch.mix_labels, num_classes)
 
 
 def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Metrics]:

@@ -30,7 +30,7 @@ from se_flax.checkpoints import (
     config_as_json,
     write_config,
 )
-from se_flax.config import build_model, check_config, check_devices
+from se_flax.config import build_model, check_config, check_devices, check_held_in_memory
 from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.data.in_memory import DeviceSplit
@@ -39,7 +39,12 @@ from se_flax.data.streaming import HostBatch, StreamedDataset, eval_batches, tra
 from se_flax.distributed import check_same, from_first, is_first
 from se_flax.errors import RunDiverged, UserError
 from se_flax.interrupt import Interrupt
-from se_flax.optim import learning_rate_schedule, make_optimizer
+from se_flax.optim import (
+    learning_rate_schedule,
+    make_optimizer,
+    notes_on_schedule,
+    peak_learning_rate,
+)
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.load import NewClassifier
 from se_flax.progress import Meter, Progress, Startup, format_results
@@ -112,8 +117,11 @@ def build_program(config: ConfigDict, dataset: Dataset | StreamedDataset) -> Pro
     splits = {name: split for name, split in splits.items() if split is not None}
     steps_per_epoch = max(1, round(len(dataset.train) / config.batch_size))
     model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
-    learning_rate = learning_rate_schedule(config, steps_per_epoch)
-    optimizer = make_optimizer(config, learning_rate)
+    peak = peak_learning_rate(config.optimizer, config.batch_size)
+    learning_rate = learning_rate_schedule(
+        config.schedule, peak, config.num_epochs, steps_per_epoch
+    )
+    optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_body)
     train_step = make_train_step(model, optimizer, config)
     eval_step = make_eval_step(model)
 
@@ -312,6 +320,8 @@ def train(
             dataset = dataset_of(config)
         if config.validation_fraction:
             dataset = dataset.hold_out(config.validation_fraction)
+    if isinstance(dataset, Dataset):
+        check_held_in_memory(config, dataset.name)
     program = build_program(config, dataset)
     check_same("data set", [program.sizes, list(dataset.class_names)])
 
@@ -521,7 +531,7 @@ def check_finite(meter: Meter, program: Program, config: ConfigDict) -> None:
         raise RunDiverged(
             f"training has diverged at step {int(step) + 1}{seed_of}: loss {loss:g}, gradient norm "
             f"{norm:g}, learning rate {rate:g}; earlier checkpoints are kept; use a lower "
-            "config.optimizer.learning_rate, a longer config.schedule.warmup or "
+            "config.optimizer.learning_rate, a longer config.schedule.warmup_epochs or "
             f"config.optimizer.clip_norm, or {advice}"
         )
 
@@ -623,6 +633,8 @@ def introduction(
         f"{config.num_epochs} epochs, {program.total_steps:,} steps of {config.batch_size} images "
         f"on {devices}"
     )
+    for note in notes_on_schedule(config.schedule, config.num_epochs):
+        yield f"note: {note}"
     if len(program.seeds) > 1:
         yield f"{len(program.seeds)} networks, of seeds {program.seeds[0]} to {program.seeds[-1]}"
     if state.host_step:

@@ -50,7 +50,7 @@ def stripes() -> Dataset:
         class_names=("red upright", "red across", "blue upright", "blue across"),
         mean=(0.3, 0.2, 0.3),
         std=(0.2, 0.1, 0.2),
-        mirror=True,
+        horizontal_flip=True,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from se_flax.checkpoints import read_config, write_config
 from se_flax.config import build_model, check_config, check_devices, default_config
 from se_flax.errors import UserError
-from se_flax.optim import learning_rate_schedule
+from se_flax.optim import learning_rate_schedule, peak_learning_rate
 from se_flax.pretrained.catalogue import find_weights
 from tests.conftest import ROOT
 
@@ -42,15 +42,41 @@ OTHERS["se_variants_resnet18"] = {
 }
 
 
+# Fields that version 0.1 named otherwise, with its names and some values.
+EARLIER = {
+    "dataset": {"crop_pct": ("eval_crop", 0.0)},
+    "augment": {
+        "horizontal_flip": ("mirror", False),
+        "num_ops": ("randaugment_layers", 3),
+        "magnitude": ("randaugment_magnitude", 7.0),
+    },
+    "optimizer": {
+        "base_batch_size": ("batch_size_reference", 256),
+        "lr_multipliers": ("rates", [["*", 0.5]]),
+    },
+    "schedule": {
+        "warmup_epochs": ("warmup", 0.05),
+        "warmup_factor": ("warmup_start", 0.2),
+        "milestones": ("drop_at", [0.5, 0.75]),
+        "gamma": ("drop_factor", 0.2),
+    },
+}
+
+
 def load(name, *argument):
     return importlib.import_module(f"configs.{name}").get_config(*argument)
+
+
+def rate_of(config, steps_per_epoch):
+    peak = peak_learning_rate(config.optimizer, config.batch_size)
+    return learning_rate_schedule(config.schedule, peak, config.num_epochs, steps_per_epoch)
 
 
 def test_the_quickstart_is_valid_and_needs_no_download():
     config = load("quickstart")
     check_config(config)
     assert config.dataset.name == "digits"
-    assert not config.augment.mirror
+    assert not config.augment.horizontal_flip
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -107,7 +133,7 @@ def test_fine_tuning_takes_weights_and_images_as_the_catalogue_has_them(network)
     weights = find_weights(network)
     assert config.init_from == weights.source
     assert config.dataset.image_size == weights.input_size
-    assert config.dataset.eval_crop == weights.crop
+    assert config.dataset.crop_pct == weights.crop
     assert config.dataset.interpolation == weights.interpolation
 
 
@@ -156,10 +182,10 @@ def test_an_argument_that_a_recipe_does_not_know_is_told(name):
 )
 def test_recipes_have_their_published_learning_rates(name, argument, epoch, rate):
     config = load(name, argument)
-    whole = learning_rate_schedule(config, steps_per_epoch=100)
+    whole = rate_of(config, 100)
     assert float(whole(round(100 * epoch))) == pytest.approx(rate, rel=1e-4)
     config.batch_size //= 4
-    quarter = learning_rate_schedule(config, steps_per_epoch=400)
+    quarter = rate_of(config, 400)
     assert float(quarter(round(400 * epoch))) == pytest.approx(rate / 4, rel=1e-4)
 
 
@@ -195,8 +221,8 @@ def test_a_misspelt_field_in_a_config_of_ones_own_is_told_with_the_nearest():
 def test_a_missing_field_is_told():
     config = default_config()
     with config.unlocked():
-        del config.schedule.warmup
-    with pytest.raises(UserError, match=r'lacks the field "schedule.warmup"'):
+        del config.schedule.warmup_epochs
+    with pytest.raises(UserError, match=r'lacks the field "schedule.warmup_epochs"'):
         check_config(config)
 
 
@@ -205,13 +231,66 @@ def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
     path = tmp_path / "config.json"
     earlier = json.loads(path.read_text())
     complete = json.loads(path.read_text())
-    for field in ("name", "batch_size_reference", "decay", "epsilon"):
+    for field in ("name", "base_batch_size", "decay", "epsilon"):
         del earlier["optimizer"][field]
     earlier["num_epochs"] = complete["num_epochs"] = 7
     path.write_text(json.dumps(earlier))
     config = read_config(tmp_path)
     check_config(config)
     assert json.loads(config.to_json_best_effort()) == complete
+
+
+def test_a_config_of_version_0_1_keeps_its_meaning(tmp_path):
+    def written(**fields):
+        values = json.loads(default_config().to_json_best_effort())
+        for section, names in EARLIER.items():
+            for name, (earlier, value) in names.items():
+                del values[section][name]
+                values[section][earlier] = value
+        values["num_epochs"] = 40
+        values["augment"]["random_resized_crop"] = True  # had no effect on images in memory
+        values["dataset"].update(fields)
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        config = read_config(tmp_path)
+        check_config(config, names_dataset=False)
+        return config
+
+    config = written()
+    assert (config.schedule.warmup_epochs, config.schedule.milestones) == (2.0, [20.0, 30.0])
+    assert config.optimizer.lr_multipliers == [["*", 0.5]]
+    assert not config.augment.horizontal_flip
+    assert config.augment.magnitude == 7.0
+    assert (config.augment.crop_padding, config.augment.random_resized_crop) == (4, False)
+    config = written(image_dir="somewhere")
+    assert (config.augment.crop_padding, config.augment.random_resized_crop) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dataset.image_size", 64),
+        ("dataset.crop_pct", 0.9),
+        ("dataset.interpolation", "bicubic"),
+        ("dataset.workers", 2),
+        ("augment.random_resized_crop", True),
+    ],
+)
+def test_a_field_without_effect_on_images_held_in_memory_is_refused(field, value):
+    config = default_config()
+    config.augment.crop_padding = 0
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=rf"config.{field}=.* has no effect on cifar10"):
+        check_config(config)
+    config.dataset.name = "imagenette"
+    check_config(config)
+
+
+def test_two_ways_to_crop_are_refused():
+    config = default_config()
+    config.dataset.name = "imagenette"
+    config.augment.random_resized_crop = True
+    with pytest.raises(UserError, match="two ways to crop; set crop_padding to 0"):
+        check_config(config)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +300,7 @@ def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
         ("dataset.name", "cifar_10", r'no data set "cifar_10".*"cifar10"'),
         ("dataset.name", "tiny_imagenett", r'no data set "tiny_imagenett".*"tiny_imagenet"'),
         ("dataset.image_size", -1, "config.dataset.image_size"),
-        ("augment.crop_area", (0.5, 0.25), "the least and the largest part"),
+        ("augment.crop_area", (0.5, 0.25), "the smallest and the largest share"),
         ("augment.policy", "autoaugment", '"", "randaugment", "autoaugment_imagenet"'),
         ("batch_size", 0, "config.batch_size must be a whole number from 1 to 1048576, not 0"),
         ("num_epochs", -1, "config.num_epochs"),
@@ -234,14 +313,14 @@ def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate"),
         ("optimizer.momentum", 1.5, "config.optimizer.momentum"),
         ("optimizer.name", "lars", '"sgd", "rmsprop", "adadelta", "adam" or "adamw"'),
-        ("optimizer.batch_size_reference", -256, "a whole number from 0 to"),
+        ("optimizer.base_batch_size", -256, "a whole number from 0 to"),
         ("optimizer.decay", 1.0, "from 0 to below 1"),
         ("optimizer.epsilon", -1e-3, "config.optimizer.epsilon"),
         ("schedule.name", "linear", '"step", "cosine", "constant" or "exponential"'),
         ("schedule.decay_rate", 0.0, "above 0 and at most 1"),
         ("schedule.decay_epochs", 0.0, "above 0"),
-        ("schedule.drop_at", (0.75, 0.5), "increasing fractions"),
-        ("schedule.warmup", 1.0, "from 0 to below 1"),
+        ("schedule.milestones", (150, 100), "increasing numbers of epochs"),
+        ("schedule.warmup_epochs", -1.0, "a number of at least 0"),
         ("steps_per_dispatch", -1, "config.steps_per_dispatch"),
     ],
 )

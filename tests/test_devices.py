@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.tiny_run import stream_options
+
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 
 
@@ -46,7 +48,7 @@ def test_eight_devices_each_with_its_own_statistics_do_not(run_python, tmp_path,
 def test_eight_devices_follow_the_curve_of_one_on_streamed_and_mixed_images(
     run_python, tmp_path, image_dir
 ):
-    options = (f"--config.dataset.image_dir={image_dir}", "--config.dataset.image_size=16")
+    options = stream_options(image_dir)
     options += ("--config.batch_size=16", "--config.augment.mixup=0.5")
     options += ("--config.augment.policy=autoaugment_cifar10",)
     one, _ = curve(run_python, tmp_path / "one", True, *options)

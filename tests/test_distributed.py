@@ -76,7 +76,7 @@ def losses(workdir):
 
 def test_two_processes_follow_one_and_go_on_from_its_checkpoint(tmp_path):
     options = ("--config.sync_batch_norm=True", "--config.schedule.name=constant")
-    options += ("--config.schedule.warmup=0.0", "--config.num_epochs=2")
+    options += ("--config.schedule.warmup_epochs=0", "--config.num_epochs=2")
     eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     finish(tmp_path / "one", options, **eight)
     finish(tmp_path / "two", (*options[:-1], "--config.num_epochs=1"), **eight)

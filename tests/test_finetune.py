@@ -103,7 +103,7 @@ def test_a_frozen_body_stays_as_it_is(config, stripes, tmp_path):
 
 def test_rates_scale_the_updates_of_the_layers_they_name(config, stripes, tmp_path):
     config.optimizer.learning_rate = 0.01
-    config.optimizer.rates = (("classifier/*", 1.0), ("stage2*/conv1/*", 0.5), ("*", 0.0))
+    config.optimizer.lr_multipliers = (("classifier/*", 1.0), ("stage2*/conv1/*", 0.5), ("*", 0.0))
     state = final_state(config, stripes, tmp_path)
     tensors = weights(config, 4)
 

@@ -27,7 +27,7 @@ from tests import tiny_run
 
 images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3)).astype(np.uint8)
 split = Split(images, np.arange(64) % 4)
-dataset = Dataset("noise", split, split, tuple("abcd"), (0.5,) * 3, (0.3,) * 3, mirror=True)
+dataset = Dataset("noise", split, split, tuple("abcd"), (0.5,) * 3, (0.3,) * 3, True)
 config = tiny_run.get_config()
 config.batch_size, config.num_epochs = 16, 2
 summary = train(config, {str(tmp_path)!r}, dataset)

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from se_flax.config import default_config
-from se_flax.optim import learning_rate_schedule, make_optimizer, peak_learning_rate
+from se_flax.optim import (
+    learning_rate_schedule,
+    make_optimizer,
+    notes_on_schedule,
+    peak_learning_rate,
+)
 
 
 def schedule(name, **fields):
@@ -14,16 +19,17 @@ def schedule(name, **fields):
     config.optimizer.learning_rate = 0.1
     config.schedule.name = name
     config.schedule.update(fields)
-    return learning_rate_schedule(config, steps_per_epoch=20)
+    peak = peak_learning_rate(config.optimizer, config.batch_size)
+    return learning_rate_schedule(config.schedule, peak, config.num_epochs, steps_per_epoch=20)
 
 
 def test_warmup_rises_linearly_to_the_peak():
-    rate = schedule("step", warmup=0.2, warmup_start=0.1)
+    rate = schedule("step", warmup_epochs=2, warmup_factor=0.1)
     np.testing.assert_allclose([rate(0), rate(20), rate(40)], [0.01, 0.055, 0.1], rtol=1e-5)
 
 
-def test_step_schedule_drops_at_its_fractions_of_the_run():
-    rate = schedule("step", warmup=0.1, drop_at=(0.5, 0.75), drop_factor=0.1)
+def test_step_schedule_drops_at_its_milestones():
+    rate = schedule("step", warmup_epochs=1, milestones=(5, 7.5), gamma=0.1)
     steps = [20, 99, 100, 149, 150, 199]
     np.testing.assert_allclose(
         [rate(step) for step in steps], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-5
@@ -31,41 +37,67 @@ def test_step_schedule_drops_at_its_fractions_of_the_run():
 
 
 def test_cosine_schedule_is_half_a_cosine_from_the_end_of_warmup():
-    rate = schedule("cosine", warmup=0.1)
+    rate = schedule("cosine", warmup_epochs=1)
     for step in (20, 50, 110, 199):
         expected = 0.05 * (1 + np.cos(np.pi * (step - 20) / 180))
         np.testing.assert_allclose(rate(step), expected, rtol=1e-5, atol=1e-8)
 
 
 def test_constant_schedule_without_warmup_is_constant():
-    rate = schedule("constant", warmup=0.0)
+    rate = schedule("constant", warmup_epochs=0)
     np.testing.assert_allclose([rate(0), rate(199)], 0.1, rtol=1e-6)
 
 
 def test_exponential_schedule_falls_in_stairs_counted_from_the_start_of_the_run():
     # Of 20 steps an epoch: stairs of 32 steps, and over the first 40 a warm-up in their place.
-    rate = schedule("exponential", warmup=0.2, warmup_start=0.0, decay_rate=0.9, decay_epochs=1.6)
+    rate = schedule(
+        "exponential", warmup_epochs=2, warmup_factor=0.0, decay_rate=0.9, decay_epochs=1.6
+    )
     steps = [0, 20, 39, 40, 63, 64, 95, 96, 199]
     expected = [0, 0.05, 0.0975, 0.09, 0.09, 0.081, 0.081, 0.0729, 0.1 * 0.9**6]
     np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-5, atol=1e-9)
 
 
 def test_exponential_schedule_falls_evenly_without_stairs():
-    rate = schedule("exponential", warmup=0.0, decay_rate=0.5, decay_epochs=2.0, staircase=False)
+    rate = schedule(
+        "exponential", warmup_epochs=0, decay_rate=0.5, decay_epochs=2.0, staircase=False
+    )
     for step in (0, 1, 40, 50, 199):
         np.testing.assert_allclose(rate(step), 0.1 * 0.5 ** (step / 40), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "notes"),
+    [
+        (200, []),
+        (101, []),
+        (100, ["the learning rate never drops"]),
+        (1, ["the whole run is warm-up", "the learning rate never drops"]),
+    ],
+)
+def test_a_run_too_short_for_its_schedule_is_noted(num_epochs, notes):
+    found = notes_on_schedule(default_config().schedule, num_epochs)
+    assert [note.partition(":")[0] for note in found] == notes
+
+
+@pytest.mark.parametrize("name", ["step", "cosine", "exponential", "constant"])
+def test_a_run_of_one_epoch_can_be_all_warm_up(name):
+    config = default_config()
+    config.schedule.name = name
+    rate = learning_rate_schedule(config.schedule, 0.1, num_epochs=1, steps_per_epoch=10)
+    np.testing.assert_allclose([rate(0), rate(9)], [0.01, 0.091], rtol=1e-5)
 
 
 def test_the_learning_rate_of_a_reference_batch_scales_with_the_batch():
     config = default_config()
     config.optimizer.learning_rate = 0.6
     config.batch_size = 256
-    assert peak_learning_rate(config) == 0.6
-    config.optimizer.batch_size_reference = 1024
-    assert peak_learning_rate(config) == pytest.approx(0.15)
+    assert peak_learning_rate(config.optimizer, config.batch_size) == 0.6
+    config.optimizer.base_batch_size = 1024
+    assert peak_learning_rate(config.optimizer, config.batch_size) == pytest.approx(0.15)
     config.schedule.name = "constant"
-    config.schedule.warmup_start = 0.1
-    rate = learning_rate_schedule(config, steps_per_epoch=20)
+    peak = peak_learning_rate(config.optimizer, config.batch_size)
+    rate = learning_rate_schedule(config.schedule, peak, config.num_epochs, steps_per_epoch=20)
     np.testing.assert_allclose([rate(0), rate(100)], [0.015, 0.15], rtol=1e-6)
 
 
@@ -74,7 +106,7 @@ def test_sgd_follows_the_textbook_update(nesterov):
     config = default_config()
     options = config.optimizer
     options.momentum, options.nesterov, options.weight_decay = 0.9, nesterov, 0.01
-    optimizer = make_optimizer(config, lambda step: 0.1)
+    optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
     params = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
     state = optimizer.init(params)
 
@@ -98,7 +130,7 @@ def first_update(gradients, params, **options):
     config = default_config()
     config.optimizer.momentum = 0.0
     config.optimizer.update(options)
-    optimizer = make_optimizer(config, lambda step: 1.0)
+    optimizer = make_optimizer(config.optimizer, lambda step: 1.0)
     return optimizer.update(gradients, optimizer.init(params), params)[0]
 
 
@@ -128,7 +160,7 @@ def after_steps(rate=lambda step: 0.1, **options):
     """The kernel of ones after the steps, with gradients that differ widely in size."""
     config = default_config()
     config.optimizer.update({"weight_decay": 0.01, **options})
-    optimizer = make_optimizer(config, rate)
+    optimizer = make_optimizer(config.optimizer, rate)
     params = {"kernel": jnp.ones((2, 3))}
     state = optimizer.init(params)
     for gradient in gradients_of_steps():

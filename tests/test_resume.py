@@ -9,9 +9,9 @@ import time
 import pytest
 
 from tests.runs import assert_same_result, finish, kill, rows, start, wait_for_row
+from tests.tiny_run import stream_options
 
-STREAMED = ("--config.dataset.image_size=16", "--config.batch_size=8", "--config.num_epochs=11")
-STREAMED += ("--config.augment.mixup=0.2",)
+STREAMED = ("--config.num_epochs=11", "--config.augment.mixup=0.2")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed_streamed(tmp_path_factory, image_dir):
     workdir = tmp_path_factory.mktemp("undisturbed_streamed")
-    finish(workdir, (*STREAMED, f"--config.dataset.image_dir={image_dir}"))
+    finish(workdir, (*STREAMED, *stream_options(image_dir)))
     return workdir
 
 
@@ -40,7 +40,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
 
 
 def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undisturbed_streamed):
-    options = (*STREAMED, f"--config.dataset.image_dir={image_dir}")
+    options = (*STREAMED, *stream_options(image_dir))
     options += ("--config.dataset.workers=2",)  # the undisturbed one read in threads
     process = start(tmp_path, options)
     wait_for_row(tmp_path, random.Random(int.from_bytes(os.urandom(4))).randint(1, 60), process)

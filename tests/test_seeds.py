@@ -13,6 +13,7 @@ from se_flax.config import check_config
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.train import RunInterrupted, build_program, train
+from tests import tiny_run
 
 SEEDS = (3, 4, 5)
 
@@ -128,17 +129,19 @@ def test_the_last_of_all_seeds_is_a_seed(stripes, tiny_config):
 
 
 def test_seeds_on_streamed_images_end_as_alone(tmp_path, tiny_config, image_dir):
-    tiny_config.dataset.image_dir = str(image_dir)
-    tiny_config.dataset.image_size, tiny_config.batch_size = 16, 8
+    def config_of(*seeds):
+        config = with_seeds(tiny_config, *seeds)
+        tiny_run.stream(config, image_dir)
+        return config
+
     losses = []
     for seed in SEEDS[:2]:
-        config = with_seeds(tiny_config, seed, 1)
-        losses.append(train(config, tmp_path / str(seed))["final"]["loss"])
-    summary = train(with_seeds(tiny_config, SEEDS[0], 2), tmp_path / "both")
+        losses.append(train(config_of(seed, 1), tmp_path / str(seed))["final"]["loss"])
+    summary = train(config_of(SEEDS[0], 2), tmp_path / "both")
     both = [each["final"]["loss"] for each in summary["per_seed"]]
     assert both == pytest.approx(losses, rel=1e-3)
     assert losses[0] != losses[1]
-    at_once = with_seeds(tiny_config, SEEDS[0], 2, "vmap")
+    at_once = config_of(SEEDS[0], 2, "vmap")
     with pytest.raises(UserError, match='config\\.seed_mode="in_turn"'):
         train(at_once, tmp_path / "vmap")
     assert not (tmp_path / "vmap").exists()

@@ -86,7 +86,7 @@ def parts(tiny_config, stripes):
     def make(**changes):
         tiny_config.update_from_flattened_dict(changes)
         model = build_model(tiny_config, stripes.num_classes)
-        optimizer = make_optimizer(tiny_config, lambda step: 0.05)
+        optimizer = make_optimizer(tiny_config.optimizer, lambda step: 0.05)
         step = make_train_step(model, optimizer, tiny_config)
         preprocessing = Preprocessing.of(stripes, crop_padding=1)
         train = pmap_train(step, preprocessing, tiny_config.batch_size)

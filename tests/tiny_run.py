@@ -1,5 +1,7 @@
 """A config for the tests: a small SE-ResNet on the digits, 6 epochs of 11 steps."""
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from se_flax.config import default_config
@@ -12,4 +14,26 @@ def get_config() -> ConfigDict:
     config.dataset.name = "digits"
     config.augment.crop_padding = 1
     config.num_epochs = 6
+    config.schedule.warmup_epochs = 0
+    config.schedule.milestones = (3, 4.5)
     return config
+
+
+def stream(config: ConfigDict, image_dir: pathlib.Path) -> None:
+    """Makes a run one on the images of a folder, seen at 16x16 and cropped at random."""
+    config.dataset.image_dir = str(image_dir)
+    config.dataset.image_size = 16
+    config.augment.crop_padding = 0
+    config.augment.random_resized_crop = True
+    config.batch_size = 8
+
+
+def stream_options(image_dir: pathlib.Path) -> tuple[str, ...]:
+    """Returns the options of a command that do what `stream` does."""
+    return (
+        f"--config.dataset.image_dir={image_dir}",
+        "--config.dataset.image_size=16",
+        "--config.augment.crop_padding=0",
+        "--config.augment.random_resized_crop=True",
+        "--config.batch_size=8",
+    )

@@ -23,15 +23,15 @@ class Batch:
         images: normalised float32 [b, h, w, c].
         labels: int32 [b].
         mask: bool [b]; False for images that only fill up the last batch and do not count.
-        others: int32 [b], labels of the images that these are mixed with, or None.
-        share: float32 [b], how much of each image is its own, or None.
+        mix_labels: int32 [b], labels of the images that these are mixed with, or None.
+        lam: float32 [b], how much of each image is its own, or None.
     """
 
     images: Float[Array, "b h w c"]
     labels: Int[Array, " b"]
     mask: Bool[Array, " b"]
-    others: Int[Array, " b"] | None = None
-    share: Float[Array, " b"] | None = None
+    mix_labels: Int[Array, " b"] | None = None
+    lam: Float[Array, " b"] | None = None
 
 
 def _keys_at(key: Key[Array, ""], places: Int[Array, " b"]) -> Key[Array, " b"]:
@@ -50,9 +50,9 @@ class Preprocessing:
         mean, std: of each channel, on a scale of 0 to 1; the input is (x / 255 - mean) / std.
         crop_padding: in training, this many pixels of the mean are put around the image, and an
             image of the original size is cut out at random.
-        mirror: in training, half of the images are mirrored left to right.
+        horizontal_flip: in training, half of the images are flipped.
         policy: one of `augment.POLICIES`, "randaugment", or "" for none.
-        randaugment_layers, randaugment_magnitude: of "randaugment", N and M of arXiv:1909.13719.
+        num_ops, magnitude: of "randaugment", N and M of arXiv:1909.13719.
         cutout: side, in pixels, of a square set to the mean (arXiv:1708.04552); 0 for none.
         random_erasing: probability of it (arXiv:1708.04896).
         mixup, cutmix: alpha of arXiv:1710.09412 and arXiv:1905.04899; 0 for none. With both,
@@ -62,10 +62,10 @@ class Preprocessing:
     mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
     std: tuple[float, ...] = flax.struct.field(pytree_node=False)
     crop_padding: int = _static(0)
-    mirror: bool = _static(False)
+    horizontal_flip: bool = _static(False)
     policy: str = _static("")
-    randaugment_layers: int = _static(2)
-    randaugment_magnitude: float = _static(9.0)
+    num_ops: int = _static(2)
+    magnitude: float = _static(9.0)
     cutout: int = _static(0)
     random_erasing: float = _static(0.0)
     mixup: float = _static(0.0)
@@ -73,18 +73,17 @@ class Preprocessing:
 
     @classmethod
     def of(
-        cls, dataset: Dataset | StreamedDataset, mirror: bool = False, **fields: Any
+        cls, dataset: Dataset | StreamedDataset, horizontal_flip: bool = False, **fields: Any
     ) -> "Preprocessing":
-        """Preprocessing for a data set; images that may not be mirrored never are."""
-        return cls(dataset.mean, dataset.std, mirror=mirror and dataset.mirror, **fields)
+        """Preprocessing for a data set; images that may not be flipped never are."""
+        flip = horizontal_flip and dataset.horizontal_flip
+        return cls(dataset.mean, dataset.std, horizontal_flip=flip, **fields)
 
     @classmethod
     def of_config(cls, dataset: Dataset | StreamedDataset, config: ConfigDict) -> "Preprocessing":
         """Preprocessing for a data set as `config.augment` says."""
         options = config.augment
         fields = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
-        if isinstance(dataset, StreamedDataset) and options.random_resized_crop:
-            fields["crop_padding"] = 0  # the host has cropped
         return cls.of(dataset, **fields)
 
     def normalize(self, images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
@@ -109,13 +108,13 @@ class Preprocessing:
         if not (self.mixup or self.cutmix):
             return batch
         keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // 2)
-        images, share = augment.mix(keys, images, self.mixup, self.cutmix)
-        others = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
-        return batch.replace(images=images, others=others, share=share)
+        images, lam = augment.mix(keys, images, self.mixup, self.cutmix)
+        mix_labels = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
+        return batch.replace(images=images, mix_labels=mix_labels, lam=lam)
 
     def augment(self, key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns a training image, changed at random and normalised."""
-        crop_key, mirror_key, policy_key, cutout_key, erasing_key = jax.random.split(key, 5)
+        crop_key, flip_key, policy_key, cutout_key, erasing_key = jax.random.split(key, 5)
         image = image.astype(jnp.float32)
         if self.crop_padding:
             shape = image.shape
@@ -123,14 +122,12 @@ class Preprocessing:
             mean = 255 * jnp.asarray(self.mean)
             image = jnp.pad(image - mean, (around, around, (0, 0))) + mean
             image = pix.random_crop(key=crop_key, image=image, crop_sizes=shape)
-        if self.mirror:
-            image = pix.random_flip_left_right(key=mirror_key, image=image)
+        if self.horizontal_flip:
+            image = pix.random_flip_left_right(key=flip_key, image=image)
         if self.policy:
             image = jnp.round(image)
             if self.policy == "randaugment":
-                image = augment.rand_augment(
-                    policy_key, image, self.randaugment_layers, self.randaugment_magnitude
-                )
+                image = augment.rand_augment(policy_key, image, self.num_ops, self.magnitude)
             else:
                 image = augment.auto_augment(policy_key, image, self.policy)
         image = self.normalize(image)

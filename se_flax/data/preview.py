@@ -85,12 +85,12 @@ def draw_grid(
 def captions_of(batch: Batch, names: tuple[str, ...]) -> list[str]:
     """Returns the class of each image; of a mixed one, both with their shares in percent."""
     labels: Int[np.ndarray, " b"] = np.asarray(batch.labels)
-    if batch.share is None:
+    if batch.lam is None:
         return [names[label] for label in labels]
     return [
-        f"{100 * share:.0f} {names[label]}, {100 * (1 - share):.0f} {names[other]}"
-        for label, other, share in zip(
-            labels, np.asarray(batch.others), np.asarray(batch.share), strict=True
+        f"{100 * lam:.0f} {names[label]}, {100 * (1 - lam):.0f} {names[other]}"
+        for label, other, lam in zip(
+            labels, np.asarray(batch.mix_labels), np.asarray(batch.lam), strict=True
         )
     ]
 

@@ -57,7 +57,7 @@ class Dataset:
         train, test: the splits.
         class_names: one a class; their number is the number of classes.
         mean, std: of each channel of the training images, on a scale of 0 to 1.
-        mirror: whether a mirrored image keeps its meaning (of a digit it does not).
+        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
         validation: images held out of `train`, or None.
     """
 
@@ -67,7 +67,7 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    mirror: bool
+    horizontal_flip: bool
     validation: Split | None = None
 
     def __post_init__(self):
@@ -160,7 +160,7 @@ def _digits(data_dir: str | None) -> Dataset:
         class_names=tuple(str(name) for name in digits.target_names),
         mean=(0.3054,),
         std=(0.3760,),
-        mirror=False,
+        horizontal_flip=False,
     )
 
 
@@ -169,12 +169,12 @@ class _TfdsInfo:
     """What TFDS does not say of a data set.
 
     Attributes:
-        mean, std, mirror: see `Dataset`.
+        mean, std, horizontal_flip: see `Dataset`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    mirror: bool
+    horizontal_flip: bool
 
 
 # Statistics of the official training splits.
@@ -223,7 +223,7 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
         class_names=tuple(builder.info.features["label"].names),
         mean=info.mean,
         std=info.std,
-        mirror=info.mirror,
+        horizontal_flip=info.horizontal_flip,
     )
 
 

@@ -158,7 +158,7 @@ class StreamedDataset:
         train, test: the splits.
         train_crop, eval_crop: make images of one size of them.
         mean, std: of each channel, on a scale of 0 to 1.
-        mirror: whether a mirrored image keeps its meaning.
+        horizontal_flip: whether a flipped image keeps its meaning.
         validation: images held out of `train`, or None.
         workers: processes that read images; 0 reads in threads.
     """
@@ -170,7 +170,7 @@ class StreamedDataset:
     eval_crop: Crop
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    mirror: bool = True
+    horizontal_flip: bool = True
     validation: ImageSource | None = None
     workers: int = 0
 

@@ -16,9 +16,7 @@ from tests import tiny_run
 @pytest.fixture
 def config(image_dir):
     config = tiny_run.get_config()
-    config.dataset.image_dir = str(image_dir)
-    config.dataset.image_size = 16
-    config.batch_size = 8
+    tiny_run.stream(config, image_dir)
     config.num_epochs = 4
     return config
 
@@ -33,12 +31,13 @@ def test_images_are_seen_as_was_published_for_the_network(image_dir):
     config = default_config()
     config.model.name = "se_efficientnet_b1"
     config.dataset.image_dir = str(image_dir)
+    config.augment.random_resized_crop = True
     dataset = dataset_of(config)
     assert dataset.eval_crop == CenterCrop(240, 0.882, "bicubic")
     assert dataset.train_crop == RandomResizedCrop(240, (0.08, 1.0))
     assert dataset.mean == (0.485, 0.456, 0.406)
     config.dataset.image_size = 64
-    config.dataset.eval_crop = 1.0
+    config.dataset.crop_pct = 1.0
     config.augment.random_resized_crop = False
     dataset = dataset_of(config)
     assert dataset.eval_crop == dataset.train_crop == CenterCrop(64, 1.0, "bicubic")

@@ -17,7 +17,7 @@ def test_normalisation_is_the_usual_one(stripes):
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(stripes, mirror):
-    preprocessing = Preprocessing(stripes.mean, stripes.std, crop_padding=2, mirror=mirror)
+    preprocessing = Preprocessing(stripes.mean, stripes.std, crop_padding=2, horizontal_flip=mirror)
     raw = stripes.train.images[0]
     image = np.asarray(jax.jit(preprocessing.normalize)(raw))
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
@@ -38,7 +38,7 @@ def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(str
 
 
 def test_digits_are_never_mirrored():
-    assert not Preprocessing.of(load_dataset("digits"), mirror=True).mirror
+    assert not Preprocessing.of(load_dataset("digits"), horizontal_flip=True).horizontal_flip
 
 
 def test_a_batch_depends_on_seed_and_position_alone(stripes):
@@ -75,7 +75,7 @@ def test_evaluation_takes_images_in_order_and_masks_what_is_past_the_end(stripes
 def test_every_augmentation_depends_on_seed_and_position_alone(stripes):
     split = jax.device_put(DeviceSplit.of(stripes.train))
     preprocessing = Preprocessing.of(
-        stripes, mirror=True, crop_padding=1, policy="autoaugment_cifar10", cutout=3,
+        stripes, horizontal_flip=True, crop_padding=1, policy="autoaugment_cifar10", cutout=3,
         random_erasing=0.5, mixup=0.2, cutmix=1.0,
     )  # fmt: skip
     batch = jax.jit(lambda positions: train_batch(split, preprocessing, 3, positions))
@@ -86,5 +86,5 @@ def test_every_augmentation_depends_on_seed_and_position_alone(stripes):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), share, expected
         )
-    np.testing.assert_array_equal(whole.others[::2], whole.labels[1::2])
-    assert 0.3 < float(whole.share.mean()) < 0.95
+    np.testing.assert_array_equal(whole.mix_labels[::2], whole.labels[1::2])
+    assert 0.3 < float(whole.lam.mean()) < 0.95

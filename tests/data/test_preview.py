@@ -23,10 +23,9 @@ def test_the_command_draws_what_the_first_step_is_fed(run_python, tmp_path):
 @pytest.mark.parametrize("train", [True, False])
 def test_streamed_images_are_those_of_the_run(image_dir, train):
     config = tiny_run.get_config()
-    config.dataset.image_dir = str(image_dir)
-    config.dataset.image_size = 16
+    tiny_run.stream(config, image_dir)
     config.batch_size = 8
-    config.augment.mirror = False
+    config.augment.horizontal_flip = False
     batch, dataset = preview_batch(config, step=3, count=6, train=train)
     assert batch.images.shape == (6, 16, 16, 3)
     images = np.asarray(batch.images) * dataset.std + dataset.mean
@@ -52,8 +51,8 @@ def test_captions_of_mixed_images_name_both():
         images=jnp.zeros((2, 1, 1, 3)),
         labels=jnp.array([0, 1]),
         mask=jnp.ones(2, bool),
-        others=jnp.array([1, 0]),
-        share=jnp.array([0.25, 0.25]),
+        mix_labels=jnp.array([1, 0]),
+        lam=jnp.array([0.25, 0.25]),
     )
     assert captions_of(batch, ("cat", "dog")) == ["25 cat, 75 dog", "25 dog, 75 cat"]
-    assert captions_of(batch.replace(share=None), ("cat", "dog")) == ["cat", "dog"]
+    assert captions_of(batch.replace(lam=None), ("cat", "dog")) == ["cat", "dog"]

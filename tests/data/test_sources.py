@@ -49,7 +49,7 @@ def test_prepared_tfds_data_are_read_whole(tfds_dir, name, classes, mirror):
     assert (len(dataset.train), len(dataset.test)) == (200, 110)
     assert dataset.train.images.shape == (200, 32, 32, 3)
     assert dataset.num_classes == classes
-    assert dataset.mirror == mirror
+    assert dataset.horizontal_flip == mirror
     generator = np.random.default_rng(classes)
     written = {generator.integers(0, 256, (32, 32, 3), np.uint8).tobytes() for _ in range(200)}
     assert {image.tobytes() for image in dataset.train.images} == written
@@ -197,7 +197,7 @@ def test_a_validation_split_of_ones_own_is_not_replaced(stripes):
 def test_labels_out_of_range_are_refused():
     split = Split(np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 2]))
     with pytest.raises(UserError, match="labels run from 0 to 2, but there are 2 classes"):
-        Dataset("x", split, split, ("a", "b"), (0.5,) * 3, (0.3,) * 3, mirror=False)
+        Dataset("x", split, split, ("a", "b"), (0.5,) * 3, (0.3,) * 3, horizontal_flip=False)
 
 
 @pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR is not set")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from se_flax.config import _RULES
+from se_flax.config import FIELDS
 from tests.runs import ROOT
 
 pytestmark = pytest.mark.faults
@@ -66,29 +66,30 @@ words = st.text(string.ascii_letters + " _-.'\"(){}[]:;%\\", min_size=1, max_siz
 )
 INTEGERS = {
     **dict.fromkeys(("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs"), 1),
-    **dict.fromkeys(("eval_batch_size", "num_seeds", "augment.randaugment_layers"), 1),
+    **dict.fromkeys(("eval_batch_size", "num_seeds", "augment.num_ops"), 1),
     **dict.fromkeys(("seed", "steps_per_dispatch", "dataset.image_size", "dataset.workers"), 0),
     **dict.fromkeys(("augment.crop_padding", "augment.cutout"), 0),
-    "optimizer.batch_size_reference": 0,
+    "optimizer.base_batch_size": 0,
 }
 NUMBERS = ("optimizer.learning_rate", "optimizer.epsilon", "optimizer.weight_decay")
 NUMBERS += ("optimizer.clip_norm", "augment.mixup", "augment.cutmix", "auxiliary_weight")
-NUMBERS += ("augment.randaugment_magnitude", "checkpoint_every_minutes", "schedule.decay_epochs")
-SHARES = ("optimizer.momentum", "schedule.warmup_start", "schedule.drop_factor")
-SHARES += ("augment.random_erasing", "schedule.decay_rate", "dataset.eval_crop", "ema_decay")
-SHARES += ("optimizer.decay", "schedule.warmup", "label_smoothing", "validation_fraction")
-FLAGS = ("freeze_body", "sync_batch_norm", "dataset.skip_bad", "augment.mirror")
+NUMBERS += ("augment.magnitude", "checkpoint_every_minutes", "schedule.decay_epochs")
+NUMBERS += ("schedule.warmup_epochs",)
+SHARES = ("optimizer.momentum", "schedule.warmup_factor", "schedule.gamma")
+SHARES += ("augment.random_erasing", "schedule.decay_rate", "dataset.crop_pct", "ema_decay")
+SHARES += ("optimizer.decay", "label_smoothing", "validation_fraction")
+FLAGS = ("freeze_body", "sync_batch_norm", "dataset.skip_bad", "augment.horizontal_flip")
 FLAGS += ("augment.random_resized_crop", "optimizer.nesterov", "optimizer.decay_norm_and_bias")
 FLAGS += ("schedule.staircase",)
 CHOICES = ("seed_mode", "dtype", "dataset.interpolation", "augment.policy", "optimizer.name")
 CHOICES += ("schedule.name", "on_nonfinite", "model.name", "dataset.name")
-TUPLES = ("augment.crop_area", "optimizer.rates", "schedule.drop_at")
+TUPLES = ("augment.crop_area", "optimizer.lr_multipliers", "schedule.milestones")
 OTHERS = ("init_from", "dataset.data_dir", "dataset.image_dir")
 
 
 def test_every_field_is_given_bad_values():
     known = {*INTEGERS, *NUMBERS, *SHARES, *FLAGS, *CHOICES, *TUPLES, *OTHERS}
-    assert known == set(_RULES)
+    assert known == FIELDS.keys() - {"model.overrides"}
 
 
 bad_values = st.one_of(
@@ -123,7 +124,7 @@ def test_a_bad_value_is_told_with_its_field(command, tmp_path_factory, bad):
     assert_told(command, [CONFIG, f"--config.{field}={value}"], names, workdir)
 
 
-misspelt = st.sampled_from(sorted(_RULES)).flatmap(
+misspelt = st.sampled_from(sorted(FIELDS.keys() - {"model.overrides"})).flatmap(
     lambda field: st.tuples(
         st.just(field), st.integers(0, len(field) - 1), st.sampled_from(string.ascii_lowercase)
     )
@@ -137,7 +138,7 @@ def test_a_misspelt_field_is_told(command, tmp_path_factory, mistake, kind):
     wrong = field[:place] + (letter if kind != "remove" else "")
     wrong += field[place:] if kind == "insert" else field[place + 1 :]
     parts = wrong.split(".")
-    if any(known == wrong or known.startswith(f"{wrong}.") for known in _RULES):
+    if any(known == wrong or known.startswith(f"{wrong}.") for known in FIELDS):
         return
     if not all(parts) or wrong.startswith("model.overrides"):
         return
@@ -180,7 +181,7 @@ sources = st.one_of(
     st.sampled_from(["None", "3", "{}", "[]", "'text'"]).map(
         "def get_config():\n    return {}\n".format
     ),
-    st.sampled_from(sorted(set(_RULES) - {"model.name"})).map(
+    st.sampled_from(sorted(FIELDS.keys() - {"model.name", "model.overrides"})).map(
         "from tests.tiny_run import get_config as tiny\ndef get_config():\n    config = tiny()\n"
         "    with config.unlocked():\n        del config.{}\n    return config\n".format
     ),
