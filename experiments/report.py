@@ -33,7 +33,7 @@ from experiments import (
 )
 from experiments.study import SCALES, Cell, Study, read_result, result_path, same_config
 from se_flax.analysis import figures
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 
 STUDIES = (

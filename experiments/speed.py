@@ -42,14 +42,14 @@ from absl import app, flags
 from experiments.peers import stock_flax
 from se_flax import create_model, list_models
 from se_flax.burden import burden
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.config import build_model, default_config
 from se_flax.data import Dataset, Split
 from se_flax.data.preprocessing import Batch
 from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.optim import make_optimizer
-from se_flax.process import compiler_options
+from se_flax.runtime.compiler import compiler_options
 from se_flax.state import create_state, replicate
 from se_flax.steps import AXIS, make_train_step
 from se_flax.train import build_program, environment, train
@@ -502,7 +502,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"{results['cores']} cores, {results['dtype']}, JAX {machine['versions']['jax']}; made by "
         "`python -m experiments.speed`. Medians of rounds in turn, in one process; ratios are "
         "medians of those in each round. On a CPU se_flax is compiled with its own options "
-        "(`se_flax.process.compiler_options`), stock Flax with XLA's. Revisions: "
+        "(`se_flax.runtime.compiler.compiler_options`), stock Flax with XLA's. Revisions: "
         + ", ".join(
             f"{name} {(revision or 'unknown')[:10]}"
             for name, revision in results["revisions"].items()

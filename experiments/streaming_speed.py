@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import RandomResizedCrop, decode
 from se_flax.data.streaming import train_batches

@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 
 from configs.cifar_recipe import cifar_recipe
 from se_flax.burden import burden
-from se_flax.checkpoints import changed_fields
-from se_flax.command import INTERRUPTED, outlive_output, parse_flags, run_command
+from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.config import build_model, modernized
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.errors import RunDiverged, UserError
-from se_flax.storage import write_json
+from se_flax.runtime.checkpoints import changed_fields
+from se_flax.runtime.storage import write_json
 from se_flax.train import RunInterrupted, train
 
 SCALES = ("smoke", "small", "full")

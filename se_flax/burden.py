@@ -12,7 +12,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from absl import app, flags
 
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 from se_flax.models import create_model, list_models, model_info
 

@@ -17,8 +17,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from se_flax.checkpoints import Checkpoints, has_checkpoint, read_config
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.config import build_model, check_config
 from se_flax.data import Dataset
 from se_flax.data.folders import ImageFolder
@@ -32,7 +31,8 @@ from se_flax.models import create_model, list_models, model_info
 from se_flax.models.registry import ModelInfo, Published
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import FIGURES, PublishedWeights, find_weights
-from se_flax.progress import format_results
+from se_flax.runtime.checkpoints import Checkpoints, has_checkpoint, read_config
+from se_flax.runtime.progress import format_results
 from se_flax.state import TrainState, replicate
 from se_flax.steps import evaluate_batches, make_eval_step, pmap_eval_images
 from se_flax.train import Program, build_program, mean_over_seeds, of_seed, one_or_all

@@ -7,7 +7,7 @@ import sys
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from se_flax.command import INTERRUPTED, outlive_output, parse_flags, run_command
+from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.errors import UserError, nearest
 
 
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
             "gcsfuse"
         )
     try:
-        from se_flax.distributed import join
+        from se_flax.runtime.distributed import join
         from se_flax.train import RunInterrupted, train
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -23,22 +23,13 @@ import orbax.checkpoint
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from se_flax.checkpoints import (
-    Checkpoints,
-    changed_fields,
-    check_same_run,
-    config_as_json,
-    write_config,
-)
 from se_flax.config import build_model, check_config, check_devices, check_held_in_memory
 from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.data.in_memory import DeviceSplit
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.streaming import HostBatch, StreamedDataset, eval_batches, train_batches
-from se_flax.distributed import check_same, from_first, is_first
 from se_flax.errors import RunDiverged, UserError
-from se_flax.interrupt import Interrupt
 from se_flax.optim import (
     learning_rate_schedule,
     make_optimizer,
@@ -47,7 +38,18 @@ from se_flax.optim import (
 )
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.load import NewClassifier
-from se_flax.progress import Meter, Progress, Startup, format_results
+from se_flax.runtime.checkpoints import (
+    Checkpoints,
+    changed_fields,
+    check_same_run,
+    config_as_json,
+    write_config,
+)
+from se_flax.runtime.distributed import check_same, from_first, is_first
+from se_flax.runtime.interrupt import Interrupt
+from se_flax.runtime.progress import Meter, Progress, Startup, format_results
+from se_flax.runtime.storage import WorkdirLock, persistently, write_json, write_text
+from se_flax.runtime.writers import Writers, make_writer
 from se_flax.state import TrainState, create_state, replicate, share_out
 from se_flax.steps import (
     AXIS,
@@ -62,8 +64,6 @@ from se_flax.steps import (
     pmap_train,
     pmap_train_images,
 )
-from se_flax.storage import WorkdirLock, persistently, write_json, write_text
-from se_flax.writers import Writers, make_writer
 
 # With config.on_nonfinite="skip", so many updates left out in a row are the end of a run.
 _MOST_SKIPPED = 100

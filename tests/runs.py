@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from se_flax.checkpoints import Checkpoints, read_config
 from se_flax.data.from_config import dataset_of
+from se_flax.runtime.checkpoints import Checkpoints, read_config
 from se_flax.train import build_program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from se_flax.checkpoints import Checkpoints
 from se_flax.config import build_model
 from se_flax.errors import UserError
 from se_flax.pretrained import load
 from se_flax.pretrained.layouts import layouts_of
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import build_program, train
 
 NAME = "se_resnet18"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from se_flax import train as train_module
-from se_flax.checkpoints import Checkpoints
 from se_flax.config import check_config
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import RunInterrupted, build_program, train
 from tests import tiny_run
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from se_flax import train as train_module
-from se_flax.checkpoints import Checkpoints
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import RunInterrupted, default_steps_per_dispatch, train
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from se_flax.analysis.figures import pyplot
 from se_flax.analysis.subject import define_flags, normalized, output_path, subjects_of_flags
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 
 

@@ -25,7 +25,7 @@ from se_flax.analysis.subject import (
     output_path,
     subjects_of_flags,
 )
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict, config_flags
 from PIL import Image, ImageDraw, ImageFont
 
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.config import check_config, check_devices
 from se_flax.data import Dataset
 from se_flax.data.from_config import dataset_of

@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 
 from se_flax import rng
 from se_flax.errors import UserError, nearest
-from se_flax.process import cache_dir
+from se_flax.runtime.compiler import cache_dir
 
 
 @dataclasses.dataclass(frozen=True)

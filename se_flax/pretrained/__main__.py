@@ -5,7 +5,7 @@ import functools
 
 from absl import app
 
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.pretrained.catalogue import FIGURES, catalogue

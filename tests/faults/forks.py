@@ -14,8 +14,9 @@ import traceback
 import sklearn.datasets  # noqa: F401
 from absl import app
 
-from se_flax import main, process, train  # noqa: F401
-from se_flax.command import parse_flags, run_command
+from se_flax import main, train  # noqa: F401
+from se_flax.cli.command import parse_flags, run_command
+from se_flax.runtime import compiler
 
 SECONDS = 60
 
@@ -53,7 +54,7 @@ def run(arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    process.prepare()
+    compiler.prepare()
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from se_flax.checkpoints import Checkpoint, Checkpoints
 from se_flax.errors import UserError
+from se_flax.runtime.checkpoints import Checkpoint, Checkpoints
 from se_flax.train import build_program, train
 from tests import tiny_run
 

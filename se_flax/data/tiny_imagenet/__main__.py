@@ -2,7 +2,7 @@
 
 from absl import app, flags
 
-from se_flax.command import parse_flags, run_command
+from se_flax.cli.command import parse_flags, run_command
 from se_flax.data.tiny_imagenet import prepare
 
 

@@ -1,6 +1,6 @@
 import json
 
-from se_flax.writers import JsonlWriter, make_writer
+from se_flax.runtime.writers import JsonlWriter, make_writer
 
 
 def test_rows_after_the_last_checkpoint_are_written_anew(tmp_path):

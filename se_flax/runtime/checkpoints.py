@@ -26,10 +26,10 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from se_flax.config import leaves, modernized
-from se_flax.distributed import arrays_from_first, from_first, is_first
 from se_flax.errors import StorageError, UserError
+from se_flax.runtime.distributed import arrays_from_first, from_first, is_first
+from se_flax.runtime.storage import persistently, reason_of, sync, write_json
 from se_flax.state import TrainState, replicate
-from se_flax.storage import persistently, reason_of, sync, write_json
 
 # A checkpoint continues a run only if these are what they were when it was begun.
 _FIXED = (

@@ -6,7 +6,7 @@ import pty
 import numpy as np
 import pytest
 
-from se_flax.progress import Meter, Progress
+from se_flax.runtime.progress import Meter, Progress
 from se_flax.steps import Metrics
 
 RESULTS = {"loss": 1.5, "top1": 50.0, "top3": 75.0, "top5": 100.0}
@@ -32,7 +32,7 @@ def test_without_a_terminal_lines_are_plain():
 
 def test_without_a_terminal_a_slow_run_is_never_silent_for_long(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("se_flax.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("se_flax.runtime.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = Progress(total_steps=100, steps_per_epoch=10, images_per_step=128, stream=stream)
     for step in range(1, 9):
@@ -107,7 +107,7 @@ def test_skipped_updates_in_a_row_are_counted_by_seed_and_over_rows_and_restarts
 
 def test_the_speed_leaves_out_compilation_and_pauses(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("se_flax.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("se_flax.runtime.progress.time.perf_counter", lambda: now[0])
     meter = Meter()
     meter.add(metrics(1.0, 1), 10)
     now[0] = 100.0  # compilation

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from absl import flags, logging
 
-from se_flax import process
 from se_flax.errors import RunError, StorageError, UserError
+from se_flax.runtime import compiler
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
@@ -24,7 +24,7 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
         argv: the command line.
         positional: how many arguments that are no options it may have.
     """
-    process.prepare()
+    compiler.prepare()
     # TensorFlow prepares data sets and nothing else; it need not introduce itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from se_flax import distributed
 from se_flax.errors import UserError
+from se_flax.runtime import distributed
 from tests.runs import end, finish, free_address, rows, start_processes
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "1"}
@@ -92,7 +92,7 @@ def test_two_processes_follow_one_and_go_on_from_its_checkpoint(tmp_path):
 def test_the_first_process_tells_the_others_its_numbers_bit_by_bit(run_python):
     code = (
         "import sys, numpy as np, jax\n"
-        "from se_flax.distributed import *\n"
+        "from se_flax.runtime.distributed import *\n"
         "join(sys.argv[1], 2, int(sys.argv[2]))\n"
         "mine = {'a': np.array([-0.0, np.nan, 1e-45], np.float32), 'b': np.uint8([[1, 255, 3]]),\n"
         "        'c': np.array(2**32 - 1, np.uint32), 'd': np.zeros((0, 2))}\n"

@@ -8,9 +8,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from se_flax import storage
-from se_flax.checkpoints import CheckpointDamaged, Checkpoints
 from se_flax.errors import StorageError, UserError
+from se_flax.runtime import storage
+from se_flax.runtime.checkpoints import CheckpointDamaged, Checkpoints
 from se_flax.state import TrainState
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from se_flax.storage import AppendedFile, persistently, write_text
+from se_flax.runtime.storage import AppendedFile, persistently, write_text
 
 
 class _FileWriter:

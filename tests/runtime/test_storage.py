@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from se_flax import storage
 from se_flax.errors import StorageError, UserError
-from se_flax.storage import AppendedFile, WorkdirLock, persistently, write_json
+from se_flax.runtime import storage
+from se_flax.runtime.storage import AppendedFile, WorkdirLock, persistently, write_json
 
 
 @pytest.fixture

@@ -3,44 +3,44 @@ import pathlib
 
 import pytest
 
-from se_flax import process
+from se_flax.runtime import compiler
 
 
 @pytest.fixture
 def environment(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "environ", {"XDG_CACHE_HOME": str(tmp_path)})
-    monkeypatch.setattr(process.sys, "modules", {})
+    monkeypatch.setattr(compiler.sys, "modules", {})
     return os.environ
 
 
 def test_a_command_keeps_what_it_compiles_and_sets_options_for_cpus(environment, tmp_path):
-    process.prepare()
+    compiler.prepare()
     compiled = pathlib.Path(environment["JAX_COMPILATION_CACHE_DIR"])
     assert compiled.is_relative_to(tmp_path / "se_flax" / "compiled")
-    for option, value in process.compiler_options().items():
+    for option, value in compiler.compiler_options().items():
         assert f"--{option}={value}" in environment["XLA_FLAGS"].split()
 
 
 def test_what_is_set_already_stays(environment):
-    options = [f"--{option}=" for option in process.compiler_options()]
+    options = [f"--{option}=" for option in compiler.compiler_options()]
     given = {"JAX_COMPILATION_CACHE_DIR": "/elsewhere", "XLA_FLAGS": " ".join(["--a=1", *options])}
     environment.update(given)
-    process.prepare()
+    compiler.prepare()
     assert {name: environment[name] for name in given} == given
 
 
 def test_no_option_is_given_to_a_jaxlib_that_may_not_know_it(environment, monkeypatch):
-    monkeypatch.setattr(process.importlib.metadata, "version", lambda package: "0.99.0")
-    process.prepare()
-    assert process.compiler_options() == {}
+    monkeypatch.setattr(compiler.importlib.metadata, "version", lambda package: "0.99.0")
+    compiler.prepare()
+    assert compiler.compiler_options() == {}
     assert not environment.get("XLA_FLAGS")
 
 
 def test_a_second_start_compiles_nothing(run_python, tmp_path):
     program = """
 import sys
-from se_flax import process
-process.prepare()
+from se_flax.runtime import compiler
+compiler.prepare()
 import jax, jax.numpy as jnp
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))

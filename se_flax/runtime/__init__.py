@@ -1,0 +1,1 @@
+"""What keeps a run going: it knows neither networks nor data sets."""
