@@ -18,8 +18,8 @@ from experiments.study import define_flags, matching, read_result, result_path, 
 from se_flax import create_model
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
+from se_flax.overview import environment
 from se_flax.runtime.compiler import compiler_options
-from se_flax.train import environment
 
 NAME = "inference_time"
 SCALES = {

@@ -49,10 +49,13 @@ from se_flax.data.preprocessing import Batch
 from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.optim import make_optimizer
+from se_flax.overview import environment
+from se_flax.parallel import AXIS, replicate
+from se_flax.program import build_program
 from se_flax.runtime.compiler import compiler_options
-from se_flax.state import create_state, replicate
-from se_flax.steps import AXIS, make_train_step
-from se_flax.train import build_program, environment, train
+from se_flax.state import create_state
+from se_flax.step import make_train_step
+from se_flax.train import train
 
 SECTIONS = ("steps", "loop", "startup", "scaling")
 GROUPS = (
@@ -136,7 +139,7 @@ def _images(name: str, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def se_flax_work(name: str, mode: str, batch_size: int, dtype: str) -> Callable[[], None]:
-    """Returns a step of `se_flax.steps` on one device, or inference."""
+    """Returns a step of `se_flax.step` on one device, or inference."""
     images, labels = _images(name, batch_size)
     config = default_config()
     config.model.name, config.batch_size, config.dtype = name, batch_size, dtype
@@ -147,7 +150,7 @@ def se_flax_work(name: str, mode: str, batch_size: int, dtype: str) -> Callable[
         apply = functools.partial(model.apply, train=False)
         return _inference(apply, state.variables, images, **_our_options())
     step = jax.pmap(
-        make_train_step(model, optimizer, config),
+        make_train_step(model, optimizer),
         axis_name=AXIS,
         in_axes=(None, 0),
         out_axes=None,
@@ -359,8 +362,8 @@ def measure_loop(rounds: int) -> dict[str, Any]:
     speeds = {"run": [], "step": []}
     for _ in range(rounds):
         program = build_program(config, dataset)
-        state = replicate(program.initial_state())
-        dispatched = program.steps_per_dispatch
+        state = program.initial_state()
+        dispatched = program.plan.steps_per_dispatch
         state, metrics = program.train(state, 0, dispatched)
         jax.block_until_ready(metrics)
         begun = time.perf_counter()
@@ -418,7 +421,7 @@ def se_flax_speed(name: str, batch_size: int, devices: int = 1) -> float:
     config = default_config()
     config.model.name, config.batch_size, config.dtype = name, batch_size, _dtype()
     program = build_program(config, noise_dataset(batch_size, 8))
-    state = replicate(program.initial_state())
+    state = program.initial_state()
     seconds = []
     for step in range(6):
         begun = time.perf_counter()

@@ -4,134 +4,39 @@ python -m se_flax.evaluate --workdir=runs/quickstart
 python -m se_flax.evaluate --model=se_resnet50_caffe --image_dir=imagenet/val
 """
 
-import dataclasses
 import json
 import pathlib
-import re
 from typing import Any
 
-import flax.linen as nn
-import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from se_flax import seeds
 from se_flax.cli.command import parse_flags, run_command
-from se_flax.config import build_model, check_config
-from se_flax.data import Dataset
+from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
-from se_flax.data.from_config import dataset_of, streamed
 from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
-from se_flax.data.sources import TfdsImages, check_dataset_name, known_datasets
-from se_flax.data.streaming import ImageSource, StreamedDataset, eval_batches
+from se_flax.data.sources import TfdsImages
+from se_flax.data.streaming import ImageSource, StreamedEvalFeed, eval_batch
 from se_flax.errors import UserError
-from se_flax.models import create_model, list_models, model_info
-from se_flax.models.registry import ModelInfo, Published
-from se_flax.pretrained import load_pretrained
-from se_flax.pretrained.catalogue import FIGURES, PublishedWeights, find_weights
-from se_flax.runtime.checkpoints import Checkpoints, has_checkpoint, read_config
+from se_flax.metrics import total
+from se_flax.models import list_models, model_info
+from se_flax.models.registry import Published
+from se_flax.parallel import pmap_eval, replicate
+from se_flax.pretrained.catalogue import FIGURES, find_weights
+from se_flax.published import Renamed, load_published, published_crop
+from se_flax.restored import restore_run
 from se_flax.runtime.progress import format_results
-from se_flax.state import TrainState, replicate
-from se_flax.steps import evaluate_batches, make_eval_step, pmap_eval_images
-from se_flax.train import Program, build_program, mean_over_seeds, of_seed, one_or_all
-
-
-@dataclasses.dataclass(frozen=True)
-class RestoredRun:
-    """A run's checkpoint.
-
-    Attributes:
-        config: of the run.
-        dataset: its own, or what was given instead.
-        program: of both.
-        model: the network.
-        state: of the checkpoint, or of those of each seed.
-        steps: of the state, for each seed.
-    """
-
-    config: ConfigDict
-    dataset: Dataset | StreamedDataset
-    program: Program
-    model: nn.Module
-    state: TrainState
-    steps: list[int]
-
-    def check_split(self, split: str) -> None:
-        """Raises `UserError` if the run has no split of this name."""
-        if split not in self.program.sizes:
-            known = ", ".join(self.program.sizes)
-            raise UserError(f'there is no split "{split}"; known are {known}')
-
-
-def restore_run(
-    workdir: str | pathlib.Path,
-    step: str | int = "best",
-    dataset: Dataset | StreamedDataset | None = None,
-    data_dir: str | None = None,
-    image_dir: str | pathlib.Path | None = None,
-    skip_bad: bool = False,
-) -> RestoredRun:
-    """Returns a run's checkpoint; for arguments and errors, see `evaluate_workdir`."""
-    workdir = pathlib.Path(workdir).expanduser()
-    config = read_config(workdir)
-    if data_dir:
-        config.dataset.data_dir = data_dir
-    named = dataset is None and image_dir is None
-    if named and not config.dataset.image_dir:
-        try:
-            check_dataset_name(config.dataset.name)
-        except UserError as error:
-            raise UserError(
-                f'{workdir} was trained on "{config.dataset.name}", which is not read by name; '
-                "call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
-            ) from error
-    check_config(config, names_dataset=named)
-    if not has_checkpoint(workdir):
-        raise UserError(f"{workdir} has no checkpoint yet")
-
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    saved = Checkpoints(workdir, seeds, read_only=True)
-    try:
-        chosen = {"latest": saved.latest}.get(step, step)
-        steps = saved.best if step == "best" else [chosen] * len(seeds)
-        if not steps or not all(str(s).isdigit() and int(s) in saved.steps for s in steps):
-            raise UserError(
-                f'{workdir} has no checkpoint "{step}"; it has "latest", "best" once it was '
-                f"evaluated, and the steps {', '.join(map(str, saved.steps))}"
-            )
-        if image_dir is not None:
-            if not config.dataset.image_dir and config.dataset.name in known_datasets():
-                raise UserError(
-                    f'{workdir} was trained on "{config.dataset.name}", whose images are held in '
-                    "memory and not prepared as those of a folder are; --image_dir is for runs on "
-                    "streamed images"
-                )
-            class_names = saved.progress(int(steps[0]))["class_names"]
-            source = ImageFolder.of(image_dir, tuple(class_names)).checked(skip_bad)
-            dataset = streamed(config, str(image_dir), source, source)
-        elif dataset is None:
-            dataset = dataset_of(config)
-        if config.validation_fraction and image_dir is None:
-            dataset = dataset.hold_out(config.validation_fraction)
-        program = build_program(config, dataset)
-        abstract_state = jax.eval_shape(program.initial_state)
-        if step == "best":
-            state, steps = saved.restore_best(abstract_state)
-        else:
-            state, _ = saved.restore(abstract_state, int(chosen))
-    finally:
-        saved.close()
-    model = build_model(config, dataset.num_classes)
-    return RestoredRun(config, dataset, program, model, state, [int(step) for step in steps])
+from se_flax.step import make_eval_step
 
 
 def evaluate_workdir(
     workdir: str | pathlib.Path,
     step: str | int = "best",
     split: str = "test",
-    dataset: Dataset | StreamedDataset | None = None,
+    dataset: ImageDataset | None = None,
     data_dir: str | None = None,
     image_dir: str | pathlib.Path | None = None,
     skip_bad: bool = False,
@@ -159,76 +64,19 @@ def evaluate_workdir(
     run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
     run.check_split(split)
     results = run.program.evaluate(run.state, split)
-    seeds = run.program.seeds
-    each = {}
-    if len(seeds) > 1:
-        each["per_seed"] = [
-            {"seed": seed, "step": step, **of_seed(results, place)}
-            for place, (seed, step) in enumerate(zip(seeds, run.steps, strict=True))
-        ]
+    each = [
+        {"seed": seed, "step": step, **result}
+        for seed, step, result in zip(run.seeds, run.steps, results, strict=True)
+    ]
     return {
-        "model": run.config.model.name,
-        "dataset": run.dataset.name,
+        "model": run.program.config.model.name,
+        "dataset": run.program.dataset.name,
         "split": split,
         "images": run.program.sizes[split],
-        "step": one_or_all(run.steps),
-        **mean_over_seeds(results),
-        **each,
+        "step": seeds.one_or_all(run.steps),
+        **seeds.mean(results),
+        **({"per_seed": each} if len(each) > 1 else {}),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedNetwork:
-    """A network with published weights, for images of some classes.
-
-    Attributes:
-        info: what is known of the network.
-        known: what is known of the weights, or None.
-        weights: where they are from.
-        model, variables: the network.
-        places: at which place among the weights' classes each class of the images is.
-    """
-
-    info: ModelInfo
-    known: PublishedWeights | None
-    weights: str | pathlib.Path
-    model: nn.Module
-    variables: dict[str, Any]
-    places: np.ndarray
-
-    def class_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns a name for each class of the weights, those of the images in their places."""
-        result = [str(i) for i in range(self.model.num_classes)]
-        for name, place in zip(names, self.places, strict=True):
-            result[place] = name
-        return tuple(result)
-
-
-def load_published(
-    name: str, weights: str | pathlib.Path | None, class_names: tuple[str, ...]
-) -> PublishedNetwork:
-    """Returns a network with published weights; for arguments, see `evaluate_pretrained`.
-
-    Args:
-        class_names: of the images.
-    """
-    info = model_info(name)
-    known = find_weights(name, weights)
-    if weights is None:
-        if known is None:
-            raise UserError(
-                f'the catalogue has no weights of "{name}"; give --weights=FILE, or choose '
-                "one of the models that python -m se_flax.pretrained lists"
-            )
-        weights = known.source
-    # An auxiliary classifier has no part in what a trained network says.
-    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    fields = {"auxiliary": False} if has_auxiliary else {}
-    variables = load_pretrained(name, weights, **fields)
-    num_classes = len(variables["params"]["classifier"]["bias"])
-    places = _places_of_classes(class_names, num_classes)
-    model = create_model(name, num_classes, **fields)
-    return PublishedNetwork(info, known, weights, model, variables, places)
 
 
 def evaluate_pretrained(
@@ -263,12 +111,15 @@ def evaluate_pretrained(
     loaded = load_published(name, weights, source.class_names)
     info, known, weights = loaded.info, loaded.known, loaded.weights
     crop = crop or published_crop(name, weights)
-    evaluate = pmap_eval_images(make_eval_step(loaded.model), Preprocessing(info.mean, info.std))
-    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    preprocessing, eval_step = Preprocessing(info.mean, info.std), make_eval_step(loaded.model)
+    evaluate = pmap_eval(
+        lambda variables, shared, own: eval_step(variables, eval_batch(preprocessing, shared, own))
+    )
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
-    batches = eval_batches(renamed, crop, batch_size)
-    batches = tqdm(batches, name, -(-len(source) // batch_size), leave=False, disable=None)
-    means = evaluate_batches(evaluate, replicate(loaded.variables), batches)
+    feed = StreamedEvalFeed(renamed, crop, batch_size)
+    variables = replicate(loaded.variables)
+    batches = tqdm(feed, name, leave=False, disable=None)
+    means = total([evaluate(variables, *inputs) for inputs in batches]).means()
     if not np.isfinite(means["loss"]):
         raise UserError(f"{weights} make the network's loss {means['loss']}")
     results = [result for result in info.published if result.dataset == "imagenet2012"]
@@ -292,48 +143,6 @@ def evaluate_pretrained(
             for result in results
         ],
     }
-
-
-def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
-    """Returns how the images are cropped that weights, or else a network, are evaluated on."""
-    by = find_weights(name, weights) or model_info(name)
-    return CenterCrop(by.input_size, by.crop, by.interpolation)
-
-
-@dataclasses.dataclass(frozen=True)
-class Renamed:
-    """A source whose classes stand at other places."""
-
-    source: ImageSource
-    places: np.ndarray
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        record = self.source[i]
-        return {**record, "label": self.places[record["label"]]}
-
-    def describe(self, i: int) -> str:
-        """Returns what to call an image in a message."""
-        return self.source.describe(i)
-
-
-def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
-    """Returns at which place each class of the images is among those of the weights."""
-    if len(names) == num_classes:
-        return np.arange(num_classes)
-    if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
-        import tensorflow_datasets as tfds
-
-        synsets = tfds.builder("imagenet2012").info.features["label"].names
-        if set(names) <= set(synsets):
-            return np.array([synsets.index(name) for name in names])
-    raise UserError(
-        f"the images are of {len(names)} classes ({', '.join(names[:3])}, ...), the weights for "
-        f"{num_classes}; they must be as many, or be named by ImageNet's synsets (n01440764)"
-    )
 
 
 def define_flags() -> None:
@@ -385,7 +194,8 @@ def main(argv: list[str]) -> None:
             skip_bad=options.skip_bad,
         )
         title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
-        print(format_results(f"{title} {results['split']}, {results['images']:,} images", results))
+        title = f"{title} {results['split']}, {results['images']:,} images"
+        print(format_results(title, results.get("per_seed", [results])))
         print(json.dumps(results))
     else:
         raise UserError(
@@ -441,7 +251,7 @@ def _main_pretrained() -> None:
             f"{name} ({results['weights']}) on {shown}, {results['images']:,} images, "
             f"{crop.size} pixels, crop {crop.crop}, {crop.interpolation}"
         )
-        print(format_results(title, results))
+        print(format_results(title, [results]))
         print(_errors(100 - results["top1"], 100 - results["top5"], "here"))
         print("  published for this network:")
         for figures in results["published"]:

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from se_flax.data.from_config import dataset_of
+from se_flax.program import build_program
 from se_flax.runtime.checkpoints import Checkpoints, read_config
-from se_flax.train import build_program
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -114,7 +114,7 @@ def final_state(workdir: pathlib.Path) -> Any:
     config = read_config(workdir)
     program = build_program(config, dataset_of(config))
     saved = Checkpoints(workdir, read_only=True)
-    state, _ = saved.restore(jax.eval_shape(program.initial_state), program.total_steps)
+    state, _ = saved.restore(program.abstract(), program.total_steps)
     saved.close()
     return state
 

@@ -8,8 +8,9 @@ from se_flax.config import build_model
 from se_flax.errors import UserError
 from se_flax.pretrained import load
 from se_flax.pretrained.layouts import layouts_of
+from se_flax.program import build_program
 from se_flax.runtime.checkpoints import Checkpoints
-from se_flax.train import build_program, train
+from se_flax.train import train
 
 NAME = "se_resnet18"
 SMALL = {"stage_sizes": (1, 1), "widths": (4, 8), "reduction": 2, "stem": "cifar"}
@@ -43,7 +44,7 @@ def weights(config, num_classes):
 
 def final_state(config, stripes, workdir):
     """The state that a run ends in."""
-    abstract = jax.eval_shape(build_program(config, stripes).initial_state)
+    abstract = build_program(config, stripes).abstract()
     train(config, workdir, stripes)
     saved = Checkpoints(workdir, read_only=True)
     state, _ = saved.restore(abstract, saved.latest)

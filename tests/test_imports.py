@@ -8,7 +8,7 @@ def test_models_and_steps_need_jax_and_flax_alone(run_python):
     program = """
 import sys
 import se_flax
-from se_flax import models, state, steps
+from se_flax import models, state, step
 se_flax.create_model("se_resnet50")
 heavy = {"tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "sklearn", "clu"}
 print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))

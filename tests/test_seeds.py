@@ -11,8 +11,9 @@ from se_flax import train as train_module
 from se_flax.config import check_config
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
+from se_flax.program import build_program
 from se_flax.runtime.checkpoints import Checkpoints
-from se_flax.train import RunInterrupted, build_program, train
+from se_flax.train import RunInterrupted, train
 from tests import tiny_run
 
 SEEDS = (3, 4, 5)
@@ -20,8 +21,8 @@ SEEDS = (3, 4, 5)
 
 def final_params(workdir, config, dataset):
     program = build_program(config, dataset)
-    saved = Checkpoints(workdir, program.seeds, read_only=True)
-    state, _ = saved.restore(jax.eval_shape(program.initial_state), program.total_steps)
+    saved = Checkpoints(workdir, program.networks.seeds, read_only=True)
+    state, _ = saved.restore(program.abstract(), program.plan.total_steps)
     saved.close()
     return state.params
 
@@ -121,7 +122,8 @@ def test_an_interrupted_run_of_several_seeds_goes_on(
 def test_the_last_of_all_seeds_is_a_seed(stripes, tiny_config):
     config = with_seeds(tiny_config, 2**32 - 2, 2)
     check_config(config, names_dataset=False)
-    state = build_program(config, stripes).initial_state()
+    networks = build_program(config, stripes).networks
+    state = networks.save(networks.init())
     np.testing.assert_array_equal(state.seed, np.array([2**32 - 2, 2**32 - 1], np.uint32))
     config.num_seeds = 3
     with pytest.raises(UserError, match="leaves no room"):

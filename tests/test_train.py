@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from se_flax import program as program_module
 from se_flax import train as train_module
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
+from se_flax.program import build_program, default_steps_per_dispatch
 from se_flax.runtime.checkpoints import Checkpoints
-from se_flax.train import RunInterrupted, default_steps_per_dispatch, train
+from se_flax.train import RunInterrupted, train
 
 
 def rows(workdir):
@@ -243,9 +245,9 @@ def test_steps_per_dispatch_on_an_accelerator_divide_the_epoch(monkeypatch):
 
 def test_parameters_are_where_the_submodules_names_say(finished, stripes):
     _, workdir, config = finished
-    program = train_module.build_program(config, stripes)
+    program = build_program(config, stripes)
     saved = Checkpoints(workdir, read_only=True)
-    state, progress = saved.restore(jax.eval_shape(program.initial_state), 36)
+    state, progress = saved.restore(program.abstract(), 36)
     saved.close()
     assert state.params["stage2_unit1"]["se"]["expand"]["kernel"].shape == (4, 8)
     assert int(state.step) == 36
@@ -294,10 +296,10 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path, tiny_
 def test_updates_that_are_not_finite_can_be_left_out(tmp_path, tiny_config, stripes, monkeypatch):
     tiny_config.on_nonfinite = "skip"
     tiny_config.log_every_steps = 1
-    make_train_step = train_module.make_train_step
+    make_train_step = program_module.make_train_step
 
-    def of_bad_batches(*arguments):
-        step = make_train_step(*arguments)
+    def of_bad_batches(*arguments, **options):
+        step = make_train_step(*arguments, **options)
 
         def train_step(state, batch):
             bad = (state.step == 3) | (state.step == 5)
@@ -305,7 +307,7 @@ def test_updates_that_are_not_finite_can_be_left_out(tmp_path, tiny_config, stri
 
         return train_step
 
-    monkeypatch.setattr(train_module, "make_train_step", of_bad_batches)
+    monkeypatch.setattr(program_module, "make_train_step", of_bad_batches)
     summary = train(tiny_config, tmp_path / "skips", stripes)
     assert summary["skipped"] == 2
     logged = {row["step"]: row for row in rows(tmp_path / "skips") if "train/skipped" in row}

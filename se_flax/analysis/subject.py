@@ -1,6 +1,7 @@
 """What the analyses look at: a trained network, and images with their classes."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,15 +13,14 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
 
-from se_flax.data import Dataset
+from se_flax.data.dataset import HostImages, ImageDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages
-from se_flax.data.streaming import eval_batches
+from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
-from se_flax.evaluate import Renamed, load_published, published_crop, restore_run
-
-HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
+from se_flax.published import Renamed, load_published, published_crop
+from se_flax.restored import restore_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def subject_of_run(
     step: str | int = "best",
     split: str = "test",
     seed: int | None = None,
-    dataset: Dataset | None = None,
+    dataset: ImageDataset | None = None,
     data_dir: str | None = None,
 ) -> Subject:
     """Returns the network of a run's checkpoint, and the images of a split.
@@ -85,32 +85,20 @@ def subject_of_run(
         UserError: if there is no such run, checkpoint, split or seed.
     """
     run = restore_run(workdir, step, dataset, data_dir)
-    seeds = run.program.seeds
-    if seed is not None and seed not in seeds:
-        raise UserError(f"{workdir} has no seed {seed}; it has {', '.join(map(str, seeds))}")
+    if seed is not None and seed not in run.seeds:
+        raise UserError(f"{workdir} has no seed {seed}; it has {', '.join(map(str, run.seeds))}")
     run.check_split(split)
-    variables, name = run.state.variables, run.config.model.name
-    if len(seeds) > 1:
-        place = seeds.index(seeds[0] if seed is None else seed)
-        variables = jax.tree.map(lambda x: x[place], variables)
-        name = f"{name}, seed {seeds[place]}"
-    images = getattr(run.dataset, split)
-
-    def batches(batch_size):
-        if isinstance(run.dataset, Dataset):
-            for start in range(0, len(images), batch_size):
-                chosen = slice(start, start + batch_size)
-                yield images.images[chosen], images.labels[chosen]
-        else:
-            yield from _streamed(images, run.dataset.eval_crop, batch_size)
-
+    place = 0 if seed is None else run.seeds.index(seed)
+    name, dataset = run.program.config.model.name, run.program.dataset
+    if len(run.seeds) > 1:
+        name = f"{name}, seed {run.seeds[place]}"
     return Subject(
         name=name,
         model=run.model,
-        variables=jax.device_get(variables),
-        class_names=run.dataset.class_names,
-        batches=batches,
-        preprocessing=Preprocessing(run.dataset.mean, run.dataset.std),
+        variables=jax.device_get(run.variables()[place]),
+        class_names=dataset.class_names,
+        batches=functools.partial(dataset.host_images, split),
+        preprocessing=Preprocessing.of(dataset),
     )
 
 
@@ -148,14 +136,9 @@ def subject_of_weights(
         model=loaded.model,
         variables=loaded.variables,
         class_names=renamed.class_names,
-        batches=lambda batch_size: _streamed(renamed, published_crop(name, weights), batch_size),
+        batches=functools.partial(host_images, renamed, published_crop(name, weights)),
         preprocessing=Preprocessing(loaded.info.mean, loaded.info.std),
     )
-
-
-def _streamed(images, crop, batch_size) -> Iterator[HostImages]:
-    for batch in eval_batches(images, crop, batch_size):
-        yield batch.images[batch.mask], batch.labels[batch.mask]
 
 
 def define_flags() -> None:

@@ -4,15 +4,16 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
-from se_flax.data.sources import Dataset, TfdsImages, known_datasets, load_dataset, prepared_builder
+from se_flax.data.sources import TfdsImages, known_datasets, load_dataset, prepared_builder
 from se_flax.data.streaming import ImageSource, StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import model_info
 
 
-def dataset_of(config: ConfigDict) -> Dataset | StreamedDataset:
+def dataset_of(config: ConfigDict) -> ImageDataset:
     """Returns the data set of a run, downloading and preparing it first where needed.
 
     Those that `load_dataset` knows are read into memory. Others are streamed: the folders

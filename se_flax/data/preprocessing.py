@@ -1,18 +1,19 @@
 """What happens to images on the device, inside the jitted step."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import dm_pix as pix
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
-from ml_collections import ConfigDict
 
 from se_flax import rng
 from se_flax.data import augment
-from se_flax.data.sources import Dataset
-from se_flax.data.streaming import StreamedDataset
+
+if TYPE_CHECKING:
+    from se_flax.data.dataset import ImageDataset
 
 
 @flax.struct.dataclass
@@ -72,19 +73,17 @@ class Preprocessing:
     cutmix: float = _static(0.0)
 
     @classmethod
-    def of(
-        cls, dataset: Dataset | StreamedDataset, horizontal_flip: bool = False, **fields: Any
-    ) -> "Preprocessing":
-        """Preprocessing for a data set; images that may not be flipped never are."""
-        flip = horizontal_flip and dataset.horizontal_flip
-        return cls(dataset.mean, dataset.std, horizontal_flip=flip, **fields)
+    def of(cls, dataset: "ImageDataset", augment: Mapping[str, Any] | None = None) -> Self:
+        """Preprocessing for a data set; images that may not be flipped never are.
 
-    @classmethod
-    def of_config(cls, dataset: Dataset | StreamedDataset, config: ConfigDict) -> "Preprocessing":
-        """Preprocessing for a data set as `config.augment` says."""
-        options = config.augment
-        fields = {name: options[name] for name in cls.__dataclass_fields__ if name in options}
-        return cls.of(dataset, **fields)
+        Args:
+            dataset: has mean and standard deviation.
+            augment: fields by name, such as `config.augment`; others of its fields do not matter.
+        """
+        augment = augment or {}
+        fields = {name: augment[name] for name in cls.__dataclass_fields__ if name in augment}
+        fields["horizontal_flip"] = dataset.horizontal_flip and fields.get("horizontal_flip", False)
+        return cls(dataset.mean, dataset.std, **fields)
 
     def normalize(self, images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
         """Subtracts the mean of each channel and divides by its standard deviation."""

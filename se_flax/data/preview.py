@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.config import check_config, check_devices
-from se_flax.data import Dataset
+from se_flax.data.dataset import ImageDataset
 from se_flax.data.from_config import dataset_of
-from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
 from se_flax.data.preprocessing import Batch, Preprocessing
-from se_flax.data.streaming import StreamedDataset, eval_batches, train_batches
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
 
@@ -27,7 +26,7 @@ _CAPTION = 14  # height of the line under an image
 
 def preview_batch(
     config: ConfigDict, step: int, count: int, train: bool
-) -> tuple[Batch, Dataset | StreamedDataset]:
+) -> tuple[Batch, ImageDataset]:
     """Returns the first images of a step's batch, or of the test split, as the network is fed.
 
     Args:
@@ -39,25 +38,22 @@ def preview_batch(
     dataset = dataset_of(config)
     if config.validation_fraction:
         dataset = dataset.hold_out(config.validation_fraction)
-    preprocessing = Preprocessing.of_config(dataset, config)
-    if isinstance(dataset, Dataset):
-        positions = step * config.batch_size + jnp.arange(count)
-        if not train:
-            split = DeviceSplit.of(dataset.test)
-            return eval_batch(split, preprocessing, jnp.arange(count)), dataset
-        split, seed = DeviceSplit.of(dataset.train), jnp.uint32(config.seed)
-        return train_batch(split, preprocessing, seed, positions), dataset
-    if train:
-        batches = train_batches(
-            dataset.train, dataset.train_crop, config.batch_size, config.seed, step, step + 1
-        )
-    else:
-        batches = eval_batches(dataset.test, dataset.eval_crop, count)
-    host = next(iter(batches))
-    images, labels, positions = (x[:count] for x in (host.images, host.labels, host.positions))
+    preprocessing = Preprocessing.of(dataset, config.augment)
     if not train:
-        return Batch(preprocessing.normalize(images), labels, host.mask[:count]), dataset
-    return preprocessing.train(config.seed, images, labels, positions), dataset
+        shared, own = next(iter(dataset.eval_feed("test", count)))
+        batch = dataset.eval_batch(preprocessing, shared, _first(own, count))
+        return jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch), dataset
+    feed = dataset.train_feed(config.batch_size, config.seed, step + 1)
+    shared, own = feed.inputs(step)
+    feed.close()
+    seed, step = jnp.uint32(config.seed), jnp.int32(step)
+    own = _first(own, count)
+    return dataset.train_batch(preprocessing, config.batch_size, shared, own, seed, step), dataset
+
+
+def _first(own: Any, count: int) -> Any:
+    """Returns the first images of the first device's share."""
+    return jax.tree.map(lambda x: x[0, :count], own)
 
 
 def draw_grid(
@@ -120,7 +116,6 @@ def main(argv: list[str]) -> None:
         raise UserError(f"there is no folder {output.parent} to write {output.name} to")
     count = min(options.count + options.count % 2, config.batch_size)
     batch, dataset = preview_batch(config, options.step, count, options.train)
-    batch = jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch)
     images = batch.images * jnp.asarray(dataset.std) + jnp.asarray(dataset.mean)
     captions = captions_of(batch, dataset.class_names)
     draw_grid(np.asarray(jax.device_get(images)), captions, options.columns).save(output)

@@ -6,19 +6,22 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Protocol
 
 import cv2
+import flax.struct
 import jax
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Array, Bool, Int, UInt8
 
 from se_flax import rng
+from se_flax.data.dataset import HostImages, Inputs, held_out, present
 from se_flax.data.images import Crop, decode
-from se_flax.data.sources import held_out
+from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
+from se_flax.parallel import divisible, share_out
 
 _BYTES_AHEAD = 2**31
 
@@ -69,14 +72,14 @@ class Subset:
         return self.source.describe(int(self.indices[i]))
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class HostBatch:
-    """This host's share of a batch.
+    """This host's share of a batch; a pytree.
 
     Attributes:
         images: uint8 [b, size, size, 3].
         labels: int32 [b].
-        positions: of the images in the run's endless stream (see `TrainOrder`), or in the split.
+        positions: of the images in the run's endless stream, or in the split.
         mask: False for images that only fill up the last batch and do not count.
     """
 
@@ -85,11 +88,10 @@ class HostBatch:
     positions: Int[np.ndarray, " b"]
     mask: Bool[np.ndarray, " b"]
 
-    def on_devices(self) -> tuple[Any, Any, Any, Any]:
-        """Returns its arrays shared out among the local devices, [devices, b / devices, ...]."""
+    def by_device(self) -> "HostBatch":
+        """Returns it shared out among the local devices, arrays [devices, b / devices, ...]."""
         devices = jax.local_device_count()
-        arrays = (self.images, self.labels, self.positions, self.mask)
-        return tuple(x.reshape(devices, -1, *x.shape[1:]) for x in arrays)
+        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,7 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A classification data set that is read as it is needed.
+    """A classification data set that is read as it is needed (see `dataset.ImageDataset`).
 
     Attributes:
         name: what the data set is called.
@@ -173,6 +175,7 @@ class StreamedDataset:
     horizontal_flip: bool = True
     validation: ImageSource | None = None
     workers: int = 0
+    on_device: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.train_crop.size != self.eval_crop.size:
@@ -196,16 +199,115 @@ class StreamedDataset:
         """Height, width and channels of an image as the network sees it."""
         return (self.train_crop.size, self.train_crop.size, 3)
 
+    @property
+    def splits(self) -> dict[str, ImageSource]:
+        """The splits there are, by name."""
+        return present(train=self.train, validation=self.validation, test=self.test)
+
     def hold_out(self, fraction: float) -> "StreamedDataset":
-        """Moves a fraction of `train` to `validation` (see `held_out`)."""
-        if self.validation is not None:
-            raise UserError(
-                f"{self.name} has a validation split of its own; leave validation_fraction at 0"
-            )
-        kept, held = held_out(len(self.train), fraction)
+        """Moves a fraction of `train` to `validation` (see `dataset.held_out`)."""
+        kept, held = held_out(self.name, self.splits, fraction)
         return dataclasses.replace(
             self, train=Subset(self.train, kept), validation=Subset(self.train, held)
         )
+
+    def train_feed(
+        self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
+    ) -> "StreamedTrainFeed":
+        """Returns the inputs of a run's steps: the images of a batch."""
+
+        def batches_from(step):
+            return train_batches(
+                self.train, self.train_crop, batch_size, seed, step, total_steps,
+                self.workers, num_feeds,
+            )  # fmt: skip
+
+        return StreamedTrainFeed(batches_from)
+
+    def train_batch(
+        self, preprocessing: Preprocessing, batch_size: int, shared: None, own: HostBatch,
+        seed: Int[Array, ""], step: Int[Array, ""],
+    ) -> Batch:  # fmt: skip
+        """Returns a device's share of a step's batch."""
+        return preprocessing.train(seed, own.images, own.labels, own.positions)
+
+    def eval_feed(self, split: str, batch_size: int) -> "StreamedEvalFeed":
+        """Returns the inputs of an evaluation: the images of a batch."""
+        return StreamedEvalFeed(self.splits[split], self.eval_crop, batch_size, self.workers)
+
+    def eval_batch(self, preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
+        """Returns a device's share of a batch."""
+        return eval_batch(preprocessing, shared, own)
+
+    def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
+        """Yields the images of a split, in order, cropped, and their labels."""
+        return host_images(self.splits[split], self.eval_crop, batch_size, self.workers)
+
+
+class StreamedTrainFeed:
+    """Batches on the devices, one ahead of the step that is computed.
+
+    Args:
+        batches_from: `batches_from(step)` yields the host's batches from a step on.
+    """
+
+    def __init__(self, batches_from: Callable[[int], Iterator[HostBatch]]):
+        self._batches_from = batches_from
+        self._batches: Iterator[HostBatch] | None = None
+        self._ahead: tuple[int, HostBatch] | None = None
+
+    def inputs(self, step: int) -> Inputs:
+        """Returns the batch of a step."""
+        if self._ahead is None or self._ahead[0] != step:
+            self.close()
+            self._batches = self._batches_from(step)
+            self.prefetch(step)
+        return None, self._ahead[1]
+
+    def prefetch(self, step: int) -> None:
+        """Copies the batch of the next step to the devices, if there is one."""
+        batch = next(self._batches, None)
+        self._ahead = None if batch is None else (step, share_out(batch.by_device()))
+
+    def close(self) -> None:
+        """Stops reading."""
+        if self._batches is not None:
+            self._batches.close()
+
+
+class StreamedEvalFeed:
+    """Batches that hold every image of a source once.
+
+    Args:
+        source: the images.
+        crop: makes them all of one size.
+        batch_size: over all devices; rounded to a multiple of their number.
+        workers: see `StreamedDataset`.
+    """
+
+    def __init__(self, source: ImageSource, crop: Crop, batch_size: int, workers: int = 0):
+        self._source, self._crop, self._workers = source, crop, workers
+        self._batch_size = divisible(min(batch_size, len(source)))
+
+    def __len__(self) -> int:
+        return -(-len(self._source) // self._batch_size)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        for batch in eval_batches(self._source, self._crop, self._batch_size, self._workers):
+            yield None, batch.by_device()
+
+
+def eval_batch(preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
+    """Returns a device's share of a batch to evaluate."""
+    return Batch(preprocessing.normalize(own.images), own.labels, own.mask)
+
+
+def host_images(
+    source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
+) -> Iterator[HostImages]:
+    """Yields the images of a source, in order, cropped, and their labels."""
+    for batch in eval_batches(source, crop, batch_size, workers):
+        yield batch.images[batch.mask], batch.labels[batch.mask]
 
 
 def shuffled_place(seed: int, position: int, size: int) -> int:

@@ -27,9 +27,10 @@ from ml_collections import ConfigDict
 
 from se_flax.config import leaves, modernized
 from se_flax.errors import StorageError, UserError
+from se_flax.parallel import replicate
 from se_flax.runtime.distributed import arrays_from_first, from_first, is_first
 from se_flax.runtime.storage import persistently, reason_of, sync, write_json
-from se_flax.state import TrainState, replicate
+from se_flax.state import TrainState
 
 # A checkpoint continues a run only if these are what they were when it was begun.
 _FIXED = (
@@ -297,6 +298,7 @@ class Checkpoints:
 
     def save(
         self,
+        step: int,
         state: TrainState,
         progress: dict[str, Any],
         metrics: dict[str, float] | None = None,
@@ -316,8 +318,8 @@ class Checkpoints:
         self.wait()
         state = jax.tree.map(np.array, jax.device_get(state))  # not of memory JAX will reuse
         saved = Checkpoint(_named_arrays(state), progress, metrics)
-        writing = self._background.submit(self._write, state.host_step, saved, state)
-        self._pending = _Save(state.host_step, saved, state, writing)
+        writing = self._background.submit(self._write, step, saved, state)
+        self._pending = _Save(step, saved, state, writing)
 
     def poll(self) -> None:
         """Sees to a save in the background that has ended; waits only if it has failed.

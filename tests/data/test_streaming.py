@@ -164,8 +164,8 @@ def test_what_cannot_be_read_is_named(source, words):
 
 def test_a_batch_is_shared_out_in_order():
     (batch,) = eval_batches(Numbers(8), SMALL, batch_size=8)
-    images, labels, positions, mask = batch.on_devices()
-    assert images.shape == (jax.local_device_count(), 8 // jax.local_device_count(), 2, 2, 3)
-    np.testing.assert_array_equal(positions.reshape(-1), np.arange(8))
-    np.testing.assert_array_equal(labels.reshape(-1), np.arange(8) % 3)
-    assert mask.all()
+    shared = batch.by_device()
+    assert shared.images.shape == (jax.local_device_count(), 8 // jax.local_device_count(), 2, 2, 3)
+    np.testing.assert_array_equal(shared.positions.reshape(-1), np.arange(8))
+    np.testing.assert_array_equal(shared.labels.reshape(-1), np.arange(8) % 3)
+    assert shared.mask.all()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from se_flax.errors import UserError
+from se_flax.program import build_program
 from se_flax.runtime.checkpoints import Checkpoint, Checkpoints
-from se_flax.train import build_program, train
+from se_flax.train import train
 from tests import tiny_run
 
 pytestmark = pytest.mark.faults
@@ -63,7 +64,7 @@ def finished(tmp_path_factory, stripes):
     held = {int(folder.name): Checkpoint.read(folder) for folder in folders}
     assert max(held) == 18
     assert len(held) >= 2
-    abstract = jax.eval_shape(build_program(config, stripes).initial_state)
+    abstract = build_program(config, stripes).abstract()
     return config, workdir, summary, held, abstract
 
 

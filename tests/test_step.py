@@ -6,20 +6,13 @@ import optax
 import pytest
 
 from se_flax.config import build_model
-from se_flax.data.in_memory import DeviceSplit
+from se_flax.data import Dataset, Split
 from se_flax.data.preprocessing import Batch, Preprocessing
+from se_flax.metrics import Metrics, total
 from se_flax.optim import make_optimizer
-from se_flax.state import TrainState, create_state, replicate
-from se_flax.steps import (
-    AXIS,
-    Metrics,
-    batch_slots,
-    evaluate_split,
-    make_eval_step,
-    make_train_step,
-    pmap_eval,
-    pmap_train,
-)
+from se_flax.parallel import AXIS, pmap_eval, pmap_train, replicate
+from se_flax.state import TrainState, create_state
+from se_flax.step import make_eval_step, make_train_step
 
 
 def means(logits, labels, mask=None):
@@ -66,8 +59,16 @@ def test_evaluation_is_over_exactly_the_images_of_the_split(batch_size):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (37, 2, 3, 1)).astype(np.uint8)
     labels = generator.integers(0, 6, 37).astype(np.int32)
-    evaluate = pmap_eval(make_eval_step(LinearModel), Preprocessing((0.0,), (1.0,)))
-    result = evaluate_split(evaluate, {}, replicate(DeviceSplit(images, labels)), batch_size)
+    split = Split(images, labels)
+    dataset = Dataset("noise", split, split, tuple("abcdef"), (0.0,), (1.0,), False)
+    preprocessing, step = Preprocessing((0.0,), (1.0,)), make_eval_step(LinearModel)
+    evaluate = pmap_eval(
+        lambda variables, *inputs: step(variables, dataset.eval_batch(preprocessing, *inputs))
+    )
+    feed = dataset.eval_feed("test", batch_size)
+    each = [evaluate({}, *inputs) for inputs in feed]
+    assert len(each) == len(feed)
+    result = total(each).means()
 
     logits = images.reshape(37, 6) / 255
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -81,29 +82,34 @@ def test_evaluation_is_over_exactly_the_images_of_the_split(batch_size):
 
 @pytest.fixture
 def parts(tiny_config, stripes):
-    """Makes state, train function and data of a small run."""
+    """Makes network, step, train function, state and inputs of a small run."""
 
     def make(**changes):
         tiny_config.update_from_flattened_dict(changes)
         model = build_model(tiny_config, stripes.num_classes)
         optimizer = make_optimizer(tiny_config.optimizer, lambda step: 0.05)
-        step = make_train_step(model, optimizer, tiny_config)
-        preprocessing = Preprocessing.of(stripes, crop_padding=1)
-        train = pmap_train(step, preprocessing, tiny_config.batch_size)
-        ema = tiny_config.ema_decay > 0
-        state = jax.jit(lambda: create_state(model, optimizer, (8, 8, 3), 0, ema))()
-        return model, step, train, replicate(state), replicate(DeviceSplit.of(stripes.train))
+        smoothing, ema = tiny_config.label_smoothing, tiny_config.ema_decay
+        step = make_train_step(model, optimizer, label_smoothing=smoothing, ema_decay=ema)
+        preprocessing = Preprocessing.of(stripes, {"crop_padding": 1})
+
+        def step_on_inputs(state, shared, own):
+            batch = stripes.train_batch(preprocessing, 16, shared, own, state.seed, state.step)
+            return step(state, batch)
+
+        train = pmap_train(step_on_inputs)
+        state = jax.jit(lambda: create_state(model, optimizer, (8, 8, 3), 0, ema > 0))()
+        inputs = stripes.train_feed(16, seed=0, total_steps=10).inputs(0)
+        return model, step, train, replicate(state), inputs
 
     return make
 
 
 def test_several_steps_in_a_dispatch_are_the_same_as_one_after_another(parts):
-    _, _, train, state, split = parts()
-    slots = batch_slots(16)
-    together, sums = train(jax.tree.map(jnp.copy, state), split, slots, None, 5)
+    _, _, train, state, inputs = parts()
+    together, sums = train(jax.tree.map(jnp.copy, state), *inputs, 5)
     apart_sums = []
     for _ in range(5):
-        state, metrics = train(state, split, slots, None, 1)
+        state, metrics = train(state, *inputs, 1)
         apart_sums.append(metrics)
     assert int(together.step) == int(state.step) == 5
     assert float(sums.count) == 80
@@ -112,23 +118,23 @@ def test_several_steps_in_a_dispatch_are_the_same_as_one_after_another(parts):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_mixed_image_is_trained_to_both_labels_by_their_shares(tiny_config):
+def test_a_mixed_image_is_trained_to_both_labels_by_their_shares():
     model = WithAuxiliary()
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.standard_normal((4, 2, 2, 3), np.float32))
-    labels, others = jnp.array([0, 1, 2, 3]), jnp.array([1, 0, 3, 2])
-    share = jnp.array([0.75, 0.75, 0.5, 0.5])
+    labels, mix_labels = jnp.array([0, 1, 2, 3]), jnp.array([1, 0, 3, 2])
+    lam = jnp.array([0.75, 0.75, 0.5, 0.5])
     params = model.init(jax.random.key(0), images, train=True)["params"]
     optimizer = optax.sgd(1.0)
     state = TrainState(jnp.int32(0), jnp.uint32(0), params, {}, optimizer.init(params))
-    batch = Batch(images, labels, jnp.ones(4, bool), others, share)
-    _, metrics = run_step(make_train_step(model, optimizer, tiny_config), state, batch)
+    batch = Batch(images, labels, jnp.ones(4, bool), mix_labels, lam)
+    _, metrics = run_step(make_train_step(model, optimizer), state, batch)
     layer = params["classifier"]
     logits = images.reshape(4, -1) @ layer["kernel"] + layer["bias"]
     own, other = (
-        optax.softmax_cross_entropy_with_integer_labels(logits, x) for x in (labels, others)
+        optax.softmax_cross_entropy_with_integer_labels(logits, x) for x in (labels, mix_labels)
     )
-    expected = jnp.mean(share * own + (1 - share) * other)
+    expected = jnp.mean(lam * own + (1 - lam) * other)
     assert metrics.means()["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -144,8 +150,7 @@ class WithAuxiliary(nn.Module):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
-def test_auxiliary_logits_are_trained_by_their_share_of_the_loss(tiny_config, weight):
-    tiny_config.auxiliary_weight = weight
+def test_auxiliary_logits_are_trained_by_their_share_of_the_loss(weight):
     model = WithAuxiliary()
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.standard_normal((8, 2, 2, 3), np.float32))
@@ -159,7 +164,7 @@ def test_auxiliary_logits_are_trained_by_their_share_of_the_loss(tiny_config, we
         batch_stats={},
         opt_state=optimizer.init(params),
     )
-    step = make_train_step(model, optimizer, tiny_config)
+    step = make_train_step(model, optimizer, auxiliary_weight=weight)
     new, metrics = run_step(step, state, Batch(images, labels, jnp.ones(8, bool)))
 
     def loss(layer):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from se_flax.data import load_dataset
-from se_flax.data.in_memory import DeviceSplit, eval_batch, train_batch
+from se_flax.data.memory import DeviceSplit, eval_batch, train_batch
 from se_flax.data.preprocessing import Preprocessing
 
 
@@ -38,12 +38,12 @@ def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(str
 
 
 def test_digits_are_never_mirrored():
-    assert not Preprocessing.of(load_dataset("digits"), horizontal_flip=True).horizontal_flip
+    assert not Preprocessing.of(load_dataset("digits"), {"horizontal_flip": True}).horizontal_flip
 
 
 def test_a_batch_depends_on_seed_and_position_alone(stripes):
     split = DeviceSplit.of(stripes.train)
-    preprocessing = Preprocessing.of(stripes, crop_padding=1)
+    preprocessing = Preprocessing.of(stripes, {"crop_padding": 1})
     whole = train_batch(split, preprocessing, jnp.uint32(3), jnp.arange(90, 122))
     for start in range(90, 122, 8):
         share = train_batch(split, preprocessing, jnp.uint32(3), start + jnp.arange(8))
@@ -74,9 +74,9 @@ def test_evaluation_takes_images_in_order_and_masks_what_is_past_the_end(stripes
 
 def test_every_augmentation_depends_on_seed_and_position_alone(stripes):
     split = jax.device_put(DeviceSplit.of(stripes.train))
-    preprocessing = Preprocessing.of(
-        stripes, horizontal_flip=True, crop_padding=1, policy="autoaugment_cifar10", cutout=3,
-        random_erasing=0.5, mixup=0.2, cutmix=1.0,
+    preprocessing = Preprocessing(
+        stripes.mean, stripes.std, horizontal_flip=True, crop_padding=1,
+        policy="autoaugment_cifar10", cutout=3, random_erasing=0.5, mixup=0.2, cutmix=1.0,
     )  # fmt: skip
     batch = jax.jit(lambda positions: train_batch(split, preprocessing, 3, positions))
     whole = batch(jnp.arange(90, 122))

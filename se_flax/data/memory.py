@@ -1,0 +1,225 @@
+"""Data sets whose images live on the devices; batches are made inside the jitted step.
+
+What a step sees is a function of (seed, step) alone: nothing needs to be saved to resume, and
+neither the number of devices nor that of steps in a dispatch changes it.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+
+from se_flax import rng
+from se_flax.data.dataset import HostImages, Inputs, held_out, present
+from se_flax.data.preprocessing import Batch, Preprocessing
+from se_flax.data.shuffle import shuffled
+from se_flax.errors import UserError
+from se_flax.parallel import batch_slots, divisible, replicate
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 [n, height, width, channels].
+        labels: int32 [n], from 0.
+    """
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"]
+
+    def __post_init__(self):
+        object.__setattr__(self, "images", np.asarray(self.images))
+        labels = np.asarray(self.labels)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+            raise UserError(
+                f"labels must be integers of shape [n], not {labels.dtype} {list(labels.shape)}"
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int32))
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise UserError(
+                "images must be uint8 of shape [n, height, width, channels], "
+                f"not {self.images.dtype} {list(self.images.shape)}"
+            )
+        if len(self.images) != len(self.labels) or not len(self.images):
+            raise UserError(f"got {len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Split":
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A classification data set, held in memory (see `dataset.ImageDataset`).
+
+    Attributes:
+        name: what the data set is called.
+        train, test: the splits.
+        class_names: of each class; their number is the number of classes.
+        mean, std: of each channel of the training images, on a scale of 0 to 1.
+        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
+        validation: images held out of `train`, or None.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    horizontal_flip: bool
+    validation: Split | None = None
+    on_device: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for name, split in self.splits.items():
+            if split.images.shape[1:] != self.image_shape:
+                raise UserError(
+                    f"{self.name} {name}: images of {list(split.images.shape[1:])}, but those to "
+                    f"train on are of {list(self.image_shape)}"
+                )
+            labels = split.labels
+            if labels.min() < 0 or labels.max() >= self.num_classes:
+                raise UserError(
+                    f"{self.name} {name}: labels run from {labels.min()} to {labels.max()}, "
+                    f"but there are {self.num_classes} classes, numbered from 0"
+                )
+        channels = self.image_shape[-1]
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != channels or not all(0 <= value <= 1 for value in values):
+                raise UserError(
+                    f"{self.name}: {name} must be {channels} numbers from 0 to 1, one per channel, "
+                    f"not {values}"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.train.images.shape[1:]
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits there are, by name."""
+        return present(train=self.train, validation=self.validation, test=self.test)
+
+    def hold_out(self, fraction: float) -> "Dataset":
+        """Moves a fraction of `train` to `validation`: the same images every time.
+
+        Raises:
+            UserError: if there is a `validation` already, or one of the two would be empty.
+        """
+        kept, held = held_out(self.name, self.splits, fraction)
+        return dataclasses.replace(self, train=self.train[kept], validation=self.train[held])
+
+    def train_feed(
+        self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
+    ) -> "MemoryTrainFeed":
+        """Returns the inputs of a run's steps: all images, and the slots of a batch."""
+        return MemoryTrainFeed(self.train, batch_size)
+
+    def train_batch(
+        self, preprocessing: Preprocessing, batch_size: int, shared: "DeviceSplit",
+        own: Int[Array, " b"], seed: Int[Array, ""], step: Int[Array, ""],
+    ) -> Batch:  # fmt: skip
+        """Returns a device's share of a step's batch, that of its slots."""
+        return train_batch(shared, preprocessing, seed, step * batch_size + own)
+
+    def eval_feed(self, split: str, batch_size: int) -> "MemoryEvalFeed":
+        """Returns the inputs of an evaluation: all images, and the positions of a batch."""
+        return MemoryEvalFeed(self.splits[split], batch_size)
+
+    def eval_batch(
+        self, preprocessing: Preprocessing, shared: "DeviceSplit", own: Int[Array, " b"]
+    ) -> Batch:
+        """Returns a device's share of a batch, that of its positions."""
+        return eval_batch(shared, preprocessing, own)
+
+    def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
+        """Yields the images of a split, in order, and their labels."""
+        images = self.splits[split]
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            yield batch.images, batch.labels
+
+
+@flax.struct.dataclass
+class DeviceSplit:
+    """A split as arrays on a device: images uint8 [n, h, w, c], labels int32 [n]."""
+
+    images: UInt8[Array, "n h w c"]
+    labels: Int[Array, " n"]
+
+    @classmethod
+    def of(cls, split: Split) -> "DeviceSplit":
+        """A split, still on the host; `jax.device_put` places it."""
+        return cls(split.images, split.labels)
+
+
+class MemoryTrainFeed:
+    """All training images, and which slots of the batch each device fills."""
+
+    def __init__(self, split: Split, batch_size: int):
+        self._inputs = replicate(DeviceSplit.of(split)), batch_slots(batch_size)
+
+    def inputs(self, step: int) -> Inputs:
+        """Returns the inputs, the same for all steps."""
+        return self._inputs
+
+    def prefetch(self, step: int) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class MemoryEvalFeed:
+    """All images of a split, and which positions of it each device evaluates."""
+
+    def __init__(self, split: Split, batch_size: int):
+        self._size, self._batch_size = len(split), divisible(min(batch_size, len(split)))
+        self._split, self._slots = replicate(DeviceSplit.of(split)), batch_slots(self._batch_size)
+
+    def __len__(self) -> int:
+        return -(-self._size // self._batch_size)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        for i in range(len(self)):
+            yield self._split, self._slots + i * self._batch_size
+
+
+def train_batch(
+    split: DeviceSplit,
+    preprocessing: Preprocessing,
+    seed: Int[Array, ""],
+    positions: Int[Array, " b"],
+) -> Batch:
+    """Returns the training images at the given positions of the run's endless stream.
+
+    Position p is the p-th image the run sees, counted over all steps and devices; every n
+    positions hold each of the n images once. Image and augmentation depend on (seed, p) only.
+    """
+    chosen = shuffled(rng.key(seed, rng.Stream.ORDER), positions, len(split.labels))
+    return preprocessing.train(seed, split.images[chosen], split.labels[chosen], positions)
+
+
+def eval_batch(
+    split: DeviceSplit, preprocessing: Preprocessing, positions: Int[Array, " b"]
+) -> Batch:
+    """Returns the images at the given positions of a split; those past its end are masked."""
+    n = len(split.labels)
+    chosen = jnp.minimum(positions, n - 1)
+    return Batch(preprocessing.normalize(split.images[chosen]), split.labels[chosen], positions < n)

@@ -1,0 +1,169 @@
+"""Loss and accuracy: sums on the devices, means on the host, and the rows of a training log."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Metrics:
+    """Sums over images; divided by `count` they are means.
+
+    Attributes:
+        loss: of the cross entropy (in training, with label smoothing), in nats.
+        top1, top3, top5: images whose label is among the 1, 3, 5 largest logits.
+        count: number of images.
+        skipped: number of updates left out because the loss or the gradient was not finite;
+            their images do not count.
+        first_skipped: step, loss in nats and gradient norm of the first of those updates.
+    """
+
+    loss: Float[Array, ""]
+    top1: Float[Array, ""]
+    top3: Float[Array, ""]
+    top5: Float[Array, ""]
+    count: Float[Array, ""]
+    skipped: Float[Array, ""]
+    first_skipped: Float[Array, "3"]
+
+    @classmethod
+    def zero(cls) -> "Metrics":
+        """The metrics of no images, on the host."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**dict.fromkeys(names, np.zeros(())) | {"first_skipped": np.zeros(3)})
+
+    @classmethod
+    def of(
+        cls, logits: Float[Array, "b c"], labels: Int[Array, " b"], loss: Float[Array, " b"],
+        mask: Bool[Array, " b"],
+    ) -> "Metrics":  # fmt: skip
+        """Sums over the images that the mask counts."""
+        best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+        hits = jnp.where(mask[:, None], best == labels[:, None], False)
+        return cls(
+            loss=jnp.sum(jnp.where(mask, loss, 0.0)),
+            top1=jnp.sum(hits[:, :1], dtype=jnp.float32),
+            top3=jnp.sum(hits[:, :3], dtype=jnp.float32),
+            top5=jnp.sum(hits[:, :5], dtype=jnp.float32),
+            count=jnp.sum(mask, dtype=jnp.float32),
+            skipped=jnp.zeros(()),
+            first_skipped=jnp.zeros(3),
+        )
+
+    def if_finite(
+        self, is_finite: Bool[Array, ""], step: Int[Array, ""], norm: Float[Array, ""]
+    ) -> "Metrics":
+        """Returns these metrics of a step, or those of an update that is left out."""
+        loss = self.loss / self.count
+        skipped = Metrics(
+            *jnp.zeros(5), jnp.ones(()), jnp.stack([step.astype(jnp.float32), loss, norm])
+        )
+        return jax.tree.map(functools.partial(jnp.where, is_finite), self, skipped)
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        total = jax.tree.map(lambda x, y: x + y, self, other)
+        before = self.skipped[..., None] > 0
+        where = jnp.where if isinstance(total.loss, jax.Array) else np.where
+        return total.replace(first_skipped=where(before, self.first_skipped, other.first_skipped))
+
+    def on_host(self) -> "Metrics":
+        """Returns the same as float64 NumPy arrays, once they are computed."""
+        return jax.tree.map(lambda x: np.asarray(x, float), jax.device_get(self))
+
+    def means(self) -> dict[str, float]:
+        """Returns the loss in nats and top-1/3/5 accuracies in percent; NaN without images."""
+        sums = vars(self.on_host())
+        count = sums["count"] if sums["count"] > 0 else np.nan
+        means = {name: 100 * sums[name] / count for name in ("top1", "top3", "top5")}
+        return {"loss": float(sums["loss"] / count)} | {k: float(x) for k, x in means.items()}
+
+
+def total(each: Iterable[Metrics]) -> Metrics:
+    """Returns the sum of metrics, of which there is at least one."""
+    return functools.reduce(Metrics.__add__, each)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """An update that was left out.
+
+    Attributes:
+        step: how many updates came before it.
+        loss: in nats.
+        norm: of the gradient.
+    """
+
+    step: int
+    loss: float
+    norm: float
+
+
+class Meter:
+    """The metrics of a network in training, row by row of its log.
+
+    Args:
+        state: `state()` of the run that this one continues.
+
+    Attributes:
+        skipped: number of updates left out so far.
+        skipped_in_a_row: number of updates left out since the last one that was not.
+        first_in_a_row: the first of those.
+    """
+
+    def __init__(self, state: dict[str, Any] | None = None):
+        state = dict(
+            state or {"total_skipped": 0, "skipped_in_a_row": 0, "first_in_a_row": [0, 0, 0]}
+        )
+        self.skipped = state.pop("total_skipped")
+        self.skipped_in_a_row = state.pop("skipped_in_a_row")
+        self.first_in_a_row = _skipped(state.pop("first_in_a_row"))
+        sums = {name: np.asarray(value, float) for name, value in state.items()}
+        self._sums = Metrics(**sums) if sums else Metrics.zero()
+        self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
+
+    def add(self, metrics: Metrics) -> None:
+        """Adds the metrics of one or several steps, which are on the host."""
+        skipped = int(metrics.skipped)
+        self.skipped += skipped
+        if metrics.count > 0 or not skipped:
+            self.skipped_in_a_row = 0
+        elif not self.skipped_in_a_row:
+            self.first_in_a_row = _skipped(metrics.first_skipped)
+        if metrics.count == 0:
+            self.skipped_in_a_row += skipped
+        self._sums += metrics
+
+    def means(self) -> dict[str, float]:
+        """Returns the means since the last row; right after a row, its own."""
+        return self._sums.means() if self._sums.count else self._last_row
+
+    @property
+    def first_skipped(self) -> Skipped | None:
+        """The first update that was left out since the last row, if any."""
+        return _skipped(self._sums.first_skipped) if self._sums.skipped else None
+
+    def finish_row(self) -> dict[str, float]:
+        """Returns the means since the last row, and starts a new one."""
+        self._last_row, self._sums = self._sums.means(), Metrics.zero()
+        return dict(self._last_row)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a new meter needs to continue: numbers and lists of them."""
+        return {
+            **{name: np.asarray(value).tolist() for name, value in vars(self._sums).items()},
+            "total_skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "first_in_a_row": list(dataclasses.astuple(self.first_in_a_row)),
+        }
+
+
+def _skipped(values: Any) -> Skipped:
+    step, loss, norm = values
+    return Skipped(int(step), float(loss), float(norm))

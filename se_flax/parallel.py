@@ -1,0 +1,86 @@
+"""The one place that maps a step over devices.
+
+The state has no axis of devices: it is replicated, and every device returns the same new one,
+because the step averages over the mapped axis `AXIS`. What is mapped is the input.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+AXIS = "batch"
+
+
+def pmap_train(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Returns `train(state, shared, own, num_steps)`: steps on all devices at once.
+
+    A single step is compiled without a loop around it, because on a CPU XLA runs convolutions many
+    times slower inside one.
+
+    Args:
+        step: `step(state, shared, own)` returns the new state and the metrics of a step.
+
+    Returns:
+        A function of the state, which is donated; of inputs that all devices share; of inputs
+        [devices, ...] of which each device has its own; and of the number of steps. It returns the
+        new state and the sum of the metrics.
+    """
+
+    def train(state, shared, own, num_steps):
+        if num_steps == 1:
+            return step(state, shared, own)
+
+        def add_step(carry, _):
+            state, total = carry
+            state, metrics = step(state, shared, own)
+            return (state, total + metrics), None
+
+        _, metrics = jax.eval_shape(step, state, shared, own)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        (state, total), _ = jax.lax.scan(add_step, (state, zero), length=num_steps)
+        return state, total
+
+    return jax.pmap(
+        train,
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        static_broadcasted_argnums=3,
+        donate_argnums=0,
+    )
+
+
+def pmap_eval(step: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """Returns `evaluate(variables, shared, own)`: one batch on all devices (see `pmap_train`)."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
+
+
+def replicate(tree: Any) -> Any:
+    """Copies a tree of arrays to every local device."""
+    return jax.device_put(tree, _on_devices())
+
+
+def share_out(tree: Any) -> Any:
+    """Copies arrays [devices, ...] to the local devices, a row to each."""
+    return jax.device_put(tree, _on_devices(AXIS))
+
+
+def _on_devices(*axes: str) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def batch_slots(batch_size: int) -> Int[Array, "local_devices b"]:
+    """Returns which places of the global batch each local device fills."""
+    share = batch_size // jax.device_count()
+    first = jax.process_index() * jax.local_device_count()
+    return jnp.arange(jax.local_device_count() * share).reshape(-1, share) + first * share
+
+
+def divisible(batch_size: int) -> int:
+    """Returns a batch size rounded up, so that all devices have equal shares."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()

@@ -1,0 +1,246 @@
+"""What a config and a data set make: the compiled steps of a run, and their inputs."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.errors
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from se_flax.config import build_model
+from se_flax.data.dataset import EvalFeed, ImageDataset, TrainFeed
+from se_flax.data.preprocessing import Preprocessing
+from se_flax.errors import UserError
+from se_flax.init_from import published_variables, with_published
+from se_flax.metrics import Metrics
+from se_flax.optim import learning_rate_schedule, make_optimizer, peak_learning_rate
+from se_flax.parallel import AXIS
+from se_flax.plan import Plan
+from se_flax.seeds import AtOnce, InTurn, Networks
+from se_flax.state import TrainState, create_state
+from se_flax.step import make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compiled steps of a run, and their inputs. The state is of all its networks.
+
+    Attributes:
+        config: of the run.
+        dataset: of the run.
+        networks: that are trained, one for each seed.
+        plan: the steps of the run.
+        selection: the split on which the best checkpoint is chosen: held-out images where there
+            are any, so that its accuracy on the test split is an honest one.
+        learning_rate: as a function of the step.
+        make_feeds: makes the inputs of the training steps.
+    """
+
+    config: ConfigDict
+    dataset: ImageDataset
+    networks: Networks
+    plan: Plan
+    selection: str
+    learning_rate: optax.Schedule
+    make_feeds: Callable[[], tuple[TrainFeed, ...]]
+
+    @functools.cached_property
+    def feeds(self) -> tuple[TrainFeed, ...]:
+        """The inputs of the training steps, made when they are first needed."""
+        return self.make_feeds()
+
+    @functools.cached_property
+    def _eval_feeds(self) -> dict[str, EvalFeed]:
+        return {}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images by name of the split."""
+        return {name: len(split) for name, split in self.dataset.splits.items()}
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of a step, those of all networks."""
+        return self.config.batch_size * len(self.networks.seeds)
+
+    def abstract(self) -> TrainState:
+        """Returns shapes and types of what is saved of the state.
+
+        Raises:
+            UserError: if the network cannot be built for these images.
+        """
+        try:
+            return self.networks.abstract()
+        except (TypeError, ValueError, AttributeError, flax.errors.FlaxError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                "the network cannot be built; look at config.model.overrides and at the size of "
+                f"the images: {reason}"
+            ) from error
+
+    def initial_state(self) -> Any:
+        """Returns the state the run starts with, on the devices.
+
+        Raises:
+            UserError: if the weights of `config.init_from` cannot be used.
+        """
+        state = self.networks.init()
+        if self.config.init_from:
+            variables = published_variables(
+                self.config.model.name,
+                self.config.init_from,
+                self.dataset.num_classes,
+                self.config.model.overrides.to_dict(),
+            )
+            state = self.networks.map(lambda one: with_published(one, variables), state)
+        return state
+
+    def train(self, state: Any, step: int, num_steps: int) -> tuple[Any, Any]:
+        """Returns the state after steps, and what `metrics` reads. The old state is donated.
+
+        Args:
+            state: the state.
+            step: that the state is at.
+            num_steps: how many steps to make.
+        """
+        inputs = [feed.inputs(step) for feed in self.feeds]
+        state, sums = self.networks.train(state, inputs, num_steps)
+        for feed in self.feeds:
+            feed.prefetch(step + num_steps)
+        return state, sums
+
+    def metrics(self, sums: Any) -> list[Metrics]:
+        """Waits for the metrics of `train`, and returns those of each network."""
+        return self.networks.metrics(sums)
+
+    def evaluate(self, state: Any, split: str) -> list[dict[str, float]]:
+        """Returns loss and top-1/3/5 of each network over exactly the images of a split."""
+        if split not in self._eval_feeds:
+            feed = self.dataset.eval_feed(split, self.config.eval_batch_size)
+            self._eval_feeds[split] = feed
+        return self.networks.evaluate(state, self._eval_feeds[split])
+
+    def close(self) -> None:
+        """Ends what reads images ahead."""
+        if "feeds" in vars(self):
+            for feed in self.feeds:
+                feed.close()
+
+
+def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
+    """Returns what it takes to run a config on a data set; compiles nothing yet.
+
+    Raises:
+        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run is longer
+            than can be counted.
+    """
+    plan = _plan(config, dataset)
+    model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
+    peak = peak_learning_rate(config.optimizer, config.batch_size)
+    learning_rate = learning_rate_schedule(
+        config.schedule, peak, config.num_epochs, plan.steps_per_epoch
+    )
+    optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_body)
+    preprocessing = Preprocessing.of(dataset, config.augment)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        label_smoothing=config.label_smoothing,
+        auxiliary_weight=config.auxiliary_weight,
+        ema_decay=config.ema_decay,
+        freeze_body=config.freeze_body,
+    )
+    eval_step = make_eval_step(model)
+
+    def init(seed):
+        return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
+
+    def step(state, shared, own):
+        batch = dataset.train_batch(
+            preprocessing, config.batch_size, shared, own, state.seed, state.step
+        )
+        return train_step(state, batch)
+
+    def evaluate(variables, shared, own):
+        return eval_step(variables, dataset.eval_batch(preprocessing, shared, own))
+
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    at_once = _at_once(config, dataset)
+    networks = (AtOnce if at_once else InTurn)(seeds, init, step, evaluate)
+    return Program(
+        config=config,
+        dataset=dataset,
+        networks=networks,
+        plan=plan,
+        selection="validation" if "validation" in dataset.splits else "test",
+        learning_rate=learning_rate,
+        make_feeds=functools.partial(
+            _feeds,
+            dataset,
+            config.batch_size,
+            seeds[:1] if at_once else seeds,
+            plan.total_steps,
+        ),
+    )
+
+
+def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:
+    steps_per_epoch = max(1, round(len(dataset.splits["train"]) / config.batch_size))
+    steps_per_dispatch = 1
+    if dataset.on_device:
+        steps_per_dispatch = config.steps_per_dispatch or default_steps_per_dispatch(
+            steps_per_epoch
+        )
+    plan = Plan(
+        num_epochs=config.num_epochs,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_dispatch=steps_per_dispatch,
+        log_every_steps=config.log_every_steps,
+        eval_every_epochs=config.eval_every_epochs,
+        checkpoint_every_minutes=config.checkpoint_every_minutes,
+    )
+    if plan.total_steps * config.batch_size >= 2**31:
+        raise UserError(
+            f"config.num_epochs={config.num_epochs} makes a run of "
+            f"{plan.total_steps * config.batch_size:,} images, more than can be counted "
+            "(2147483647)"
+        )
+    return plan
+
+
+def _at_once(config: ConfigDict, dataset: ImageDataset) -> bool:
+    """Whether several networks make each step together."""
+    if config.num_seeds == 1:
+        return False
+    if config.seed_mode == "vmap" and not dataset.on_device:
+        raise UserError(
+            f"the images of {dataset.name} are streamed, for each seed in its own order, so that "
+            'the seeds cannot be computed at once; use config.seed_mode="in_turn"'
+        )
+    if config.seed_mode == "auto":  # XLA's grouped convolutions are slow on a CPU
+        return dataset.on_device and jax.default_backend() != "cpu"
+    return config.seed_mode == "vmap"
+
+
+def _feeds(
+    dataset: ImageDataset, batch_size: int, seeds: range, total_steps: int
+) -> tuple[TrainFeed, ...]:
+    if dataset.on_device:  # all networks take the same inputs
+        return (dataset.train_feed(batch_size, seeds[0], total_steps),) * len(seeds)
+    return tuple(dataset.train_feed(batch_size, seed, total_steps, len(seeds)) for seed in seeds)
+
+
+def default_steps_per_dispatch(steps_per_epoch: int) -> int:
+    """Returns how many steps to give the devices at once.
+
+    One on a CPU, where XLA runs convolutions inside a loop many times slower. Elsewhere enough
+    to hide the host's work, and a divisor of the epoch where there is one, so that only one
+    program needs compiling.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    divisors = [n for n in range(16, 129) if steps_per_epoch % n == 0]
+    return max(divisors, default=64)

@@ -1,0 +1,113 @@
+"""A network with published weights, and images of the classes that these know."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from se_flax.data.images import CenterCrop
+from se_flax.data.streaming import ImageSource
+from se_flax.errors import UserError
+from se_flax.models import create_model, model_info
+from se_flax.models.registry import ModelInfo
+from se_flax.pretrained import load_pretrained
+from se_flax.pretrained.catalogue import PublishedWeights, find_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedNetwork:
+    """A network with published weights, for images of some classes.
+
+    Attributes:
+        info: what is known of the network.
+        known: what is known of the weights, or None.
+        weights: where they are from.
+        model, variables: the network.
+        places: at which place among the weights' classes each class of the images is.
+    """
+
+    info: ModelInfo
+    known: PublishedWeights | None
+    weights: str | pathlib.Path
+    model: nn.Module
+    variables: dict[str, Any]
+    places: np.ndarray
+
+    def class_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns a name for each class of the weights, those of the images in their places."""
+        result = [str(i) for i in range(self.model.num_classes)]
+        for name, place in zip(names, self.places, strict=True):
+            result[place] = name
+        return tuple(result)
+
+
+def load_published(
+    name: str, weights: str | pathlib.Path | None, class_names: tuple[str, ...]
+) -> PublishedNetwork:
+    """Returns a network with published weights; for arguments, see `evaluate_pretrained`.
+
+    Args:
+        class_names: of the images.
+    """
+    info = model_info(name)
+    known = find_weights(name, weights)
+    if weights is None:
+        if known is None:
+            raise UserError(
+                f'the catalogue has no weights of "{name}"; give --weights=FILE, or choose '
+                "one of the models that python -m se_flax.pretrained lists"
+            )
+        weights = known.source
+    # An auxiliary classifier has no part in what a trained network says.
+    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
+    fields = {"auxiliary": False} if has_auxiliary else {}
+    variables = load_pretrained(name, weights, **fields)
+    num_classes = len(variables["params"]["classifier"]["bias"])
+    places = _places_of_classes(class_names, num_classes)
+    model = create_model(name, num_classes, **fields)
+    return PublishedNetwork(info, known, weights, model, variables, places)
+
+
+def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
+    """Returns how the images are cropped that weights, or else a network, are evaluated on."""
+    by = find_weights(name, weights) or model_info(name)
+    return CenterCrop(by.input_size, by.crop, by.interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """A source whose classes stand at other places."""
+
+    source: ImageSource
+    places: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        record = self.source[i]
+        return {**record, "label": self.places[record["label"]]}
+
+    def describe(self, i: int) -> str:
+        """Returns what to call an image in a message."""
+        return self.source.describe(i)
+
+
+def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
+    """Returns at which place each class of the images is among those of the weights."""
+    if len(names) == num_classes:
+        return np.arange(num_classes)
+    if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        import tensorflow_datasets as tfds
+
+        synsets = tfds.builder("imagenet2012").info.features["label"].names
+        if set(names) <= set(synsets):
+            return np.array([synsets.index(name) for name in names])
+    raise UserError(
+        f"the images are of {len(names)} classes ({', '.join(names[:3])}, ...), the weights for "
+        f"{num_classes}; they must be as many, or be named by ImageNet's synsets (n01440764)"
+    )

@@ -1,0 +1,243 @@
+"""Several networks trained as one run, which differ by their seed. Nothing else knows of it.
+
+A run asks a `Networks` for its state, gives that back for each step, and gets results as a list,
+one for each network. A run of one network is a list of one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from se_flax.metrics import Metrics, total
+from se_flax.parallel import pmap_eval, pmap_train, replicate
+from se_flax.state import TrainState
+
+Inputs = tuple[Any, Any]  # those that devices share, and those of each, see `parallel.pmap_train`
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+Evaluate = Callable[[dict[str, Any], Any, Any], Metrics]
+
+
+class Networks(Protocol):
+    """The networks of a run. What their state is, is their own business.
+
+    Attributes:
+        seeds: of the networks.
+    """
+
+    seeds: Sequence[int]
+
+    def init(self) -> Any:
+        """Returns the initial state."""
+
+    def map(self, function: Callable[[TrainState], TrainState], state: Any) -> Any:
+        """Returns the state with a function applied to it.
+
+        The function may be given the states of all networks as one, whose arrays have an axis for
+        them in front.
+        """
+
+    def step(self, state: Any) -> int:
+        """Returns how many updates have been made."""
+
+    def train(self, state: Any, inputs: Sequence[Inputs], num_steps: int) -> tuple[Any, Any]:
+        """Returns the state after steps, and what `metrics` reads. The state is donated."""
+
+    def metrics(self, sums: Any) -> list[Metrics]:
+        """Waits for the metrics of `train`, and returns those of each network."""
+
+    def evaluate(self, state: Any, batches: Iterable[Inputs]) -> list[dict[str, float]]:
+        """Returns loss and top-1/3/5 of each network (see `Metrics.means`)."""
+
+    def variables(self, state: Any) -> list[dict[str, Any]]:
+        """Returns the variables of each network."""
+
+    def save(self, state: Any) -> TrainState:
+        """Returns what is saved: of several networks, arrays with an axis for them in front."""
+
+    def restore(self, saved: TrainState) -> Any:
+        """Returns the state that was saved, on the devices."""
+
+    def abstract(self) -> TrainState:
+        """Returns shapes and types of what is saved."""
+
+
+class InTurn:
+    """Networks that make each step one after the other; their states are a tuple.
+
+    Args:
+        seeds: of the networks.
+        init: `init(seed)` returns an initial state.
+        step: `step(state, shared, own)`, one training step (see `parallel.pmap_train`).
+        evaluate: `evaluate(variables, shared, own)`, one batch.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        init: Callable[[Any], TrainState],
+        step: Step,
+        evaluate: Evaluate,
+    ):
+        self.seeds = seeds
+        self._init = jax.jit(init)
+        self._train, self._evaluate = pmap_train(step), pmap_eval(evaluate)
+
+    def init(self) -> tuple[TrainState, ...]:
+        """See `Networks`."""
+        return tuple(replicate(self._init(np.uint32(seed))) for seed in self.seeds)
+
+    def map(self, function, state):
+        """See `Networks`."""
+        return tuple(map(function, state))
+
+    def step(self, state):
+        """See `Networks`."""
+        return int(state[0].step)
+
+    def train(self, state, inputs, num_steps):
+        """See `Networks`; inputs are of each network."""
+        done = [self._train(one, *own, num_steps) for one, own in zip(state, inputs, strict=True)]
+        state, sums = zip(*done, strict=True)
+        return state, sums
+
+    def metrics(self, sums):
+        """See `Networks`."""
+        return [each.on_host() for each in sums]
+
+    def evaluate(self, state, batches):
+        """See `Networks`."""
+        variables = self.variables(state)
+        sums = [[self._evaluate(each, *batch) for each in variables] for batch in batches]
+        return [total(of_one).means() for of_one in zip(*sums, strict=True)]
+
+    def variables(self, state):
+        """See `Networks`."""
+        return [one.variables for one in state]
+
+    def save(self, state):
+        """See `Networks`."""
+        if len(state) == 1:
+            return state[0]
+        return jax.tree.map(lambda *arrays: np.stack(jax.device_get(arrays)), *state)
+
+    def restore(self, saved):
+        """See `Networks`."""
+        if len(self.seeds) == 1:
+            return (replicate(saved),)
+        return tuple(replicate(_one(saved, place)) for place in range(len(self.seeds)))
+
+    def abstract(self):
+        """See `Networks`."""
+        one = jax.eval_shape(self._init, np.uint32(0))
+        return one if len(self.seeds) == 1 else _several(one, len(self.seeds))
+
+
+class AtOnce:
+    """Networks that make each step together, by `jax.vmap`; their states are one, stacked.
+
+    All take the same inputs. For the arguments, see `InTurn`.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        init: Callable[[Any], TrainState],
+        step: Step,
+        evaluate: Evaluate,
+    ):
+        self.seeds = seeds
+        self._init = jax.jit(jax.vmap(init))
+        self._train = pmap_train(jax.vmap(step, (0, None, None)))
+        self._evaluate = pmap_eval(jax.vmap(evaluate, (0, None, None)))
+
+    def init(self):
+        """See `Networks`."""
+        return replicate(self._init(np.array(self.seeds, np.uint32)))
+
+    def map(self, function, state):
+        """See `Networks`."""
+        return function(state)
+
+    def step(self, state):
+        """See `Networks`."""
+        return int(state.step[0])
+
+    def train(self, state, inputs, num_steps):
+        """See `Networks`; there is one of inputs."""
+        ((shared, own),) = inputs
+        return self._train(state, shared, own, num_steps)
+
+    def metrics(self, sums):
+        """See `Networks`."""
+        sums = sums.on_host()
+        return [_one(sums, place) for place in range(len(self.seeds))]
+
+    def evaluate(self, state, batches):
+        """See `Networks`."""
+        sums = total([self._evaluate(state.variables, *batch) for batch in batches])
+        return [each.means() for each in self.metrics(sums)]
+
+    def variables(self, state):
+        """See `Networks`."""
+        return [_one(state.variables, place) for place in range(len(self.seeds))]
+
+    def save(self, state):
+        """See `Networks`."""
+        return state
+
+    def restore(self, saved):
+        """See `Networks`."""
+        return replicate(saved)
+
+    def abstract(self):
+        """See `Networks`."""
+        return jax.eval_shape(self._init, np.array(self.seeds, np.uint32))
+
+
+def _one(tree: Any, place: int) -> Any:
+    return jax.tree.map(lambda x: x[place], tree)
+
+
+def shapes_of_one(shapes: Any, seeds: Sequence[int]) -> Any:
+    """Returns the shapes of one network's arrays, given those that are saved of all."""
+    if len(seeds) == 1:
+        return shapes
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
+
+
+def _several(tree: Any, count: int) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), tree)
+
+
+def mean(results: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean over all networks of each value."""
+    return {name: float(np.mean([each[name] for each in results])) for name in results[0]}
+
+
+def named(results: Sequence[dict[str, float]], seeds: Sequence[int]) -> dict[str, float]:
+    """Returns the mean of each value and, of several networks, each one's.
+
+    Those are called "seed0/top1", the mean "top1".
+    """
+    values = mean(results)
+    if len(seeds) > 1:
+        for seed, each in zip(seeds, results, strict=True):
+            values |= {f"{name_of(seed)}{name}": value for name, value in each.items()}
+    return values
+
+
+def name_of(seed: int) -> str:
+    """Returns what stands before the names of a network's values, of several networks."""
+    return f"seed{seed}/"
+
+
+def metrics_to_choose_by(seeds: Sequence[int]) -> tuple[str, ...]:
+    """Returns, for each network, the name of the metric whose best checkpoint is kept."""
+    return ("top1",) if len(seeds) == 1 else tuple(f"{name_of(seed)}top1" for seed in seeds)
+
+
+def one_or_all(values: Sequence[Any]) -> Any:
+    """Returns the only value, or the list of all."""
+    return values[0] if len(values) == 1 else list(values)

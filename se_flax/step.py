@@ -1,0 +1,109 @@
+"""One step of training and one of evaluation: pure functions of one device's share of a batch."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from se_flax import rng
+from se_flax.data.preprocessing import Batch
+from se_flax.metrics import Metrics
+from se_flax.parallel import AXIS
+from se_flax.state import TrainState
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    auxiliary_weight: float = 0.0,
+    ema_decay: float = 0.0,
+    freeze_body: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the training step.
+
+    Gradients, batch statistics and metrics are averaged or summed over the mapped axis `AXIS`, so
+    that every device returns the same state. Where the loss or the gradient is not finite, nothing
+    but the step counter is updated, and the metrics count the update as skipped.
+
+    Args:
+        model: the network.
+        optimizer: see `se_flax.optim.make_optimizer`.
+        label_smoothing: share of the target that is spread over all classes.
+        auxiliary_weight: of the loss of the `auxiliary_logits` that a network sows (Inception-v3),
+            in the loss that is minimised; the metrics report the loss without it.
+        ema_decay: of the moving average, where the state has one.
+        freeze_body: the network computes as in evaluation: without dropout, and by its running
+            statistics, which stay as they are.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        dropout_key = jax.random.fold_in(rng.key(state.seed, rng.Stream.DROPOUT), state.step)
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
+
+        def loss_of(params):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch.images,
+                train=not freeze_body,
+                mutable=["batch_stats", "intermediates"],
+                rngs={"dropout": dropout_key},
+            )
+            targets = optax.smooth_labels(_targets(batch, logits.shape[-1]), label_smoothing)
+            loss = optax.softmax_cross_entropy(logits, targets)
+            minimised = jnp.mean(loss)
+            for auxiliary in updated.get("intermediates", {}).get("auxiliary_logits", ()):
+                auxiliary_loss = optax.softmax_cross_entropy(auxiliary, targets)
+                minimised += auxiliary_weight * jnp.mean(auxiliary_loss)
+            return minimised, (logits, loss, updated.get("batch_stats", state.batch_stats))
+
+        gradients, (logits, loss, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+        metrics = jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
+
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        variables = {"params": params, "batch_stats": batch_stats}
+        ema = _moving_average(state, variables, ema_decay)
+        updated = state.replace(**variables, opt_state=opt_state, ema=ema)
+
+        norm = optax.tree.norm(gradients)
+        is_finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
+        metrics = metrics.if_finite(is_finite, state.step, norm)
+        state = jax.tree.map(functools.partial(jnp.where, is_finite), updated, state)
+        return state.replace(step=state.step + 1), metrics
+
+    return train_step
+
+
+def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:
+    targets = jax.nn.one_hot(batch.labels, num_classes)
+    if batch.lam is None:
+        return targets
+    lam = batch.lam[:, None]
+    return lam * targets + (1 - lam) * jax.nn.one_hot(batch.mix_labels, num_classes)
+
+
+def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:
+    """Returns the next moving average; a young one follows faster, as in TensorFlow's."""
+    if state.ema is None:
+        return None
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(variables, state.ema, 1 - decay)
+
+
+def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Metrics]:
+    """Returns the evaluation step, which sums metrics over all devices."""
+
+    def eval_step(variables: dict[str, Any], batch: Batch) -> Metrics:
+        logits = model.apply(variables, batch.images, train=False)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
+
+    return eval_step

@@ -1,0 +1,53 @@
+import itertools
+
+import pytest
+
+from se_flax.plan import Plan
+
+
+def run(plan, minutes=0.0, stop_at=None):
+    """The actions of a whole run by the step that they come after."""
+    done, step = {}, 0
+    while step < plan.total_steps:
+        before, step = step, step + plan.num_steps(step)
+        done[step] = plan.actions(before, step, minutes, stopping=step == stop_at)
+    return done
+
+
+def steps(done, action):
+    return [step for step, actions in done.items() if getattr(actions, action)]
+
+
+@pytest.mark.parametrize("steps_per_dispatch", [1, 3, 4, 10, 64])
+def test_dispatches_never_pass_the_end_of_an_epoch(steps_per_dispatch):
+    plan = Plan(num_epochs=3, steps_per_epoch=10, steps_per_dispatch=steps_per_dispatch)
+    done = list(run(plan))
+    assert {10, 20, 30} <= set(done)
+    assert all(b - a <= steps_per_dispatch for a, b in itertools.pairwise([0, *done]))
+
+
+def test_rows_come_every_so_many_steps_and_at_the_end_of_each_epoch():
+    plan = Plan(num_epochs=2, steps_per_epoch=10, log_every_steps=4)
+    assert steps(run(plan), "log") == [4, 8, 10, 12, 16, 20]
+
+
+def test_a_dispatch_that_passes_a_row_logs_at_its_end():
+    plan = Plan(num_epochs=1, steps_per_epoch=10, steps_per_dispatch=3, log_every_steps=4)
+    assert steps(run(plan), "log") == [6, 9, 10]
+
+
+def test_evaluations_come_every_so_many_epochs_and_at_the_end():
+    plan = Plan(num_epochs=5, steps_per_epoch=2, eval_every_epochs=2)
+    assert steps(run(plan), "evaluate") == [4, 8, 10]
+
+
+def test_each_evaluation_saves_and_rows_do_once_enough_time_has_passed():
+    plan = Plan(num_epochs=2, steps_per_epoch=10, log_every_steps=4, checkpoint_every_minutes=5)
+    assert steps(run(plan, minutes=4.9), "save") == [10, 20]
+    assert steps(run(plan, minutes=5.0), "save") == [4, 8, 10, 12, 16, 20]
+
+
+def test_a_run_that_is_asked_to_stop_saves_at_once():
+    done = run(Plan(num_epochs=2, steps_per_epoch=10), stop_at=7)
+    assert steps(done, "save") == [7, 10, 20]
+    assert not done[7].evaluate
