@@ -59,7 +59,8 @@ STUDY = Study(
     cells=cells,
     scales={
         "full": "by the paper's recipe, 50 epochs (configs/se_variants_cnn3.py and "
-        "configs/se_variants_resnet18.py).",
+        "configs/se_variants_resnet18.py). ResNet-18 has a stem for 32x32 pixels, the paper's "
+        "probably that for ImageNet: compare what SE changes.",
         "small": f"the 3-layer CNN on CIFAR-10 for {SMALL_EPOCHS} epochs in place of 50; after "
         f"those the learning rate has fallen to {0.7**SMALL_EPOCHS:.1%} of the first.",
         "smoke": f"the 3-layer CNN on {SMOKE}",

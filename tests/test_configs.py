@@ -1,5 +1,7 @@
 import importlib
 
+import jax
+import numpy as np
 import pytest
 
 from se_flax.config import build_model, check_config, default_config, leaves
@@ -255,7 +257,7 @@ def test_only_se_networks_differ_from_plain_ones_by_their_model(name, argument):
         (
             ("se_variants_cnn3", "bump"),
             ("se_variants_resnet18", "bump,cifar10"),
-            {"model.name", "batch_size"},
+            {"model.name", "model.overrides", "batch_size"},
         ),
     ],
 )
@@ -275,3 +277,14 @@ def test_preactivation_changes_the_network_of_a_recipe_alone(name, depth, se):
     usual = page.get_config(depth, se=se)
     config.model = usual.model
     assert config.to_dict() == usual.to_dict()
+
+
+@pytest.mark.parametrize("variant", ["default", "bump"])
+def test_the_last_stage_of_the_variants_resnet18_has_positions_to_squeeze(variant):
+    model = build_model(load("se_variants_resnet18", variant), num_classes=10)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    maps = jax.eval_shape(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False, features=True)[0],
+        images,
+    )
+    assert list(maps.values())[-1].shape == (1, 4, 4, 512)
