@@ -1,7 +1,7 @@
 """SE-ResNet-20 on scikit-learn's handwritten digits: no download, about a minute on a laptop.
 
-The images have 8x8 pixels. They are shifted by up to one pixel and never flipped, because a flipped
-digit is another shape or none.
+The images have 8x8 pixels. They are shifted by up to one pixel and not flipped: the mirror image of
+a digit is rarely a digit.
 """
 
 from ml_collections import ConfigDict
