@@ -1,33 +1,56 @@
 """EfficientNet on ImageNet; the argument is the network: configs/efficientnet_imagenet.py:b4.
 
-b0 to b7. The recipe of Tan and Le (arXiv:1905.11946, section 5.2): RMSProp with decay and
-momentum 0.9, weight decay 1e-5, learning rate 0.256 multiplied by 0.97 every 2.4 epochs,
-AutoAugment, stochastic depth with survival probability 0.8, dropout from 0.2 (b0) to 0.5 (b7), and
-batch norm with momentum 0.99; the last two are part of the networks.
+The network is b0 (the default) to b7.
 
-What the paper leaves open is as in the authors' code (tensorflow/tpu, models/official/
-efficientnet, main.py and utils.py): 350 epochs, 0.016 as the learning rate of a batch of 256, by
-which the paper's 0.256 is that of 4096, a linear warm-up of 5 epochs from 0, label smoothing 0.1,
-eps 0.001 of RMSProp, and an average of the weights with decay 0.9999. There, batch norm alone is
-kept out of weight decay; here biases are too. There, training crops are resized bicubically; here
-by the mean of what is covered where they become smaller, and bilinearly elsewhere.
+The recipe is that of Tan and Le (arXiv:1905.11946, section 5.2): RMSProp with decay and momentum
+0.9, weight decay 1e-5, learning rate 0.256 multiplied by 0.97 every 2.4 epochs, AutoAugment,
+stochastic depth with survival probability 0.8, dropout from 0.2 (b0) to 0.5 (b7), and batch norm
+with momentum 0.99. The last two are part of the networks.
 
-A smaller batch scales the learning rate: 0.016 for `--config.batch_size=256`.
+What the paper leaves open follows the authors' code (tensorflow/tpu, models/official/efficientnet,
+main.py and utils.py):
+
+- The run has 350 epochs.
+- The learning rate is 0.016 for a batch of 256, so the paper's 0.256 is for 4096. It scales with
+  the batch: it is 0.016 for `--config.batch_size=256`.
+- A linear warm-up from 0 takes 5 epochs.
+- Label smoothing is 0.1, and the epsilon of RMSProp 0.001.
+- An average of the weights is kept, with decay 0.9999.
+
+Two things differ from that code. It keeps only batch norm out of weight decay; here biases do not
+decay either. It resizes training crops bicubically; here a crop that shrinks takes the mean of the
+pixels that each new one covers, and other crops are resized bilinearly.
 """
 
 from ml_collections import ConfigDict
 
-from configs.imagenet_recipe import check_argument, imagenet_config
+from se_flax.config import default_config
+from se_flax.errors import check_choice
+
+NETWORKS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
 
 
 def get_config(network: str = "b0") -> ConfigDict:
-    check_argument(network, tuple(f"b{i}" for i in range(8)))
-    config = imagenet_config(f"efficientnet_{network}")
+    check_choice("EfficientNet", network, NETWORKS)
+    config = default_config()
+
+    # Model
+    config.model.name = f"efficientnet_{network}"
     config.model.overrides.stochastic_depth = 0.2
+
+    # Data
+    config.dataset.name = "imagenet2012"
+    config.dataset.image_size = 0  # the network's own
+
+    # Augmentation
+    config.augment.crop_padding = 0
+    config.augment.random_resized_crop = True
+    config.augment.crop_area = (0.08, 1.0)
+    config.augment.horizontal_flip = True
     config.augment.policy = "autoaugment_imagenet"
 
+    # Optimiser
     config.batch_size = 4096
-    config.num_epochs = 350
     config.optimizer.name = "rmsprop"
     config.optimizer.learning_rate = 0.256
     config.optimizer.base_batch_size = 4096
@@ -35,12 +58,18 @@ def get_config(network: str = "b0") -> ConfigDict:
     config.optimizer.decay = 0.9
     config.optimizer.epsilon = 1e-3
     config.optimizer.weight_decay = 1e-5
+    config.optimizer.decay_norm_and_bias = False
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.9999
+
+    # Schedule
     config.schedule.name = "exponential"
     config.schedule.warmup_epochs = 5
     config.schedule.warmup_factor = 0.0
     config.schedule.decay_rate = 0.97
     config.schedule.decay_epochs = 2.4
     config.schedule.staircase = True
-    config.label_smoothing = 0.1
-    config.ema_decay = 0.9999
+
+    # Length
+    config.num_epochs = 350
     return config

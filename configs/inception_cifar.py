@@ -1,13 +1,13 @@
-"""Inception-v3 on CIFAR.
+"""Inception-v3 on CIFAR-10 or CIFAR-100.
 
-The argument is the number of classes: configs/inception_cifar.py:100.
-See cifar_networks_recipe.py for the recipe.
+The argument is the number of classes, 10 (the default) or 100: configs/inception_cifar.py:100.
+This is se_inception_cifar.py without SE blocks.
 """
 
 from ml_collections import ConfigDict
 
-from configs.cifar_networks_recipe import inception_cifar
+from configs import se_inception_cifar
 
 
 def get_config(classes: str = "10") -> ConfigDict:
-    return inception_cifar("", classes)
+    return se_inception_cifar.get_config(classes, se=False)

@@ -1,13 +1,12 @@
 """ResNet on ImageNet; the argument is the depth: configs/resnet_imagenet.py:101.
 
-18, 34, 50, 101 or 152 layers. See imagenet_recipe.py for the rest.
+This is se_resnet_imagenet.py without SE blocks.
 """
 
 from ml_collections import ConfigDict
 
-from configs.imagenet_recipe import check_argument, imagenet_recipe
+from configs import se_resnet_imagenet
 
 
 def get_config(depth: str = "50") -> ConfigDict:
-    check_argument(depth, ("18", "34", "50", "101", "152"))
-    return imagenet_recipe(f"resnet{depth}")
+    return se_resnet_imagenet.get_config(depth, se=False)

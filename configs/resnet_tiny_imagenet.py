@@ -1,12 +1,12 @@
 """ResNet on Tiny ImageNet; the argument is the depth: configs/resnet_tiny_imagenet.py:34.
 
-18, 34 or 50 layers. See tiny_imagenet_recipe.py for the rest.
+This is se_resnet_tiny_imagenet.py without SE blocks.
 """
 
 from ml_collections import ConfigDict
 
-from configs.tiny_imagenet_recipe import tiny_imagenet_recipe
+from configs import se_resnet_tiny_imagenet
 
 
 def get_config(depth: str = "18") -> ConfigDict:
-    return tiny_imagenet_recipe("", depth)
+    return se_resnet_tiny_imagenet.get_config(depth, se=False)

@@ -1,13 +1,13 @@
-"""ResNeXt-29 on CIFAR.
+"""ResNeXt-29 (8x64d) on CIFAR-10 or CIFAR-100.
 
-The argument is the number of classes: configs/resnext_cifar.py:100.
-See cifar_networks_recipe.py for the recipe.
+The argument is the number of classes, 10 (the default) or 100: configs/resnext_cifar.py:100.
+This is se_resnext_cifar.py without SE blocks.
 """
 
 from ml_collections import ConfigDict
 
-from configs.cifar_networks_recipe import resnext_cifar
+from configs import se_resnext_cifar
 
 
 def get_config(classes: str = "10") -> ConfigDict:
-    return resnext_cifar("", classes)
+    return se_resnext_cifar.get_config(classes, se=False)

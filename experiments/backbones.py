@@ -4,23 +4,23 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs.cifar_networks_recipe import inception_cifar, resnext_cifar, small_cnn_cifar
-from configs.cifar_recipe import cifar_recipe
-from configs.tiny_imagenet_recipe import tiny_imagenet_recipe
+from configs import (
+    se_inception_cifar,
+    se_resnet_cifar10,
+    se_resnet_cifar100,
+    se_resnet_tiny_imagenet,
+    se_resnext_cifar,
+    se_small_cnn_cifar,
+)
 from experiments.study import SMOKE, Cell, Study, main_of, shortened
 
 SMALL_EPOCHS = 5
 
 
-def _resnet(depth: str, preactivation: bool = False) -> Callable[[str, str], ConfigDict]:
-    def config_of(prefix: str, classes: str) -> ConfigDict:
-        # Weight decay as in configs/resnet_cifar10.py and resnet_cifar100.py.
-        weight_decay = 1e-4 if classes == "10" else 5e-4
-        config = cifar_recipe(prefix, depth, f"cifar{classes}", weight_decay)
-        if preactivation:  # where no unit ends in a batch norm that could begin with scale 0
-            config.model.name = f"{prefix}preact_resnet{depth}_cifar"
-            del config.model.overrides["zero_init"]
-        return config
+def _resnet(depth: str, preactivation: bool = False) -> Callable[..., ConfigDict]:
+    def config_of(classes: str, *, se: bool) -> ConfigDict:
+        page = {"10": se_resnet_cifar10, "100": se_resnet_cifar100}[classes]
+        return page.get_config(depth, se=se, preactivation=preactivation)
 
     return config_of
 
@@ -38,9 +38,15 @@ ON_CIFAR = (
         *("preact_resnet164", "ResNet-164 with pre-activation", _resnet("164", True)),
         ("SE paper CIFAR", "ResNet-164"),
     ),
-    ("resnext29", "ResNeXt-29", resnext_cifar, ("Course reproduction", "ResNeXt-29 8x64d")),
-    ("inception_v3", "Inception-v3", inception_cifar, None),
-    ("small_cnn", "Small CNN", small_cnn_cifar, ("Small CNN", "Keras small CNN")),  # on CIFAR-10
+    (
+        *("resnext29", "ResNeXt-29", se_resnext_cifar.get_config),
+        ("Course reproduction", "ResNeXt-29 8x64d"),
+    ),
+    ("inception_v3", "Inception-v3", se_inception_cifar.get_config, None),
+    (
+        *("small_cnn", "Small CNN", se_small_cnn_cifar.get_config),
+        ("Small CNN", "Keras small CNN"),  # on CIFAR-10
+    ),
 )
 
 
@@ -49,8 +55,8 @@ def cells(scale: str) -> list[Cell]:
     result = []
 
     def add(name, group, title, config_of, published):
-        result.append(Cell(name, group, title, config_of(""), None, published))
-        result.append(Cell(f"{name}_se", group, f"SE-{title}", config_of("se_"), name, published))
+        result.append(Cell(name, group, title, config_of(se=False), None, published))
+        result.append(Cell(f"{name}_se", group, f"SE-{title}", config_of(se=True), name, published))
 
     for classes in ("10", "100") if scale == "full" else ("10",):
         dataset = f"cifar{classes}"
@@ -63,8 +69,8 @@ def cells(scale: str) -> list[Cell]:
                     f"{dataset}_{name}",
                     group,
                     title,
-                    lambda prefix, of=of, classes=classes: shortened(
-                        of(prefix, classes), scale, SMALL_EPOCHS
+                    lambda se, of=of, classes=classes: shortened(
+                        of(classes, se=se), scale, SMALL_EPOCHS
                     ),
                     published,
                 )
@@ -72,8 +78,8 @@ def cells(scale: str) -> list[Cell]:
         for depth in ("18", "34", "50"):
             for augmented in (False, True):
 
-                def on_tiny_imagenet(prefix, depth=depth, augmented=augmented):
-                    config = tiny_imagenet_recipe(prefix, depth)
+                def on_tiny_imagenet(se, depth=depth, augmented=augmented):
+                    config = se_resnet_tiny_imagenet.get_config(depth, se=se)
                     config.augment.random_resized_crop = augmented
                     config.augment.horizontal_flip = augmented
                     return config

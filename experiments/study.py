@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from configs.cifar_recipe import cifar_recipe
+from configs import se_resnet_cifar10
 from se_flax.burden import burden
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.config import build_model, modernized
@@ -278,16 +278,16 @@ def shallow_scales(epochs: int) -> dict[str, str]:
     }
 
 
-def ablation_config(scale: str, prefix: str, epochs: int, **overrides: Any) -> ConfigDict:
+def ablation_config(scale: str, se: bool, epochs: int, **overrides: Any) -> ConfigDict:
     """Returns the config of a ResNet whose SE blocks are varied.
 
     Args:
         scale: one of `SCALES`.
-        prefix: "" or "se_".
+        se: whether the network has SE blocks.
         epochs: of the small scale.
         **overrides: fields of the network and its blocks.
     """
-    config = cifar_recipe(prefix, "20", "cifar10", weight_decay=1e-4)
+    config = se_resnet_cifar10.get_config("20", se=se)
     if scale != "full":
         config.model.overrides.stage_sizes = (1, 1, 1)
         config.schedule.warmup_epochs = 0.1 * (epochs if scale == "small" else 2)
@@ -308,9 +308,9 @@ def ablation_cells(
     """
     group = "CIFAR-10" if scale != "smoke" else "digits"
     network = "ResNet-20" if scale == "full" else "ResNet-8"
-    cells = [Cell("plain", group, f"{network}, no SE", ablation_config(scale, "", epochs))]
+    cells = [Cell("plain", group, f"{network}, no SE", ablation_config(scale, False, epochs))]
     for name, label, overrides, published, x in rows:
-        config = ablation_config(scale, "se_", epochs, **overrides)
+        config = ablation_config(scale, True, epochs, **overrides)
         cells.append(Cell(name, group, label, config, "plain", published, x))
     return cells
 

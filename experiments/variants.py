@@ -1,9 +1,10 @@
 """Variants of the SE block: python -m experiments.variants."""
 
-from configs.se_variants_recipe import PLAIN, se_variants_recipe
+from configs import se_variants_cnn3, se_variants_resnet18
 from experiments.study import SMOKE, Cell, Study, main_of, shortened
 
 SMALL_EPOCHS = 8
+PLAIN = "default"  # the paper's word for the network without a block
 # Our names, and those of arXiv:2304.06502.
 VARIANTS = {
     PLAIN: "Default",
@@ -31,6 +32,10 @@ def cells(scale: str) -> list[Cell]:
     for network, title, dataset, dataset_title in runs:
         prefix = f"{network}_{dataset}"
         for variant, label in VARIANTS.items():
+            if network == "cnn3":
+                config = se_variants_cnn3.get_config(variant)
+            else:
+                config = se_variants_resnet18.get_config(f"{variant},{dataset}")
             # The table gives the network without a block beside each of the others.
             model = "SE module" if variant == PLAIN else label
             result.append(
@@ -38,7 +43,7 @@ def cells(scale: str) -> list[Cell]:
                     f"{prefix}_{variant}",
                     f"{title}, {dataset_title if scale != 'smoke' else 'digits'}",
                     label,
-                    shortened(se_variants_recipe(network, variant, dataset), scale, SMALL_EPOCHS),
+                    shortened(config, scale, SMALL_EPOCHS),
                     None if variant == PLAIN else f"{prefix}_{PLAIN}",
                     ((f"SE variations {title}", dataset, model),),
                 )
@@ -53,7 +58,9 @@ STUDY = Study(
     "the 3-layer CNN the block takes the place of the second convolution (arXiv:2304.06502).",
     cells=cells,
     scales={
-        "full": "by the paper's recipe, 50 epochs (configs/se_variants_recipe.py).",
+        "full": "by the paper's recipe, 50 epochs (configs/se_variants_cnn3.py and "
+        "configs/se_variants_resnet18.py). ResNet-18 has a stem for 32x32 pixels, the paper's "
+        "probably that for ImageNet: compare what SE changes.",
         "small": f"the 3-layer CNN on CIFAR-10 for {SMALL_EPOCHS} epochs in place of 50; after "
         f"those the learning rate has fallen to {0.7**SMALL_EPOCHS:.1%} of the first.",
         "smoke": f"the 3-layer CNN on {SMOKE}",

@@ -62,7 +62,7 @@ def test_bad_input_is_told_in_one_line(run_python, tmp_path, arguments, environm
         (["--config=configs/resnet_cifar10.py:21"], ':21: there is no CIFAR ResNet of depth "21"'),
         (["--config=configs/quickstart.py:21"], "takes 0 positional arguments"),
         (["--config=README.md"], "(README.md, line"),
-        (["--config=configs/cifar_recipe.py"], "no attribute 'get_config'"),
+        (["--config=experiments/variants.py"], "no attribute 'get_config'"),
         (["--config=tests/tiny_run.py", "--workdir=README.md"], "README.md"),
     ],
 )
