@@ -1,7 +1,8 @@
-"""Published augmentations as pure functions of a key and an image, to run inside a jitted step.
+"""Published augmentations as pure functions, to run inside a jitted step.
 
-All of it works under `jax.jit` and, with a key an image, under `jax.vmap`; only the image's shape
-has to be static.
+All of them work under `jax.jit`. Only the shape of an image has to be static. Those of a single
+image work under `jax.vmap` too, with one key per image. `mix`, `mixup` and `cutmix` take a batch
+and one key per pair of images.
 """
 
 from se_flax.data.augment.erasing import cutout, random_erasing

@@ -1,4 +1,4 @@
-"""Boxes of an image that are filled: cutout and random erasing."""
+"""Cutout and random erasing: both fill a box of the image."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ Image = Float[Array, "h w c"]
 def box_mask(
     image: Image, top: Array | int, left: Array | int, height: Array | int, width: Array | int
 ) -> Bool[Array, "h w 1"]:
-    """Returns True inside a box, which may reach out of the image."""
+    """Returns True inside a box, given in pixels. The box may extend beyond the image."""
     y, x = jnp.arange(image.shape[0])[:, None, None], jnp.arange(image.shape[1])[:, None]
     return (top <= y) & (y < top + height) & (left <= x) & (x < left + width)
 
@@ -19,11 +19,16 @@ def box_mask(
 def cutout(
     key: Key[Array, ""], image: Image, size: Int[Array, ""] | int, fill: float = 0.0
 ) -> Image:
-    """Fills a square around a random pixel, as far as it lies in the image.
+    """Fills a square around a random pixel, clipped at the image's border.
 
-    DeVries & Taylor, 2017, arXiv:1708.04552, section 3.2, where the image is normalised and the
-    fill 0. The operation of AutoAugment is the same, with a fill of 128 and, in the published
-    code, half the size as its argument.
+    DeVries & Taylor, 2017, arXiv:1708.04552, section 3.2. There the image is normalised and the
+    fill is 0. AutoAugment's cutout is the same with a fill of 128.
+
+    Args:
+        key: for the position of the square.
+        image: [h, w, c].
+        size: side of the square in pixels.
+        fill: value of the filled pixels.
     """
     top, left = jax.random.randint(key, (2,), 0, np.array(image.shape[:2])) - size // 2
     return jnp.where(box_mask(image, top, left, size, size), jnp.asarray(fill, image.dtype), image)
@@ -36,12 +41,18 @@ def random_erasing(
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Image:
-    """Fills a box with normal noise, with the given probability.
+    """Fills a random box with standard normal noise, with the given probability.
 
-    Zhong et al., 2017, arXiv:1708.04896, algorithm 1: the box's share of the image's area and its
-    height over its width are uniform in the ranges given. As in the authors' code, the box lies
-    inside the image, and is drawn again where it does not fit, here up to 10 times. For
-    normalised images.
+    Zhong et al., 2017, arXiv:1708.04896, algorithm 1. As in the authors' code, the box lies inside
+    the image, and sizes are drawn until one fits. Here the first of 10 draws that fits is used; if
+    none does, the image is returned unchanged.
+
+    Args:
+        key: for all random choices.
+        image: normalised, [h, w, c].
+        probability: of erasing anything.
+        area: range of the box's area as a fraction of the image's; drawn uniformly.
+        aspect: range of the box's height divided by its width; drawn uniformly.
     """
     height, width, _ = image.shape
     apply_key, area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 6)

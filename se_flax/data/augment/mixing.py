@@ -1,4 +1,4 @@
-"""Mixtures of two images: mixup and cutmix."""
+"""Mixup and cutmix: mixtures of two images."""
 
 from collections.abc import Callable
 
@@ -15,18 +15,18 @@ Mixed = tuple[Float[Array, "b h w c"], Float[Array, " b"]]
 def _mixup_weight(
     key: Key[Array, ""], _image: Image, alpha: float
 ) -> tuple[Float[Array, "1 1 1"], Float[Array, ""]]:
-    """Returns an image's weight at each of its pixels, and overall."""
-    share = jax.random.beta(key, alpha, alpha)
-    return share[None, None, None], share
+    """Returns an image's own weight at each pixel, and their mean, lam."""
+    lam = jax.random.beta(key, alpha, alpha)
+    return lam[None, None, None], lam
 
 
 def _cutmix_weight(
     key: Key[Array, ""], image: Image, alpha: float
 ) -> tuple[Float[Array, "h w 1"], Float[Array, ""]]:
-    """Returns an image's weight at each of its pixels, and overall."""
-    share_key, centre_key = jax.random.split(key)
+    """Returns an image's own weight at each pixel, and their mean, lam."""
+    lam_key, centre_key = jax.random.split(key)
     size = np.array(image.shape[:2])
-    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
+    side = jnp.sqrt(1 - jax.random.beta(lam_key, alpha, alpha))
     half = (size * side).astype(jnp.int32) // 2
     start = jax.random.randint(centre_key, (2,), 0, size) - half
     weight = 1.0 - box_mask(image, *start, *(2 * half))
@@ -39,26 +39,27 @@ def _mixed_pairs(
     weigh: Callable[[Key[Array, ""], Image], tuple[Array, Array]],
 ) -> Mixed:
     pairs = images.reshape(len(keys), 2, *images.shape[1:])
-    weights, shares = jax.vmap(weigh, (0, None))(keys, images[0])
+    weights, lam = jax.vmap(weigh, (0, None))(keys, images[0])
     weights = weights[:, None].astype(images.dtype)
     mixed = weights * pairs + (1 - weights) * pairs[:, ::-1]
-    return mixed.reshape(images.shape), jnp.repeat(shares, 2)
+    return mixed.reshape(images.shape), jnp.repeat(lam, 2)
 
 
 def mixup(keys: Key[Array, " pairs"], images: Float[Array, "b h w c"], alpha: float) -> Mixed:
-    """Adds each image's neighbour to it, as `mix` does, by one weight for all pixels.
+    """Returns lam * image + (1 - lam) * neighbour for each image, and lam; see `mix`.
 
-    Zhang et al., 2018, arXiv:1710.09412, section 2: the weight is drawn from Beta(alpha, alpha).
+    Zhang et al., 2018, arXiv:1710.09412, section 2: lam is drawn from Beta(alpha, alpha).
     """
     return _mixed_pairs(keys, images, lambda key, image: _mixup_weight(key, image, alpha))
 
 
 def cutmix(keys: Key[Array, " pairs"], images: Float[Array, "b h w c"], alpha: float) -> Mixed:
-    """Puts a box of each image's neighbour into it, as `mix` does.
+    """Replaces a box in each image by the same box of its neighbour; see `mix`.
 
-    Yun et al., 2019, arXiv:1905.04899, section 3.1 and algorithm A1: the box has the image's shape
-    and 1 - Beta(alpha, alpha) of its area; it lies around a random pixel and is cut off at the
-    image's border. What is left of the image is its share.
+    Yun et al., 2019, arXiv:1905.04899, section 3.1 and algorithm A1: the box has the aspect ratio
+    of the image, and its area is the fraction 1 - Beta(alpha, alpha) of the image's. It is centred
+    on a random pixel and clipped at the image's border. lam is the fraction of the image that is
+    not replaced.
     """
     return _mixed_pairs(keys, images, lambda key, image: _cutmix_weight(key, image, alpha))
 
@@ -71,20 +72,20 @@ def mix(
 ) -> Mixed:
     """Mixes each image with its neighbour: 0 with 1, 2 with 3, and so on.
 
-    Both images of a pair are mixed alike, each its own share of itself. What happens to a pair
-    depends on its key alone, and so not on how a batch is shared among devices. The papers mix an
-    image with a random one of the batch, which a neighbour in a shuffled stream is too.
+    Both images of a pair use the same lam and the same box. They depend on the pair's key alone,
+    so they do not change with the number of devices that share a batch. The papers mix an image
+    with a random one of the batch. In a shuffled stream, the neighbour is a random one as well.
 
     Args:
-        keys: [b / 2], one a pair.
+        keys: [b / 2], one per pair.
         images: [b, h, w, c], normalised or not; b is even.
-        mixup_alpha: alpha of `mixup`; with 0 there is none.
-        cutmix_alpha: alpha of `cutmix`; with 0 there is none. If neither is 0, each pair is mixed
-            by one or the other, as likely.
+        mixup_alpha: alpha of `mixup`; 0 for none.
+        cutmix_alpha: alpha of `cutmix`; 0 for none. If neither alpha is 0, each pair gets mixup or
+            cutmix with equal probability.
 
     Returns:
-        The mixed images, and float32 [b]: the weight of an image's own label. The rest is the
-        weight of its neighbour's.
+        The mixed images, and lam, float32 [b]: the weight of an image's own label. Its neighbour's
+        label has the weight 1 - lam.
     """
     if not mixup_alpha and not cutmix_alpha:
         return images, jnp.ones(len(images))

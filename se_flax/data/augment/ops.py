@@ -1,13 +1,13 @@
-"""The operations of AutoAugment, and steps that apply one of them.
+"""The image operations of AutoAugment, and steps that apply one of them.
 
-They (Cubuk et al., 2019, arXiv:1805.09501, table 6) take and return an image of float32 [h, w, 3]
-in red, green and blue, or of [h, w, 1], that holds whole values from 0 to 255. They equal
-Pillow's on uint8, as the paper's own code uses it: all that changes values exactly, and all that
-moves pixels but for those that rounding puts astride two pixels.
+Each operation (Cubuk et al., 2019, arXiv:1805.09501, table 6) takes and returns a float32 image
+of whole values from 0 to 255, either RGB [h, w, 3] or [h, w, 1]. The reference is Pillow on uint8
+images, which the paper's own code uses. Operations on values equal Pillow's exactly. So do those
+that move pixels, except where float32 rounds a position to the other of two adjacent pixels.
 
-`jax.vmap` turns a choice between operations into all of them for every image. A step of a policy
-is therefore a few passes, each the identity unless its operation is the chosen one: a look-up
-table for what depends on a pixel's value alone, a blend with another image, a warp, a box.
+Under `jax.vmap`, a choice between operations computes all of them for every image. `apply_step`
+therefore makes a few passes, each the identity unless the chosen operation needs it: a look-up
+table for operations on single values, a blend with another image, a warp, and a box.
 """
 
 from collections.abc import Callable, Collection
@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from se_flax.data.augment.erasing import Image, box_mask, cutout
 
 GREY = 128.0
+"""The value of pixels that a warp leaves empty or cutout fills."""
 
 Scalar = Float[Array, ""] | float
 Table = Float[Array, "256 #c"]
@@ -28,7 +29,7 @@ Table = Float[Array, "256 #c"]
 _VALUES = np.arange(256)[:, None]
 
 
-# Operations on values, each one look-up table for each channel.
+# Operations on values: each is a look-up table per channel.
 
 
 def _bins(image: Image) -> Int[Array, "h w c"]:
@@ -47,10 +48,9 @@ def _histogram(image: Image) -> Int[Array, "256 c"]:
 
 
 def _contrast_rounding() -> np.ndarray:
-    """Returns span * fl(value * fl(255 / span)) - 255 * value, at [span, value].
-
-    fl is rounding to float64. The result, some units in the last place, fits float32.
-    """
+    """Returns float64's rounding error in value * (255 / span), times span, at [span, value]."""
+    # The product is split into parts short enough that multiplying them by span is exact. The
+    # error is a few units in the last place, so it fits float32.
     span = np.maximum(np.arange(256.0), 1)[:, None]
     value = np.arange(256.0)
     scaled = value * (255 / span)
@@ -65,12 +65,9 @@ _SPACING_BELOW = np.spacing(np.nextafter(np.arange(256.0), 0)).astype(np.float32
 
 
 def _auto_contrast_table(image: Image, _: Scalar = 0) -> Table:
-    """Stretches the values from 0 to 255.
-
-    Pillow truncates value * scale - lowest * scale, in float64. Where this should be a whole
-    number, rounding may leave it just below, and truncation takes 1 off (white, for one, turns
-    254): accelerators have no float64, so the rounding errors are looked up.
-    """
+    # Pillow truncates value * scale - lowest * scale, computed in float64. Where the exact result
+    # is a whole number, the rounded one may be just below it, and truncation takes off 1: white
+    # may become 254. Accelerators have no float64, so the rounding errors come from a table.
     occurs = _histogram(image) > 0
     lowest = jnp.where(occurs, _VALUES, 255).min(0)
     span = jnp.where(occurs, _VALUES, 0).max(0) - lowest
@@ -133,54 +130,52 @@ _TABLES: dict[str, Callable[[Image, Scalar], Table]] = {
 
 
 def auto_contrast(image: Image) -> Image:
-    """Stretches each channel's values, its lowest to 0 and its highest to 255."""
+    """Stretches the values of each channel: the lowest becomes 0 and the highest 255."""
     return _look_up(image, _auto_contrast_table(image))
 
 
 def equalize(image: Image) -> Image:
-    """Makes each channel's histogram flat."""
+    """Flattens the histogram of each channel."""
     return _look_up(image, _equalize_table(image))
 
 
 def invert(image: Image) -> Image:
-    """Takes all values from 255."""
+    """Replaces each value by 255 minus the value."""
     return _look_up(image, _invert_table(image))
 
 
 def posterize(image: Image, bits: Scalar) -> Image:
-    """Keeps the highest bits, 0 to 8, of each value."""
+    """Keeps the highest `bits` bits of each value, 0 to 8 of them."""
     return _look_up(image, _posterize_table(image, bits))
 
 
 def solarize(image: Image, threshold: Scalar) -> Image:
-    """Inverts the values from the threshold on."""
+    """Inverts all values at or above the threshold."""
     return _look_up(image, _solarize_table(image, threshold))
 
 
 def solarize_add(image: Image, addition: Scalar) -> Image:
-    """Adds to the values below 128, and cuts off what leaves 0 to 255."""
+    """Adds `addition` to all values below 128 and clips the results to 0 to 255."""
     return _look_up(image, _solarize_add_table(image, addition))
 
 
 def brightness(image: Image, factor: Scalar) -> Image:
-    """Blends the image with black; a factor of 0 is black, 1 the image."""
+    """Blends the image with black: factor 0 gives black, factor 1 the image."""
     return _look_up(image, _brightness_table(image, factor))
 
 
 def contrast(image: Image, factor: Scalar) -> Image:
-    """Blends the image with its mean grey; a factor of 0 is grey, 1 the image."""
+    """Blends the image with its mean grey: factor 0 gives grey, factor 1 the image."""
     return _look_up(image, _contrast_table(image, factor))
 
 
-# Blends with another image.
+# Blends: each mixes the image with a degenerate version of it.
 
 
 def _rounded_product(factor: Scalar, difference: Array) -> Array:
-    """Returns factor * difference, a whole number of at most 8 bits, rounded to float32.
-
-    A compiler may fuse a product with the sum it goes into, and then not round it. Neither of
-    these two has anything to round.
-    """
+    """Returns factor * difference, rounded to float32, for a difference from -255 to 255."""
+    # A compiler may fuse a product with the sum that uses it, and then does not round it. Both
+    # products below are exact, so fusing them changes nothing.
     factor = jnp.asarray(factor, jnp.float32)
     bits = jax.lax.bitcast_convert_type(factor, jnp.uint32)
     coarse = jax.lax.bitcast_convert_type(bits & np.uint32(0xFFFFF000), jnp.float32)
@@ -188,13 +183,13 @@ def _rounded_product(factor: Scalar, difference: Array) -> Array:
 
 
 def _blend(degenerate: Array | int, image: Array, factor: Scalar) -> Array:
-    """Goes `factor` of the way from one image to another, or past it, as Pillow rounds it."""
+    """Returns degenerate + factor * (image - degenerate), clipped and rounded as by Pillow."""
     blended = degenerate + _rounded_product(factor, image - degenerate)
     return jnp.floor(jnp.clip(blended, 0, 255))
 
 
 def _luma(image: Image) -> Int[Array, "h w 1"]:
-    """Returns the ITU-R 601-2 luma, as Pillow rounds it; one channel is its own."""
+    """Returns the ITU-R 601-2 luma, rounded as by Pillow, or the only channel of a grey image."""
     values = image.astype(jnp.int32)
     if image.shape[-1] == 1:
         return values
@@ -207,8 +202,8 @@ def _grey_version(image: Image) -> Image:
 
 
 def _smooth_version(image: Image) -> Image:
-    """Weighs a pixel by 5 and its eight neighbours by 1; the border stays as it is."""
-    # A sum of shifted images would be fused with all that made the image, nine times over.
+    """Averages each pixel (weight 5) with its eight neighbours (1); the border is unchanged."""
+    # In a sum of nine shifted images, XLA would compute the image itself nine times.
     sums = jax.lax.reduce_window(image, 0.0, jax.lax.add, (3, 3, 1), (1, 1, 1), "SAME")
     smooth = jnp.floor((2 * (sums + 4 * image) + 13) / 26)
     return jnp.where(box_mask(image, 1, 1, image.shape[0] - 2, image.shape[1] - 2), smooth, image)
@@ -221,16 +216,16 @@ _DEGENERATE: dict[str, Callable[[Image], Image]] = {
 
 
 def color(image: Image, factor: Scalar) -> Image:
-    """Blends the image with a grey version of it; a factor of 0 is grey, 1 the image."""
+    """Blends the image with its grey version: factor 0 gives grey, factor 1 the image."""
     return _blend(_grey_version(image), image, factor)
 
 
 def sharpness(image: Image, factor: Scalar) -> Image:
-    """Blends the image with a smoothed version of it; a factor of 0 is smooth, 1 the image."""
+    """Blends the image with a smoothed version: factor 0 gives that, factor 1 the image."""
     return _blend(_smooth_version(image), image, factor)
 
 
-# Warps, each a matrix that maps a place in the result to one in the image.
+# Warps: each is a matrix that maps positions in the result to positions in the image.
 
 
 def _shear_x_matrix(_image: Image, factor: Scalar) -> Float[Array, "2 3"]:
@@ -268,7 +263,7 @@ WARPS = tuple(_MATRICES)
 
 
 def _warp(image: Image, matrix: Float[Array, "2 3"]) -> Image:
-    """Takes each pixel from the place that the matrix maps its centre to, in 1/65536 of a pixel."""
+    """Takes each pixel from where the matrix maps its centre, in units of 1/65536 pixel."""
     height, width, channels = image.shape
     start = matrix[:, 2] + matrix[:, 0] * 0.5 + matrix[:, 1] * 0.5
     fixed = jnp.floor(jnp.stack([*matrix[:, :2].T, start]) * 65536 + 0.5).astype(jnp.int32)
@@ -281,44 +276,44 @@ def _warp(image: Image, matrix: Float[Array, "2 3"]) -> Image:
 
 
 def shear_x(image: Image, factor: Scalar) -> Image:
-    """Moves each row to the left by `factor` of its distance from the top."""
+    """Moves each row left by `factor` times its distance from the top."""
     return _warp(image, _shear_x_matrix(image, factor))
 
 
 def shear_y(image: Image, factor: Scalar) -> Image:
-    """Moves each column up by `factor` of its distance from the left."""
+    """Moves each column up by `factor` times its distance from the left."""
     return _warp(image, _shear_y_matrix(image, factor))
 
 
 def translate_x(image: Image, pixels: Scalar) -> Image:
-    """Moves the image to the left."""
+    """Moves the image left by `pixels`."""
     return _warp(image, _translate_x_matrix(image, pixels))
 
 
 def translate_y(image: Image, pixels: Scalar) -> Image:
-    """Moves the image up."""
+    """Moves the image up by `pixels`."""
     return _warp(image, _translate_y_matrix(image, pixels))
 
 
 def rotate(image: Image, degrees: Scalar) -> Image:
-    """Turns the image counterclockwise around its centre."""
+    """Rotates the image counterclockwise around its centre."""
     return _warp(image, _rotate_matrix(image, degrees))
 
 
 # Steps.
 
 OPERATIONS = ("identity", *_TABLES, *_DEGENERATE, *_MATRICES, "cutout")
-"""The operations of a step, which knows them by their position."""
+"""The names of all operations; a step holds an index into them."""
 
 
 class Steps(NamedTuple):
-    """What is done to an image.
+    """The n operations that are applied to an image, in order.
 
     Attributes:
-        operation: int32 [n], positions in `OPERATIONS`.
-        argument: float32 [n], what the operations take next to the image; half the size for
-            cutout, and anything for those that take nothing.
-        key: [n], for the place of cutout.
+        operation: int32 [n], indices into `OPERATIONS`.
+        argument: float32 [n], the second argument of each operation. For cutout it is half the
+            side in pixels. Operations without a second argument ignore it.
+        key: [n], random keys; only cutout uses them.
     """
 
     operation: Int[Array, "*n"]
@@ -327,12 +322,12 @@ class Steps(NamedTuple):
 
 
 def apply_step(image: Image, step: Steps, possible: Collection[str] = OPERATIONS) -> Image:
-    """Applies one operation.
+    """Applies one operation to an image.
 
     Args:
         image: float32 [h, w, 1 or 3] of whole values from 0 to 255.
-        step: of shape [].
-        possible: the operations that this may be; there is nothing to compute for others.
+        step: a single step, of shape [].
+        possible: the operations that the step may hold. No others are computed.
     """
 
     def is_chosen(name: str) -> Bool[Array, ""]:

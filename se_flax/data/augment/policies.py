@@ -17,11 +17,11 @@ Choice = tuple[str, float, int]
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Sub-policies, one of which an image undergoes.
+    """An AutoAugment policy. Each image gets one of its sub-policies, chosen at random.
 
     Attributes:
-        sub_policies: each two choices: operation, probability and level from 0 to 10.
-        argument: what an operation takes at a level.
+        sub_policies: pairs of (operation, probability, level from 0 to 10).
+        argument: returns the second argument of an operation at a level.
     """
 
     sub_policies: tuple[tuple[Choice, Choice], ...]
@@ -31,33 +31,31 @@ class Policy:
 def _tpu_argument(
     operation: str, level: float, translate: float = 250, half_cutout: float = 100
 ) -> float:
-    """Returns the argument at a level as EfficientNet's code for TPUs has it.
-
-    Of 0 bits it keeps 1, as TensorFlow's shifts do, and of more than 8 all.
-    """
-    share = level / 10
+    """Returns an operation's argument at a level, as in EfficientNet's code for TPUs."""
+    strength = level / 10
     match operation:
         case "shear_x" | "shear_y":
-            return share * 0.3
+            return strength * 0.3
         case "translate_x" | "translate_y":
-            return share * translate
+            return strength * translate
         case "rotate":
-            return share * 30
+            return strength * 30
         case "posterize":
-            return min(max(int(share * 4), 1), 8)
+            # TensorFlow's shifts keep 1 bit when 0 are asked for, and all when more than 8 are.
+            return min(max(int(strength * 4), 1), 8)
         case "solarize":
-            return int(share * 256)
+            return int(strength * 256)
         case "solarize_add":
-            return int(share * 110)
+            return int(strength * 110)
         case "brightness" | "contrast" | "color" | "sharpness":
-            return share * 1.8 + 0.1
+            return strength * 1.8 + 0.1
         case "cutout":
-            return int(share * half_cutout)
+            return int(strength * half_cutout)
     return 0
 
 
 def _research_argument(operation: str, level: float) -> float:
-    """Returns the argument at a level as AutoAugment's code for CIFAR has it."""
+    """Returns an operation's argument at a level, as in AutoAugment's code for CIFAR."""
     match operation:
         case "posterize":
             return 4 - int(level * 4 / 10)
@@ -155,20 +153,24 @@ POLICIES = {
     "autoaugment_cifar10": Policy(_CIFAR10, _research_argument),
     "autoaugment_svhn": Policy(_SVHN, _research_argument),
 }
-"""The published policies of AutoAugment, each with the levels of the code it was published with.
+"""The published policies of AutoAugment, by name, each with the levels of its published code.
 
-For ImageNet the policy v0 of EfficientNet's code (tensorflow/tpu, models/official/efficientnet/
-autoaugment.py), which is not the paper's table 8. It moves images by up to 250 pixels: at level 9,
-one of 224 is moved out of sight. For CIFAR and SVHN the 25 sub-policies of the paper's tables 7 and
-9, with the levels of its code (tensorflow/models, research/autoaugment), which moves images of
-32x32 by up to 10 pixels, and at higher levels posterises and solarises more, not less. An
-operation that has no level is given 0 there.
+- ImageNet: policy v0 of EfficientNet's code (tensorflow/tpu, models/official/efficientnet/
+  autoaugment.py), which differs from the paper's table 8. It translates by up to 250 pixels: at
+  level 9, an image of 224x224 leaves the frame.
+- CIFAR-10 and SVHN: the 25 sub-policies of the paper's tables 7 and 9, with the levels of the
+  paper's code (tensorflow/models, research/autoaugment). It translates images of 32x32 by up to
+  10 pixels. Higher levels posterise and solarise more; in EfficientNet's code they do so less.
 
-Some things are alike for all policies where these codes differ, from each other or from Pillow.
-What a warp leaves empty is grey of 128, as in EfficientNet's code; the paper's leaves it black for
-operations on values that follow, and in the end the data's mean. Colour, contrast and shear are
-Pillow's; EfficientNet's code takes the number of pixels / 256 for the mean that contrast needs,
-truncates where Pillow rounds luma, and shears around the first pixel's centre, not its corner.
+Operations that take no argument have level 0 here if the source gives them none.
+
+Where the two codes differ from each other or from Pillow, all policies here do the same:
+
+- A warp leaves empty pixels grey (128), as in EfficientNet's code. In the paper's code they are
+  black for later operations on values, and the data's mean in the end.
+- Colour, contrast and shear are Pillow's. EfficientNet's code uses the number of pixels / 256 as
+  the mean for contrast, truncates luma where Pillow rounds it, and shears around the centre of
+  the first pixel instead of its corner.
 """
 
 _RAND_AUGMENT = (
@@ -179,7 +181,7 @@ _RAND_AUGMENT = (
 
 
 def _steps(key: Key[Array, ""], operation: Int[Array, " n"], argument: Float[Array, " n"]) -> Steps:
-    """Makes the arguments of warps negative half of the time, and adds keys."""
+    """Negates the arguments of warps with probability 1/2, and adds keys."""
     sign_key, cutout_key = jax.random.split(key)
     is_warp = jnp.asarray([name in WARPS for name in OPERATIONS])[operation]
     negative = is_warp & jax.random.bernoulli(sign_key, shape=operation.shape)
@@ -188,10 +190,10 @@ def _steps(key: Key[Array, ""], operation: Int[Array, " n"], argument: Float[Arr
 
 
 def draw_auto_augment(key: Key[Array, ""], policy: str) -> Steps:
-    """Draws the two steps of one sub-policy; one that is not taken is the identity.
+    """Draws a sub-policy and returns its two steps. A step that is not taken is the identity.
 
     Raises:
-        UserError: there is no such policy.
+        UserError: the policy is unknown.
     """
     check_choice("augmentation policy", policy, POLICIES)
     sub_policies, argument_at = POLICIES[policy].sub_policies, POLICIES[policy].argument
@@ -207,30 +209,30 @@ def draw_auto_augment(key: Key[Array, ""], policy: str) -> Steps:
     return _steps(steps_key, operation, jnp.asarray(arguments)[chosen])
 
 
-def draw_rand_augment(key: Key[Array, ""], num_layers: int, magnitude: float) -> Steps:
-    """Draws `num_layers` of RandAugment's operations, all at the level `magnitude`."""
+def draw_rand_augment(key: Key[Array, ""], num_ops: int, magnitude: float) -> Steps:
+    """Draws `num_ops` of RandAugment's operations, all at level `magnitude`."""
     operations = np.array([OPERATIONS.index(name) for name in _RAND_AUGMENT])
     arguments = np.float32(
         [_tpu_argument(name, magnitude, translate=100, half_cutout=40) for name in _RAND_AUGMENT]
     )
     chosen_key, steps_key = jax.random.split(key)
-    chosen = jax.random.randint(chosen_key, (num_layers,), 0, len(operations))
+    chosen = jax.random.randint(chosen_key, (num_ops,), 0, len(operations))
     return _steps(steps_key, jnp.asarray(operations)[chosen], jnp.asarray(arguments)[chosen])
 
 
 def auto_augment(key: Key[Array, ""], image: Image, policy: str) -> Image:
-    """Applies one sub-policy of a policy, chosen at random.
+    """Applies a random sub-policy of an AutoAugment policy.
 
-    Cubuk et al., 2019, arXiv:1805.09501, section 3: each of its two operations is applied with its
-    probability, and warps go either way.
+    Cubuk et al., 2019, arXiv:1805.09501, section 3: each of the two operations is applied with its
+    own probability. Warps go in either direction, with equal probability.
 
     Args:
-        key: for all choices.
+        key: for all random choices.
         image: float32 [h, w, 1 or 3] of whole values from 0 to 255.
-        policy: one of `POLICIES`, which tells their levels.
+        policy: a name in `POLICIES`.
 
     Raises:
-        UserError: there is no such policy.
+        UserError: the policy is unknown.
     """
     steps = draw_auto_augment(key, policy)
     for i, choices in enumerate(zip(*POLICIES[policy].sub_policies, strict=True)):
@@ -240,22 +242,23 @@ def auto_augment(key: Key[Array, ""], image: Image, policy: str) -> Image:
 
 
 def rand_augment(
-    key: Key[Array, ""], image: Image, num_layers: int = 2, magnitude: float = 9
+    key: Key[Array, ""], image: Image, num_ops: int = 2, magnitude: float = 9
 ) -> Image:
-    """Applies operations chosen at random, all at one level.
+    """Applies random operations, all at the same level.
 
     Cubuk et al., 2019, arXiv:1909.13719, section 3, with the 16 operations and the levels of
-    EfficientNet's code: warps go either way, translations reach 100 pixels at level 10, and
-    cutout 40 to each side. Levels beyond 10 are used there and mean more of the same; solarising
-    then leaves all values as they are, and so does posterising from level 20 on.
+    EfficientNet's code. Warps go in either direction, with equal probability. At level 10,
+    translations move by 100 pixels, and cutout extends 40 pixels to each side. Levels above 10
+    are used there and are stronger still, with two exceptions: `solarize` has no effect from
+    level 10 on, and `posterize` none from level 20 on.
 
     Args:
-        key: for all choices.
+        key: for all random choices.
         image: float32 [h, w, 1 or 3] of whole values from 0 to 255.
-        num_layers: operations applied, N in the paper.
+        num_ops: number of operations applied, N in the paper.
         magnitude: their level, M in the paper.
     """
-    steps = draw_rand_augment(key, num_layers, magnitude)
-    for i in range(num_layers):
+    steps = draw_rand_augment(key, num_ops, magnitude)
+    for i in range(num_ops):
         image = apply_step(image, jax.tree.map(lambda x, i=i: x[i], steps), _RAND_AUGMENT)
     return image

@@ -1,4 +1,4 @@
-"""Pillow's own operations, which those of `se_flax.data.augment` must equal."""
+"""Pillow's operations, which `se_flax.data.augment` must reproduce, and arguments for them."""
 
 import functools
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from se_flax.data import augment
-from tests.data.augment.frequencies import assert_share
+from tests.data.augment.frequencies import assert_frequency
 
 
-def test_cutout_fills_a_square_around_each_pixel_equally_often():
+def test_cutout_centres_its_square_on_each_pixel_equally_often():
     height, width, number = 5, 6, 6000
     keys = jax.random.split(jax.random.key(0), number)
     image = jnp.arange(1.0, 1 + height * width * 2).reshape(height, width, 2)
@@ -22,12 +22,12 @@ def test_cutout_fills_a_square_around_each_pixel_equally_often():
             squares[square.tobytes()] = (row, column)
     centres = [squares[np.asarray(result).tobytes()] for result in results]
     for centre in squares.values():
-        assert_share(centres.count(centre), number, 1 / (height * width))
+        assert_frequency(centres.count(centre), number, 1 / (height * width))
 
 
 @functools.cache
 def erased(probability):
-    """4000 black images of 40x30, each with the probability to be erased."""
+    """4000 black images of 40x30 after random erasing with the given probability."""
     keys = jax.random.split(jax.random.key(0), 4000)
     return np.asarray(erase()(keys, jnp.zeros((40, 30, 3)), probability))
 
@@ -37,10 +37,10 @@ def erase():
     return jax.jit(jax.vmap(augment.random_erasing, (0, None, None)))
 
 
-def test_random_erasing_erases_boxes_of_the_given_areas_and_aspects():
+def test_random_erasing_draws_boxes_of_the_given_areas_and_aspects():
     mask = np.any(erased(0.25) != 0, axis=-1)
     mask = mask[mask.any((1, 2))]
-    assert_share(len(mask), 4000, 0.25)
+    assert_frequency(len(mask), 4000, 0.25)
     rows, columns = mask.any(2), mask.any(1)
     heights, widths = rows.sum(1), columns.sum(1)
     np.testing.assert_array_equal(mask.sum((1, 2)), heights * widths)
@@ -55,7 +55,7 @@ def test_random_erasing_erases_boxes_of_the_given_areas_and_aspects():
     assert np.mean(heights * widths / 1200) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
     assert np.mean(heights / widths) == pytest.approx((0.3 + 1 / 0.3) / 2, abs=0.1)
 
-    # Every place a box fits in is as likely.
+    # All positions in which a box fits are equally likely.
     top, left = rows.argmax(1) / (40 - heights), columns.argmax(1) / (30 - widths)
     assert np.mean(top) == pytest.approx(0.5, abs=0.04)
     assert np.mean(left) == pytest.approx(0.5, abs=0.04)
@@ -63,13 +63,13 @@ def test_random_erasing_erases_boxes_of_the_given_areas_and_aspects():
     assert top.max() == left.max() == 1
 
 
-def test_random_erasing_fills_with_normal_noise():
+def test_random_erasing_fills_boxes_with_standard_normal_noise():
     noise = erased(0.25)[erased(0.25) != 0]
     assert noise.mean() == pytest.approx(0, abs=0.01)
     assert noise.std() == pytest.approx(1, abs=0.01)
     assert np.mean(np.abs(noise) < 1) == pytest.approx(0.683, abs=0.01)
 
 
-def test_random_erasing_with_probability_0_or_1():
+def test_random_erasing_with_probability_0_or_1_changes_no_image_or_all():
     assert np.all(erased(0.0) == 0)
     assert np.all(np.any(erased(1.0) != 0, axis=(1, 2, 3)))

@@ -16,7 +16,7 @@ MIXTURES = {
 
 @functools.cache
 def mixed(name):
-    """1000 images of 12x10, image i all of value i: mixed images and shares."""
+    """1000 images of 12x10, image i constant i, after mixing, and lam."""
     keys = jax.random.split(jax.random.key(0), 500)
     results = jax.jit(MIXTURES[name])(keys, constant_images())
     return tuple(np.asarray(result) for result in results)
@@ -31,33 +31,33 @@ def partners():
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_an_image_is_its_share_of_itself_and_the_rest_its_neighbour(name):
-    results, shares = mixed(name)
-    expected = shares * np.arange(1000) + (1 - shares) * partners()
+def test_an_image_is_lam_of_itself_and_the_rest_of_its_neighbour(name):
+    results, lam = mixed(name)
+    expected = lam * np.arange(1000) + (1 - lam) * partners()
     np.testing.assert_allclose(results.mean((1, 2, 3)), expected, rtol=1e-5)
-    np.testing.assert_array_equal(shares[::2], shares[1::2])
+    np.testing.assert_array_equal(lam[::2], lam[1::2])
     sums = np.broadcast_to((4 * np.arange(500) + 1)[:, None, None, None], results[::2].shape)
     np.testing.assert_allclose(results[::2] + results[1::2], sums, rtol=1e-5)
 
 
-def test_mixup_weighs_by_the_beta_distribution():
-    results, shares = mixed("mixup")
+def test_mixup_draws_lam_from_the_beta_distribution():
+    results, lam = mixed("mixup")
     np.testing.assert_allclose(np.ptp(results, axis=(1, 2, 3)), 0)
-    shares = shares[::2]
-    assert np.all((shares >= 0) & (shares <= 1))
-    assert shares.mean() == pytest.approx(0.5, abs=0.07)
-    assert shares.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.02)
+    lam = lam[::2]
+    assert np.all((lam >= 0) & (lam <= 1))
+    assert lam.mean() == pytest.approx(0.5, abs=0.07)
+    assert lam.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.02)
 
 
-def test_cutmix_cuts_out_boxes_of_the_images_shape():
-    results, shares = mixed("cutmix")
+def test_cutmix_replaces_boxes_of_the_aspect_ratio_of_the_image():
+    results, lam = mixed("cutmix")
     cut = results == partners()[:, None, None, None]
     np.testing.assert_array_equal(cut, results != np.arange(1000)[:, None, None, None])
     np.testing.assert_array_equal(cut, np.broadcast_to(cut[..., :1], cut.shape))
     cut = cut[..., 0]
     heights, widths = cut.any(2).sum(1), cut.any(1).sum(1)
     np.testing.assert_array_equal(cut.sum((1, 2)), heights * widths)
-    np.testing.assert_allclose(shares, 1 - heights * widths / 120, rtol=1e-6)
+    np.testing.assert_allclose(lam, 1 - heights * widths / 120, rtol=1e-6)
     inner = cut[:, [0, -1]].sum((1, 2)) + cut[:, :, [0, -1]].sum((1, 2)) == 0
     assert np.all(np.abs(heights[inner] / 12 - widths[inner] / 10) <= 0.2)
     assert inner.sum() > 100
@@ -66,7 +66,7 @@ def test_cutmix_cuts_out_boxes_of_the_images_shape():
     assert covered[0, 0] < 0.7 * covered[6, 5]
 
 
-def test_mix_takes_either_for_each_pair():
+def test_mix_uses_mixup_or_cutmix_for_each_pair():
     results, _ = mixed("mix")
     added = (np.ptp(results, axis=(1, 2, 3)) == 0) & (results[:, 0, 0, 0] % 1 != 0)
     np.testing.assert_array_equal(added[::2], added[1::2])
@@ -78,7 +78,7 @@ def test_mix_takes_either_for_each_pair():
 @pytest.mark.parametrize(
     ("name", "alphas"), [("mixup", (0.4, 0.0)), ("cutmix", (0.0, 1.0)), (None, (0.0, 0.0))]
 )
-def test_mix_with_an_alpha_of_0_is_the_other_or_nothing(name, alphas):
+def test_mix_leaves_out_what_has_an_alpha_of_0(name, alphas):
     keys = jax.random.split(jax.random.key(0), 500)
     results = jax.jit(lambda keys, batch: augment.mix(keys, batch, *alphas))(
         keys, constant_images()
@@ -89,6 +89,6 @@ def test_mix_with_an_alpha_of_0_is_the_other_or_nothing(name, alphas):
 
 def test_how_a_pair_is_mixed_does_not_depend_on_the_rest_of_the_batch():
     keys = jax.random.split(jax.random.key(0), 500)
-    share = jax.jit(MIXTURES["mix"])(keys[100:110], constant_images()[200:220])
+    part = jax.jit(MIXTURES["mix"])(keys[100:110], constant_images()[200:220])
     expected = (result[200:220] for result in mixed("mix"))
-    jax.tree.map(np.testing.assert_array_equal, share, tuple(expected))
+    jax.tree.map(np.testing.assert_array_equal, part, tuple(expected))

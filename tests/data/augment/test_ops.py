@@ -11,7 +11,7 @@ from tests.data.augment.pillow_ops import ARGUMENTS, PILLOW, by_pillow, photogra
 
 @functools.cache
 def images(channels=3):
-    """A photograph, one of little contrast, noise, few values, and three constant images."""
+    """A photograph, the same with low contrast, noise, few values, and three constant images."""
     photo = photograph()
     noise = np.random.default_rng(0).integers(0, 256, photo.shape)
     constants = [np.full_like(photo, value) for value in (0, 77, 255)]
@@ -21,7 +21,7 @@ def images(channels=3):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", PILLOW)
-def test_an_operation_equals_pillows(name, channels):
+def test_an_operation_equals_that_of_pillow(name, channels):
     operation = getattr(augment, name)
     stack = images(channels)
     if ARGUMENTS[name] is None:
@@ -38,13 +38,13 @@ def test_an_operation_equals_pillows(name, channels):
     )
     assert results.dtype == jnp.float32
     if name == "rotate":
-        # Sines and cosines are float32 here: a place between two pixels may fall to the other.
+        # Sine and cosine are float32 here, so a position may fall on the other side of a border.
         assert np.mean(np.any(results != expected, axis=-1)) < 0.005
     else:
         np.testing.assert_array_equal(results, expected)
 
 
-def test_auto_contrast_rounds_as_pillow_does_for_all_ranges_of_values():
+def test_auto_contrast_rounds_like_pillow_for_all_ranges_of_values():
     lowest, highest = np.triu_indices(256, 1)
     chosen = np.random.default_rng(0).choice(len(lowest), 3000, replace=False)
     ramps = np.clip(np.arange(256), lowest[chosen, None], highest[chosen, None])
@@ -55,7 +55,7 @@ def test_auto_contrast_rounds_as_pillow_does_for_all_ranges_of_values():
     np.testing.assert_array_equal(results, expected)
 
 
-def test_a_blend_rounds_as_pillow_does_for_all_factors_and_values():
+def test_a_blend_rounds_like_pillow_for_all_factors_and_values():
     image = photograph()
     factors = np.random.default_rng(0).uniform(0, 2, 400).astype(np.float32)
     blend = jax.jit(jax.vmap(augment.sharpness, (None, 0)))

@@ -8,7 +8,7 @@ import pytest
 from se_flax.data import augment
 from se_flax.data.augment import OPERATIONS, POLICIES, Steps
 from se_flax.errors import UserError
-from tests.data.augment.frequencies import assert_share
+from tests.data.augment.frequencies import assert_frequency
 from tests.data.augment.pillow_ops import ARGUMENTS, PILLOW, by_pillow, photograph
 
 WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
@@ -31,7 +31,7 @@ def draw_many(draw, number):
     return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), number))
 
 
-def test_a_step_is_the_operation_of_its_name():
+def test_a_step_applies_the_operation_it_names():
     image = photograph()
     steps = [(name, argument) for name in PILLOW for argument in ARGUMENTS[name] or [0]]
     steps += [("identity", 3), *[("cutout", size) for size in (0, 1, 5, 5, 5, 20, 100)]]
@@ -46,7 +46,7 @@ def test_a_step_is_the_operation_of_its_name():
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_policy_chooses_its_operations_as_often_as_it_says(policy):
+def test_a_policy_draws_its_operations_with_their_probabilities(policy):
     number = 10000
     steps = draw_many(lambda key: augment.draw_auto_augment(key, policy), number)
     sub_policies = POLICIES[policy].sub_policies
@@ -57,30 +57,30 @@ def test_a_policy_chooses_its_operations_as_often_as_it_says(policy):
             signs = (-1, 1) if operation in WARPS else (1,)
             for sign in signs:
                 at = (OPERATIONS.index(operation), float(sign * argument) + 0.0)
-                share = probability / len(sub_policies) / len(signs)
-                expected[at] = expected.get(at, 0) + share
+                probability_at = probability / len(sub_policies) / len(signs)
+                expected[at] = expected.get(at, 0) + probability_at
         operations, arguments = steps.operation[:, position], steps.argument[:, position]
         taken = np.asarray(operations) > 0
         seen = np.stack([operations, arguments + 0.0])[:, taken].T.tolist()
         assert {(int(operation), argument) for operation, argument in seen} <= set(expected)
-        for (operation, argument), share in expected.items():
-            assert_share(seen.count([operation, argument]), number, share)
-        assert_share(np.sum(~taken), number, 1 - sum(expected.values()))
+        for (operation, argument), probability in expected.items():
+            assert_frequency(seen.count([operation, argument]), number, probability)
+        assert_frequency(np.sum(~taken), number, 1 - sum(expected.values()))
     both = np.mean([first[1] * second[1] for first, second in sub_policies])
-    assert_share(np.sum(np.all(steps.operation > 0, axis=1)), number, both)
+    assert_frequency(np.sum(np.all(steps.operation > 0, axis=1)), number, both)
 
 
-def test_rand_augment_chooses_all_operations_equally_often():
+def test_rand_augment_draws_all_operations_equally_often():
     number = 8000
     steps = draw_many(lambda key: augment.draw_rand_augment(key, 3, 5), number)
     assert steps.operation.shape == (number, 3)
     counts = np.stack([np.bincount(column, minlength=17) for column in steps.operation.T])
     assert np.all(counts[:, 0] == 0)
     for count in counts[:, 1:].flat:
-        assert_share(count, number, 1 / 16)
+        assert_frequency(count, number, 1 / 16)
     first, second = (np.asarray(steps.argument)[:, i] for i in range(2))
     are_warps = np.isin(steps.operation[:, :2], [OPERATIONS.index(name) for name in WARPS]).all(1)
-    assert_share(np.sum(first * second > 0, where=are_warps), are_warps.sum(), 0.5)
+    assert_frequency(np.sum(first * second > 0, where=are_warps), are_warps.sum(), 0.5)
     arguments = {
         name: set(np.asarray(steps.argument)[steps.operation == OPERATIONS.index(name)].tolist())
         for name in OPERATIONS[1:]
@@ -94,7 +94,7 @@ def test_rand_augment_chooses_all_operations_equally_often():
     assert arguments["color"] == {1}
 
 
-def test_levels_beyond_ten_posterise_and_solarise_no_less_than_nothing():
+def test_posterize_and_solarize_have_no_effect_at_levels_far_above_ten():
     steps = draw_many(lambda key: augment.draw_rand_augment(key, 1, 28), 200)
     (posterize, solarize) = (OPERATIONS.index(name) for name in ("posterize", "solarize"))
     assert set(steps.argument[steps.operation == posterize].tolist()) == {8}
@@ -119,11 +119,11 @@ def test_levels_beyond_ten_posterise_and_solarise_no_less_than_nothing():
         ("autoaugment_svhn", "contrast", 3, 0.64),
     ],
 )
-def test_a_level_means_what_it_does_in_the_published_code(policy, operation, level, argument):
+def test_a_level_gives_the_argument_of_the_published_code(policy, operation, level, argument):
     np.testing.assert_allclose(POLICIES[policy].argument(operation, level), argument)
 
 
-def assert_does_what_it_draws(results, image, steps):
+def assert_applies_what_it_draws(results, image, steps):
     differing = []
     for result, operations, arguments, keys in zip(
         results, steps.operation.tolist(), steps.argument.tolist(), steps.key, strict=True
@@ -139,7 +139,7 @@ def assert_does_what_it_draws(results, image, steps):
 
 @functools.cache
 def augmented(policy):
-    """The photograph by 150 keys: results, keys."""
+    """The photograph augmented with 150 keys, and the keys."""
     keys = jax.random.split(jax.random.key(1), 150)
     batch = jax.vmap(augment.auto_augment, (0, None, None))
     results = jax.jit(batch, static_argnums=2)(keys, jnp.float32(photograph()), policy)
@@ -147,20 +147,20 @@ def augmented(policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_auto_augment_does_what_it_draws(policy):
+def test_auto_augment_applies_what_it_draws(policy):
     results, keys = augmented(policy)
     steps = jax.jit(jax.vmap(lambda key: augment.draw_auto_augment(key, policy)))(keys)
-    assert_does_what_it_draws(results, photograph(), steps)
+    assert_applies_what_it_draws(results, photograph(), steps)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_rand_augment_does_what_it_draws(channels):
+def test_rand_augment_applies_what_it_draws(channels):
     image = photograph()[..., :channels]
     keys = jax.random.split(jax.random.key(2), 100)
-    rand_augment = functools.partial(augment.rand_augment, num_layers=2, magnitude=9)
+    rand_augment = functools.partial(augment.rand_augment, num_ops=2, magnitude=9)
     results = np.asarray(jax.jit(jax.vmap(rand_augment, (0, None)))(keys, jnp.float32(image)))
     steps = jax.jit(jax.vmap(lambda key: augment.draw_rand_augment(key, 2, 9)))(keys)
-    assert_does_what_it_draws(results, image, steps)
+    assert_applies_what_it_draws(results, image, steps)
 
 
 def test_an_image_of_a_batch_is_augmented_as_if_alone():
@@ -171,12 +171,12 @@ def test_an_image_of_a_batch_is_augmented_as_if_alone():
         np.testing.assert_array_equal(image, result)
 
 
-def test_an_unknown_policy_is_told_with_those_there_are():
+def test_an_unknown_policy_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UserError, match="known are autoaugment_imagenet, autoaugment_cifar10"):
         augment.auto_augment(jax.random.key(0), jnp.zeros((4, 4, 3)), "autoaugment")
 
 
-def test_the_policies_import_neither_image_libraries_nor_an_optimizer(run_python):
+def test_importing_the_policies_imports_no_image_library_and_no_optimizer(run_python):
     program = """
 import sys
 from se_flax.data.augment import POLICIES
@@ -191,7 +191,7 @@ def snake_case(name):
 
 
 @pytest.mark.references
-def test_the_policy_for_imagenet_is_timms():
+def test_the_policy_for_imagenet_equals_that_of_timm():
     from tests.references import torch_models  # noqa: F401, I001
     from timm.data.auto_augment import auto_augment_policy_v0
 
@@ -216,7 +216,7 @@ def test_the_policy_for_imagenet_is_timms():
 
 @pytest.mark.references
 @pytest.mark.parametrize("name", ["CIFAR10", "SVHN"])
-def test_the_policies_for_small_images_are_torchvisions(name):
+def test_the_policies_for_small_images_equal_those_of_torchvision(name):
     from tests.references import torch_models  # noqa: F401, I001
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
