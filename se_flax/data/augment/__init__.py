@@ -1,0 +1,67 @@
+"""Published augmentations as pure functions, to run inside a jitted step.
+
+All of them work under `jax.jit`. Only the shape of an image has to be static. Those of a single
+image work under `jax.vmap` too, with one key per image. `mix`, `mixup` and `cutmix` take a batch
+and one key per pair of images.
+"""
+
+from se_flax.data.augment.erasing import cutout, random_erasing
+from se_flax.data.augment.mixing import cutmix, mix, mixup
+from se_flax.data.augment.ops import (
+    OPERATIONS,
+    Steps,
+    apply_step,
+    auto_contrast,
+    brightness,
+    color,
+    contrast,
+    equalize,
+    invert,
+    posterize,
+    rotate,
+    sharpness,
+    shear_x,
+    shear_y,
+    solarize,
+    solarize_add,
+    translate_x,
+    translate_y,
+)
+from se_flax.data.augment.policies import (
+    POLICIES,
+    auto_augment,
+    draw_auto_augment,
+    draw_rand_augment,
+    rand_augment,
+)
+
+__all__ = [
+    "OPERATIONS",
+    "POLICIES",
+    "Steps",
+    "apply_step",
+    "auto_augment",
+    "auto_contrast",
+    "brightness",
+    "color",
+    "contrast",
+    "cutmix",
+    "cutout",
+    "draw_auto_augment",
+    "draw_rand_augment",
+    "equalize",
+    "invert",
+    "mix",
+    "mixup",
+    "posterize",
+    "rand_augment",
+    "random_erasing",
+    "rotate",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "solarize",
+    "solarize_add",
+    "translate_x",
+    "translate_y",
+]

@@ -1,0 +1,70 @@
+"""Cutout and random erasing: both fill a box of the image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Image = Float[Array, "h w c"]
+
+
+def box_mask(
+    image: Image, top: Array | int, left: Array | int, height: Array | int, width: Array | int
+) -> Bool[Array, "h w 1"]:
+    """Returns True inside a box, given in pixels. The box may extend beyond the image."""
+    y, x = jnp.arange(image.shape[0])[:, None, None], jnp.arange(image.shape[1])[:, None]
+    return (top <= y) & (y < top + height) & (left <= x) & (x < left + width)
+
+
+def cutout(
+    key: Key[Array, ""], image: Image, size: Int[Array, ""] | int, fill: float = 0.0
+) -> Image:
+    """Fills a square around a random pixel, clipped at the image's border.
+
+    DeVries & Taylor, 2017, arXiv:1708.04552, section 3.2. There the image is normalised and the
+    fill is 0. AutoAugment's cutout is the same with a fill of 128.
+
+    Args:
+        key: for the position of the square.
+        image: [h, w, c].
+        size: side of the square in pixels.
+        fill: value of the filled pixels.
+    """
+    top, left = jax.random.randint(key, (2,), 0, np.array(image.shape[:2])) - size // 2
+    return jnp.where(box_mask(image, top, left, size, size), jnp.asarray(fill, image.dtype), image)
+
+
+def random_erasing(
+    key: Key[Array, ""],
+    image: Image,
+    probability: float,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+) -> Image:
+    """Fills a random box with standard normal noise, with the given probability.
+
+    Zhong et al., 2017, arXiv:1708.04896, algorithm 1. As in the authors' code, the box lies inside
+    the image, and sizes are drawn until one fits. Here the first of 10 draws that fits is used; if
+    none does, the image is returned unchanged.
+
+    Args:
+        key: for all random choices.
+        image: normalised, [h, w, c].
+        probability: of erasing anything.
+        area: range of the box's area as a fraction of the image's; drawn uniformly.
+        aspect: range of the box's height divided by its width; drawn uniformly.
+    """
+    height, width, _ = image.shape
+    apply_key, area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 6)
+    pixels = height * width * jax.random.uniform(area_key, 10, minval=area[0], maxval=area[1])
+    aspects = jax.random.uniform(aspect_key, 10, minval=aspect[0], maxval=aspect[1])
+    heights = jnp.round(jnp.sqrt(pixels * aspects)).astype(jnp.int32)
+    widths = jnp.round(jnp.sqrt(pixels / aspects)).astype(jnp.int32)
+    fits = (heights < height) & (widths < width)
+    first = jnp.argmax(fits)
+    box_height, box_width = heights[first], widths[first]
+    top = jax.random.randint(top_key, (), 0, height - box_height + 1)
+    left = jax.random.randint(left_key, (), 0, width - box_width + 1)
+    erased = fits[first] & (jax.random.uniform(apply_key) < probability)
+    box = box_mask(image, top, left, box_height, box_width)
+    return jnp.where(erased & box, jax.random.normal(noise_key, image.shape, image.dtype), image)

@@ -1,0 +1,264 @@
+"""AutoAugment with its published policies, and RandAugment."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from se_flax.data.augment.erasing import Image
+from se_flax.data.augment.ops import OPERATIONS, WARPS, Steps, apply_step
+from se_flax.errors import check_choice
+
+Choice = tuple[str, float, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """An AutoAugment policy. Each image gets one of its sub-policies, chosen at random.
+
+    Attributes:
+        sub_policies: pairs of (operation, probability, level from 0 to 10).
+        argument: returns the second argument of an operation at a level.
+    """
+
+    sub_policies: tuple[tuple[Choice, Choice], ...]
+    argument: Callable[[str, float], float]
+
+
+def _tpu_argument(
+    operation: str, level: float, translate: float = 250, half_cutout: float = 100
+) -> float:
+    """Returns an operation's argument at a level, as in EfficientNet's code for TPUs."""
+    strength = level / 10
+    match operation:
+        case "shear_x" | "shear_y":
+            return strength * 0.3
+        case "translate_x" | "translate_y":
+            return strength * translate
+        case "rotate":
+            return strength * 30
+        case "posterize":
+            # TensorFlow's shifts keep 1 bit when 0 are asked for, and all when more than 8 are.
+            return min(max(int(strength * 4), 1), 8)
+        case "solarize":
+            return int(strength * 256)
+        case "solarize_add":
+            return int(strength * 110)
+        case "brightness" | "contrast" | "color" | "sharpness":
+            return strength * 1.8 + 0.1
+        case "cutout":
+            return int(strength * half_cutout)
+    return 0
+
+
+def _research_argument(operation: str, level: float) -> float:
+    """Returns an operation's argument at a level, as in AutoAugment's code for CIFAR."""
+    match operation:
+        case "posterize":
+            return 4 - int(level * 4 / 10)
+        case "solarize":
+            return 256 - int(level * 256 / 10)
+    return _tpu_argument(operation, level, translate=10)
+
+
+_IMAGENET = (
+    (("equalize", 0.8, 1), ("shear_y", 0.8, 4)),
+    (("color", 0.4, 9), ("equalize", 0.6, 3)),
+    (("color", 0.4, 1), ("rotate", 0.6, 8)),
+    (("solarize", 0.8, 3), ("equalize", 0.4, 7)),
+    (("solarize", 0.4, 2), ("solarize", 0.6, 2)),
+    (("color", 0.2, 0), ("equalize", 0.8, 8)),
+    (("equalize", 0.4, 8), ("solarize_add", 0.8, 3)),
+    (("shear_x", 0.2, 9), ("rotate", 0.6, 8)),
+    (("color", 0.6, 1), ("equalize", 1.0, 2)),
+    (("invert", 0.4, 9), ("rotate", 0.6, 0)),
+    (("equalize", 1.0, 9), ("shear_y", 0.6, 3)),
+    (("color", 0.4, 7), ("equalize", 0.6, 0)),
+    (("posterize", 0.4, 6), ("auto_contrast", 0.4, 7)),
+    (("solarize", 0.6, 8), ("color", 0.6, 9)),
+    (("solarize", 0.2, 4), ("rotate", 0.8, 9)),
+    (("rotate", 1.0, 7), ("translate_y", 0.8, 9)),
+    (("shear_x", 0.0, 0), ("solarize", 0.8, 4)),
+    (("shear_y", 0.8, 0), ("color", 0.6, 4)),
+    (("color", 1.0, 0), ("rotate", 0.6, 2)),
+    (("equalize", 0.8, 4), ("equalize", 0.0, 8)),
+    (("equalize", 1.0, 4), ("auto_contrast", 0.6, 2)),
+    (("shear_y", 0.4, 7), ("solarize_add", 0.6, 7)),
+    (("posterize", 0.8, 2), ("solarize", 0.6, 10)),
+    (("solarize", 0.6, 8), ("equalize", 0.6, 1)),
+    (("color", 0.8, 6), ("rotate", 0.4, 5)),
+)
+
+_CIFAR10 = (
+    (("invert", 0.1, 0), ("contrast", 0.2, 6)),
+    (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
+    (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
+    (("shear_y", 0.5, 8), ("translate_y", 0.7, 9)),
+    (("auto_contrast", 0.5, 0), ("equalize", 0.9, 0)),
+    (("shear_y", 0.2, 7), ("posterize", 0.3, 7)),
+    (("color", 0.4, 3), ("brightness", 0.6, 7)),
+    (("sharpness", 0.3, 9), ("brightness", 0.7, 9)),
+    (("equalize", 0.6, 0), ("equalize", 0.5, 0)),
+    (("contrast", 0.6, 7), ("sharpness", 0.6, 5)),
+    (("color", 0.7, 7), ("translate_x", 0.5, 8)),
+    (("equalize", 0.3, 0), ("auto_contrast", 0.4, 0)),
+    (("translate_y", 0.4, 3), ("sharpness", 0.2, 6)),
+    (("brightness", 0.9, 6), ("color", 0.2, 8)),
+    (("solarize", 0.5, 2), ("invert", 0.0, 0)),
+    (("equalize", 0.2, 0), ("auto_contrast", 0.6, 0)),
+    (("equalize", 0.2, 0), ("equalize", 0.6, 0)),
+    (("color", 0.9, 9), ("equalize", 0.6, 0)),
+    (("auto_contrast", 0.8, 0), ("solarize", 0.2, 8)),
+    (("brightness", 0.1, 3), ("color", 0.7, 0)),
+    (("solarize", 0.4, 5), ("auto_contrast", 0.9, 0)),
+    (("translate_y", 0.9, 9), ("translate_y", 0.7, 9)),
+    (("auto_contrast", 0.9, 0), ("solarize", 0.8, 3)),
+    (("equalize", 0.8, 0), ("invert", 0.1, 0)),
+    (("translate_y", 0.7, 9), ("auto_contrast", 0.9, 0)),
+)
+
+_SVHN = (
+    (("shear_x", 0.9, 4), ("invert", 0.2, 0)),
+    (("shear_y", 0.9, 8), ("invert", 0.7, 0)),
+    (("equalize", 0.6, 0), ("solarize", 0.6, 6)),
+    (("invert", 0.9, 0), ("equalize", 0.6, 0)),
+    (("equalize", 0.6, 0), ("rotate", 0.9, 3)),
+    (("shear_x", 0.9, 4), ("auto_contrast", 0.8, 0)),
+    (("shear_y", 0.9, 8), ("invert", 0.4, 0)),
+    (("shear_y", 0.9, 5), ("solarize", 0.2, 6)),
+    (("invert", 0.9, 0), ("auto_contrast", 0.8, 0)),
+    (("equalize", 0.6, 0), ("rotate", 0.9, 3)),
+    (("shear_x", 0.9, 4), ("solarize", 0.3, 3)),
+    (("shear_y", 0.8, 8), ("invert", 0.7, 0)),
+    (("equalize", 0.9, 0), ("translate_y", 0.6, 6)),
+    (("invert", 0.9, 0), ("equalize", 0.6, 0)),
+    (("contrast", 0.3, 3), ("rotate", 0.8, 4)),
+    (("invert", 0.8, 0), ("translate_y", 0.0, 2)),
+    (("shear_y", 0.7, 6), ("solarize", 0.4, 8)),
+    (("invert", 0.6, 0), ("rotate", 0.8, 4)),
+    (("shear_y", 0.3, 7), ("translate_x", 0.9, 3)),
+    (("shear_x", 0.1, 6), ("invert", 0.6, 0)),
+    (("solarize", 0.7, 2), ("translate_y", 0.6, 7)),
+    (("shear_y", 0.8, 4), ("invert", 0.8, 0)),
+    (("shear_x", 0.7, 9), ("translate_y", 0.8, 3)),
+    (("shear_y", 0.8, 5), ("auto_contrast", 0.7, 0)),
+    (("shear_x", 0.7, 2), ("invert", 0.1, 0)),
+)
+
+POLICIES = {
+    "autoaugment_imagenet": Policy(_IMAGENET, _tpu_argument),
+    "autoaugment_cifar10": Policy(_CIFAR10, _research_argument),
+    "autoaugment_svhn": Policy(_SVHN, _research_argument),
+}
+"""The published policies of AutoAugment, by name, each with the levels of its published code.
+
+- ImageNet: policy v0 of EfficientNet's code (tensorflow/tpu, models/official/efficientnet/
+  autoaugment.py), which differs from the paper's table 8. It translates by up to 250 pixels: at
+  level 9, an image of 224x224 leaves the frame.
+- CIFAR-10 and SVHN: the 25 sub-policies of the paper's tables 7 and 9, with the levels of the
+  paper's code (tensorflow/models, research/autoaugment). It translates images of 32x32 by up to
+  10 pixels. Higher levels posterise and solarise more; in EfficientNet's code they do so less.
+
+Operations that take no argument have level 0 here if the source gives them none.
+
+Where the two codes differ from each other or from Pillow, all policies here do the same:
+
+- A warp leaves empty pixels grey (128), as in EfficientNet's code. In the paper's code they are
+  black for later operations on values, and the data's mean in the end.
+- Colour, contrast and shear are Pillow's. EfficientNet's code uses the number of pixels / 256 as
+  the mean for contrast, truncates luma where Pillow rounds it, and shears around the centre of
+  the first pixel instead of its corner.
+"""
+
+_RAND_AUGMENT = (
+    *("auto_contrast", "equalize", "invert", "rotate", "posterize", "solarize", "color"),
+    *("contrast", "brightness", "sharpness", "shear_x", "shear_y", "translate_x", "translate_y"),
+    *("cutout", "solarize_add"),
+)
+
+
+def _steps(key: Key[Array, ""], operation: Int[Array, " n"], argument: Float[Array, " n"]) -> Steps:
+    """Negates the arguments of warps with probability 1/2, and adds keys."""
+    sign_key, cutout_key = jax.random.split(key)
+    is_warp = jnp.asarray([name in WARPS for name in OPERATIONS])[operation]
+    negative = is_warp & jax.random.bernoulli(sign_key, shape=operation.shape)
+    argument = jnp.where(negative, -argument, argument)
+    return Steps(operation, argument, jax.random.split(cutout_key, operation.shape))
+
+
+def draw_auto_augment(key: Key[Array, ""], policy: str) -> Steps:
+    """Draws a sub-policy and returns its two steps. A step that is not taken is the identity.
+
+    Raises:
+        UserError: the policy is unknown.
+    """
+    check_choice("augmentation policy", policy, POLICIES)
+    sub_policies, argument_at = POLICIES[policy].sub_policies, POLICIES[policy].argument
+    choices = [choice for sub_policy in sub_policies for choice in sub_policy]
+    operations = np.array([OPERATIONS.index(name) for name, _, _ in choices])
+    probabilities = np.float32([probability for _, probability, _ in choices])
+    arguments = np.float32([argument_at(name, level) for name, _, level in choices])
+
+    chosen_key, taken_key, steps_key = jax.random.split(key, 3)
+    chosen = 2 * jax.random.randint(chosen_key, (), 0, len(sub_policies)) + jnp.arange(2)
+    taken = jax.random.uniform(taken_key, (2,)) < jnp.asarray(probabilities)[chosen]
+    operation = jnp.where(taken, jnp.asarray(operations)[chosen], 0)
+    return _steps(steps_key, operation, jnp.asarray(arguments)[chosen])
+
+
+def draw_rand_augment(key: Key[Array, ""], num_ops: int, magnitude: float) -> Steps:
+    """Draws `num_ops` of RandAugment's operations, all at level `magnitude`."""
+    operations = np.array([OPERATIONS.index(name) for name in _RAND_AUGMENT])
+    arguments = np.float32(
+        [_tpu_argument(name, magnitude, translate=100, half_cutout=40) for name in _RAND_AUGMENT]
+    )
+    chosen_key, steps_key = jax.random.split(key)
+    chosen = jax.random.randint(chosen_key, (num_ops,), 0, len(operations))
+    return _steps(steps_key, jnp.asarray(operations)[chosen], jnp.asarray(arguments)[chosen])
+
+
+def auto_augment(key: Key[Array, ""], image: Image, policy: str) -> Image:
+    """Applies a random sub-policy of an AutoAugment policy.
+
+    Cubuk et al., 2019, arXiv:1805.09501, section 3: each of the two operations is applied with its
+    own probability. Warps go in either direction, with equal probability.
+
+    Args:
+        key: for all random choices.
+        image: float32 [h, w, 1 or 3] of whole values from 0 to 255.
+        policy: a name in `POLICIES`.
+
+    Raises:
+        UserError: the policy is unknown.
+    """
+    steps = draw_auto_augment(key, policy)
+    for i, choices in enumerate(zip(*POLICIES[policy].sub_policies, strict=True)):
+        possible = [operation for operation, _, _ in choices]
+        image = apply_step(image, jax.tree.map(lambda x, i=i: x[i], steps), possible)
+    return image
+
+
+def rand_augment(
+    key: Key[Array, ""], image: Image, num_ops: int = 2, magnitude: float = 9
+) -> Image:
+    """Applies random operations, all at the same level.
+
+    Cubuk et al., 2019, arXiv:1909.13719, section 3, with the 16 operations and the levels of
+    EfficientNet's code. Warps go in either direction, with equal probability. At level 10,
+    translations move by 100 pixels, and cutout extends 40 pixels to each side. Levels above 10
+    are used there and are stronger still, with two exceptions: `solarize` has no effect from
+    level 10 on, and `posterize` none from level 20 on.
+
+    Args:
+        key: for all random choices.
+        image: float32 [h, w, 1 or 3] of whole values from 0 to 255.
+        num_ops: number of operations applied, N in the paper.
+        magnitude: their level, M in the paper.
+    """
+    steps = draw_rand_augment(key, num_ops, magnitude)
+    for i in range(num_ops):
+        image = apply_step(image, jax.tree.map(lambda x, i=i: x[i], steps), _RAND_AUGMENT)
+    return image

@@ -1,0 +1,75 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax.data import augment
+from tests.data.augment.frequencies import assert_frequency
+
+
+def test_cutout_centres_its_square_on_each_pixel_equally_often():
+    height, width, number = 5, 6, 6000
+    keys = jax.random.split(jax.random.key(0), number)
+    image = jnp.arange(1.0, 1 + height * width * 2).reshape(height, width, 2)
+    results = jax.jit(jax.vmap(lambda key: augment.cutout(key, image, 4, fill=-7)))(keys)
+    squares = {}
+    for row in range(height):
+        for column in range(width):
+            square = np.array(image)
+            square[max(row - 2, 0) : row + 2, max(column - 2, 0) : column + 2] = -7
+            squares[square.tobytes()] = (row, column)
+    centres = [squares[np.asarray(result).tobytes()] for result in results]
+    for centre in squares.values():
+        assert_frequency(centres.count(centre), number, 1 / (height * width))
+
+
+@functools.cache
+def erased(probability):
+    """4000 black images of 40x30 after random erasing with the given probability."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    return np.asarray(erase()(keys, jnp.zeros((40, 30, 3)), probability))
+
+
+@functools.cache
+def erase():
+    return jax.jit(jax.vmap(augment.random_erasing, (0, None, None)))
+
+
+def test_random_erasing_draws_boxes_of_the_given_areas_and_aspects():
+    mask = np.any(erased(0.25) != 0, axis=-1)
+    mask = mask[mask.any((1, 2))]
+    assert_frequency(len(mask), 4000, 0.25)
+    rows, columns = mask.any(2), mask.any(1)
+    heights, widths = rows.sum(1), columns.sum(1)
+    np.testing.assert_array_equal(mask.sum((1, 2)), heights * widths)
+
+    # Sides are rounded to whole pixels.
+    assert np.all((heights - 0.5) * (widths - 0.5) <= 1200 / 3)
+    assert np.all((heights + 0.5) * (widths + 0.5) >= 1200 * 0.02)
+    assert np.all((heights - 0.5) / (widths + 0.5) <= 1 / 0.3)
+    assert np.all((heights + 0.5) / (widths - 0.5) >= 0.3)
+    assert heights.max() < 40
+    assert widths.max() < 30
+    assert np.mean(heights * widths / 1200) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
+    assert np.mean(heights / widths) == pytest.approx((0.3 + 1 / 0.3) / 2, abs=0.1)
+
+    # All positions in which a box fits are equally likely.
+    top, left = rows.argmax(1) / (40 - heights), columns.argmax(1) / (30 - widths)
+    assert np.mean(top) == pytest.approx(0.5, abs=0.04)
+    assert np.mean(left) == pytest.approx(0.5, abs=0.04)
+    assert top.min() == left.min() == 0
+    assert top.max() == left.max() == 1
+
+
+def test_random_erasing_fills_boxes_with_standard_normal_noise():
+    noise = erased(0.25)[erased(0.25) != 0]
+    assert noise.mean() == pytest.approx(0, abs=0.01)
+    assert noise.std() == pytest.approx(1, abs=0.01)
+    assert np.mean(np.abs(noise) < 1) == pytest.approx(0.683, abs=0.01)
+
+
+def test_random_erasing_with_probability_0_or_1_changes_no_image_or_all():
+    assert np.all(erased(0.0) == 0)
+    assert np.all(np.any(erased(1.0) != 0, axis=(1, 2, 3)))

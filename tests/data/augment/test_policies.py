@@ -1,0 +1,227 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax.data import augment
+from se_flax.data.augment import OPERATIONS, POLICIES, Steps
+from se_flax.errors import UserError
+from tests.data.augment.frequencies import assert_frequency
+from tests.data.augment.pillow_ops import ARGUMENTS, PILLOW, by_pillow, photograph
+
+WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+
+
+@functools.cache
+def cutout():
+    return jax.jit(augment.cutout)
+
+
+def replayed(image, name, argument, key):
+    if name == "identity":
+        return image
+    if name == "cutout":
+        return np.asarray(cutout()(key, image, 2 * int(argument), 128))
+    return by_pillow(name, image, argument)
+
+
+def draw_many(draw, number):
+    return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), number))
+
+
+def test_a_step_applies_the_operation_it_names():
+    image = photograph()
+    steps = [(name, argument) for name in PILLOW for argument in ARGUMENTS[name] or [0]]
+    steps += [("identity", 3), *[("cutout", size) for size in (0, 1, 5, 5, 5, 20, 100)]]
+    operations = jnp.array([OPERATIONS.index(name) for name, _ in steps])
+    arguments = jnp.float32([argument for _, argument in steps])
+    keys = jax.random.split(jax.random.key(0), len(steps))
+    apply = jax.jit(jax.vmap(augment.apply_step, (None, 0)))
+    results = apply(jnp.float32(image), Steps(operations, arguments, keys))
+    for (name, argument), key, result in zip(steps, keys, results, strict=True):
+        differing = np.any(result != replayed(image, name, argument, key), axis=-1).mean()
+        assert differing <= (0.005 if name == "rotate" else 0), (name, argument)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_draws_its_operations_with_their_probabilities(policy):
+    number = 10000
+    steps = draw_many(lambda key: augment.draw_auto_augment(key, policy), number)
+    sub_policies = POLICIES[policy].sub_policies
+    for position in range(2):
+        expected = {}
+        for operation, probability, level in (choices[position] for choices in sub_policies):
+            argument = np.float32(POLICIES[policy].argument(operation, level))
+            signs = (-1, 1) if operation in WARPS else (1,)
+            for sign in signs:
+                at = (OPERATIONS.index(operation), float(sign * argument) + 0.0)
+                probability_at = probability / len(sub_policies) / len(signs)
+                expected[at] = expected.get(at, 0) + probability_at
+        operations, arguments = steps.operation[:, position], steps.argument[:, position]
+        taken = np.asarray(operations) > 0
+        seen = np.stack([operations, arguments + 0.0])[:, taken].T.tolist()
+        assert {(int(operation), argument) for operation, argument in seen} <= set(expected)
+        for (operation, argument), probability in expected.items():
+            assert_frequency(seen.count([operation, argument]), number, probability)
+        assert_frequency(np.sum(~taken), number, 1 - sum(expected.values()))
+    both = np.mean([first[1] * second[1] for first, second in sub_policies])
+    assert_frequency(np.sum(np.all(steps.operation > 0, axis=1)), number, both)
+
+
+def test_rand_augment_draws_all_operations_equally_often():
+    number = 8000
+    steps = draw_many(lambda key: augment.draw_rand_augment(key, 3, 5), number)
+    assert steps.operation.shape == (number, 3)
+    counts = np.stack([np.bincount(column, minlength=17) for column in steps.operation.T])
+    assert np.all(counts[:, 0] == 0)
+    for count in counts[:, 1:].flat:
+        assert_frequency(count, number, 1 / 16)
+    first, second = (np.asarray(steps.argument)[:, i] for i in range(2))
+    are_warps = np.isin(steps.operation[:, :2], [OPERATIONS.index(name) for name in WARPS]).all(1)
+    assert_frequency(np.sum(first * second > 0, where=are_warps), are_warps.sum(), 0.5)
+    arguments = {
+        name: set(np.asarray(steps.argument)[steps.operation == OPERATIONS.index(name)].tolist())
+        for name in OPERATIONS[1:]
+    }
+    assert arguments["translate_x"] == {-50, 50}
+    assert arguments["rotate"] == {-15, 15}
+    assert arguments["cutout"] == {20}
+    assert arguments["solarize"] == {128}
+    assert arguments["solarize_add"] == {55}
+    assert arguments["posterize"] == {2}
+    assert arguments["color"] == {1}
+
+
+def test_posterize_and_solarize_have_no_effect_at_levels_far_above_ten():
+    steps = draw_many(lambda key: augment.draw_rand_augment(key, 1, 28), 200)
+    (posterize, solarize) = (OPERATIONS.index(name) for name in ("posterize", "solarize"))
+    assert set(steps.argument[steps.operation == posterize].tolist()) == {8}
+    assert min(steps.argument[steps.operation == solarize].tolist()) >= 256
+
+
+@pytest.mark.parametrize(
+    ("policy", "operation", "level", "argument"),
+    [
+        ("autoaugment_imagenet", "shear_y", 4, 0.12),
+        ("autoaugment_imagenet", "translate_y", 9, 225),
+        ("autoaugment_imagenet", "rotate", 8, 24),
+        ("autoaugment_imagenet", "color", 0, 0.1),
+        ("autoaugment_imagenet", "solarize", 3, 76),
+        ("autoaugment_imagenet", "solarize_add", 7, 77),
+        ("autoaugment_imagenet", "posterize", 6, 2),
+        ("autoaugment_imagenet", "posterize", 2, 1),
+        ("autoaugment_cifar10", "translate_x", 9, 9),
+        ("autoaugment_cifar10", "posterize", 7, 2),
+        ("autoaugment_cifar10", "solarize", 3, 180),
+        ("autoaugment_svhn", "solarize", 8, 52),
+        ("autoaugment_svhn", "contrast", 3, 0.64),
+    ],
+)
+def test_a_level_gives_the_argument_of_the_published_code(policy, operation, level, argument):
+    np.testing.assert_allclose(POLICIES[policy].argument(operation, level), argument)
+
+
+def assert_applies_what_it_draws(results, image, steps):
+    differing = []
+    for result, operations, arguments, keys in zip(
+        results, steps.operation.tolist(), steps.argument.tolist(), steps.key, strict=True
+    ):
+        names = [OPERATIONS[operation] for operation in operations]
+        expected = image
+        for name, argument, key in zip(names, arguments, keys, strict=True):
+            expected = replayed(expected, name, argument, key)
+        differing.append(np.any(result != expected, axis=-1).mean())
+        assert differing[-1] == 0 or "rotate" in names, (names, arguments)
+    assert np.mean(differing) < 0.005
+
+
+@functools.cache
+def augmented(policy):
+    """The photograph augmented with 150 keys, and the keys."""
+    keys = jax.random.split(jax.random.key(1), 150)
+    batch = jax.vmap(augment.auto_augment, (0, None, None))
+    results = jax.jit(batch, static_argnums=2)(keys, jnp.float32(photograph()), policy)
+    return np.asarray(results), keys
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_auto_augment_applies_what_it_draws(policy):
+    results, keys = augmented(policy)
+    steps = jax.jit(jax.vmap(lambda key: augment.draw_auto_augment(key, policy)))(keys)
+    assert_applies_what_it_draws(results, photograph(), steps)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rand_augment_applies_what_it_draws(channels):
+    image = photograph()[..., :channels]
+    keys = jax.random.split(jax.random.key(2), 100)
+    rand_augment = functools.partial(augment.rand_augment, num_ops=2, magnitude=9)
+    results = np.asarray(jax.jit(jax.vmap(rand_augment, (0, None)))(keys, jnp.float32(image)))
+    steps = jax.jit(jax.vmap(lambda key: augment.draw_rand_augment(key, 2, 9)))(keys)
+    assert_applies_what_it_draws(results, image, steps)
+
+
+def test_an_image_of_a_batch_is_augmented_as_if_alone():
+    results, keys = augmented("autoaugment_cifar10")
+    alone = jax.jit(augment.auto_augment, static_argnums=2)
+    for key, result in list(zip(keys, results, strict=True))[:20]:
+        image = alone(key, jnp.float32(photograph()), "autoaugment_cifar10")
+        np.testing.assert_array_equal(image, result)
+
+
+def test_an_unknown_policy_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(UserError, match="known are autoaugment_imagenet, autoaugment_cifar10"):
+        augment.auto_augment(jax.random.key(0), jnp.zeros((4, 4, 3)), "autoaugment")
+
+
+def test_importing_the_policies_imports_no_image_library_and_no_optimizer(run_python):
+    program = """
+import sys
+from se_flax.data.augment import POLICIES
+print(sorted({"cv2", "dm_pix", "optax", "tensorflow"} & set(sys.modules)))
+"""
+    process = run_python("-c", program)
+    assert process.stdout.strip() == "[]", process.stderr
+
+
+def snake_case(name):
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in name)[1:]
+
+
+@pytest.mark.references
+def test_the_policy_for_imagenet_equals_that_of_timm():
+    from tests.references import torch_models  # noqa: F401, I001
+    from timm.data.auto_augment import auto_augment_policy_v0
+
+    hparams = {"translate_const": 250, "translate_pct": 0.45, "img_mean": (128, 128, 128)}
+    table, levels = [], []
+    for sub_policy in auto_augment_policy_v0(hparams):
+        names = [snake_case(op.name).removesuffix("_rel") for op in sub_policy]
+        table.append(
+            tuple((name, op.prob, op.magnitude) for name, op in zip(names, sub_policy, strict=True))
+        )
+        levels += [(name, op) for name, op in zip(names, sub_policy, strict=True) if op.level_fn]
+    assert tuple(table) == POLICIES["autoaugment_imagenet"].sub_policies
+    for name, op in levels:
+        (expected,) = op.level_fn(op.magnitude, hparams)
+        if name == "translate_y":
+            expected = op.magnitude * 25
+        if name == "posterize":
+            expected = max(expected, 1)
+        argument = POLICIES["autoaugment_imagenet"].argument(name, op.magnitude)
+        assert argument == pytest.approx(abs(expected)), name
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("name", ["CIFAR10", "SVHN"])
+def test_the_policies_for_small_images_equal_those_of_torchvision(name):
+    from tests.references import torch_models  # noqa: F401, I001
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+    table = tuple(
+        tuple((snake_case(op), probability, level or 0) for op, probability, level in sub_policy)
+        for sub_policy in AutoAugment(AutoAugmentPolicy[name]).policies
+    )
+    assert table == POLICIES[f"autoaugment_{name.lower()}"].sub_policies
