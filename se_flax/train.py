@@ -47,8 +47,9 @@ from se_flax.runtime.checkpoints import (
 )
 from se_flax.runtime.distributed import check_same, from_first, is_first
 from se_flax.runtime.interrupt import Interrupt
+from se_flax.runtime.lock import WorkdirLock
 from se_flax.runtime.progress import Meter, Progress, Startup, format_results
-from se_flax.runtime.storage import WorkdirLock, persistently, write_json, write_text
+from se_flax.runtime.storage import persistently, write_json, write_text
 from se_flax.runtime.writers import Writers, make_writer
 from se_flax.state import TrainState, create_state, replicate, share_out
 from se_flax.steps import (
