@@ -31,11 +31,19 @@ from se_flax.models import create_model, list_models, model_info
 from se_flax.models.registry import ModelInfo, Published
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import FIGURES, PublishedWeights, find_weights
-from se_flax.runtime.checkpoints import Checkpoints, has_checkpoint, read_config
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.progress import format_results
 from se_flax.state import TrainState, replicate
 from se_flax.steps import evaluate_batches, make_eval_step, pmap_eval_images
-from se_flax.train import Program, build_program, mean_over_seeds, of_seed, one_or_all
+from se_flax.train import (
+    Program,
+    build_program,
+    mean_over_seeds,
+    of_seed,
+    one_or_all,
+    top1_names,
+)
+from se_flax.workdir import has_checkpoint, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +100,7 @@ def restore_run(
         raise UserError(f"{workdir} has no checkpoint yet")
 
     seeds = range(config.seed, config.seed + config.num_seeds)
-    saved = Checkpoints(workdir, seeds, read_only=True)
+    saved = Checkpoints(workdir, top1_names(seeds), read_only=True)
     try:
         chosen = {"latest": saved.latest}.get(step, step)
         steps = saved.best if step == "best" else [chosen] * len(seeds)
@@ -121,6 +129,7 @@ def restore_run(
             state, steps = saved.restore_best(abstract_state)
         else:
             state, _ = saved.restore(abstract_state, int(chosen))
+        state = replicate(state)
     finally:
         saved.close()
     model = build_model(config, dataset.num_classes)

@@ -38,15 +38,9 @@ from se_flax.optim import (
 )
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.load import NewClassifier
-from se_flax.runtime.checkpoints import (
-    Checkpoints,
-    changed_fields,
-    check_same_run,
-    config_as_json,
-    write_config,
-)
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first
-from se_flax.runtime.interrupt import Interrupt
+from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import WorkdirLock
 from se_flax.runtime.progress import Meter, Progress, Startup, format_results
 from se_flax.runtime.storage import persistently, write_json, write_text
@@ -65,6 +59,7 @@ from se_flax.steps import (
     pmap_train,
     pmap_train_images,
 )
+from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
 
 # With config.on_nonfinite="skip", so many updates left out in a row are the end of a run.
 _MOST_SKIPPED = 100
@@ -335,7 +330,7 @@ def train(
         if is_first():
             lock = WorkdirLock(workdir)
         from_first(lambda: stack.enter_context(lock) and None)
-        saved = stack.enter_context(Checkpoints(workdir, program.seeds))
+        saved = stack.enter_context(Checkpoints(workdir, top1_names(program.seeds)))
         latest = from_first(lambda: saved.latest)
         if latest is None:
             state = program.initial_state()
@@ -345,6 +340,7 @@ def train(
             seconds, sums = 0.0, None
         else:
             state, carried = saved.restore(abstract_state, latest)
+            state = replicate(state)
             seconds, sums = carried["seconds"], carried["sums"]
             if carried["sizes"] != program.sizes:
                 raise UserError(
@@ -410,7 +406,8 @@ def train(
                 "sizes": program.sizes,
             }
             writer.sync()  # a checkpoint is of rows that are there
-            saved.save(state, carried, results and over_seeds(results, program.seeds))
+            results = results and over_seeds(results, program.seeds)
+            saved.save(state.host_step, state, carried, results)
 
         step, last_save = first_step, time.monotonic()
         for dispatch in itertools.count():
@@ -469,7 +466,7 @@ def train(
         best_steps = from_first(lambda: saved.best)
         if set(best_steps) != {step}:
             best_state, best_steps = saved.restore_best(abstract_state)
-            best = program.evaluate(best_state, "test")
+            best = program.evaluate(replicate(best_state), "test")
         summary = {
             "model": config.model.name,
             "parameters": int(parameter_overview.count_parameters(params)),
@@ -697,6 +694,11 @@ def over_seeds(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, float]
         for place, seed in enumerate(seeds):
             named |= {f"seed{seed}/{name}": x for name, x in of_seed(values, place).items()}
     return named
+
+
+def top1_names(seeds: Sequence[int]) -> tuple[str, ...]:
+    """Returns the name of each seed's top-1 accuracy, as `over_seeds` gives it."""
+    return tuple(f"seed{seed}/top1" for seed in seeds) if len(seeds) > 1 else ("top1",)
 
 
 def _one_network(params: Any, program: Program) -> Any:

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 
 from se_flax.data.from_config import dataset_of
-from se_flax.runtime.checkpoints import Checkpoints, read_config
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import build_program
+from se_flax.workdir import read_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,7 @@ from se_flax.config import build_model, check_config, check_devices, default_con
 from se_flax.errors import UserError
 from se_flax.optim import learning_rate_schedule, peak_learning_rate
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.runtime.checkpoints import read_config, write_config
+from se_flax.workdir import read_config, write_config
 from tests.conftest import ROOT
 
 RECIPES = ["resnet_cifar10", "se_resnet_cifar10", "resnet_cifar100", "se_resnet_cifar100"]

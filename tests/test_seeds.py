@@ -12,7 +12,7 @@ from se_flax.config import check_config
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.runtime.checkpoints import Checkpoints
-from se_flax.train import RunInterrupted, build_program, train
+from se_flax.train import RunInterrupted, build_program, top1_names, train
 from tests import tiny_run
 
 SEEDS = (3, 4, 5)
@@ -20,7 +20,7 @@ SEEDS = (3, 4, 5)
 
 def final_params(workdir, config, dataset):
     program = build_program(config, dataset)
-    saved = Checkpoints(workdir, program.seeds, read_only=True)
+    saved = Checkpoints(workdir, top1_names(program.seeds), read_only=True)
     state, _ = saved.restore(jax.eval_shape(program.initial_state), program.total_steps)
     saved.close()
     return state.params
