@@ -25,9 +25,9 @@ from se_flax.config import build_model, modernized
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.errors import RunDiverged, UserError
-from se_flax.runtime.checkpoints import changed_fields
 from se_flax.runtime.storage import write_json
 from se_flax.train import RunInterrupted, train
+from se_flax.workdir import changed_fields
 
 SCALES = ("smoke", "small", "full")
 SMOKE = "256 images of digits, enlarged to 32x32, for 2 epochs: only to see that everything works."

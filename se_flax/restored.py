@@ -14,7 +14,9 @@ from se_flax.data.from_config import dataset_of, streamed
 from se_flax.data.sources import check_dataset_name, known_datasets
 from se_flax.errors import UserError
 from se_flax.program import Program, build_program
-from se_flax.runtime.checkpoints import Checkpoints, has_checkpoint, read_config
+from se_flax.runtime.checkpoints import Checkpoints
+from se_flax.seeds import metrics_to_choose_by
+from se_flax.workdir import has_checkpoint, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,7 @@ def restore_run(
     if not has_checkpoint(workdir):
         raise UserError(f"{workdir} has no checkpoint yet")
     seeds = range(config.seed, config.seed + config.num_seeds)
-    saved = Checkpoints(workdir, seeds, read_only=True)
-    try:
+    with Checkpoints(workdir, metrics_to_choose_by(seeds), read_only=True) as saved:
         steps = _steps(workdir, saved, step, len(seeds))
         if image_dir is not None:
             names = saved.progress(steps[0])["class_names"]
@@ -78,8 +79,6 @@ def restore_run(
             arrays, steps = saved.restore_best(program.abstract())
         else:
             arrays, _ = saved.restore(program.abstract(), steps[0])
-    finally:
-        saved.close()
     model = build_model(config, dataset.num_classes)
     return RestoredRun(program, model, program.networks.restore(arrays), steps)
 

@@ -21,18 +21,14 @@ from se_flax.errors import UserError
 from se_flax.monitor import Monitor
 from se_flax.overview import count_parameters, environment, introduction, parameter_table
 from se_flax.program import Program, build_program
-from se_flax.runtime.checkpoints import (
-    Checkpoints,
-    changed_fields,
-    check_same_run,
-    config_as_json,
-    write_config,
-)
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first
-from se_flax.runtime.interrupt import Interrupt
+from se_flax.runtime.interrupts import Interrupt
+from se_flax.runtime.lock import WorkdirLock
 from se_flax.runtime.progress import Progress, Startup, format_results
-from se_flax.runtime.storage import WorkdirLock, persistently, write_json, write_text
+from se_flax.runtime.storage import persistently, write_json, write_text
 from se_flax.runtime.writers import Writers, make_writer
+from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
 
 # Of checkpoints; version 1 had other random streams, so that a run cannot continue from one.
 _FORMAT = 2
@@ -124,7 +120,8 @@ def _opened(program: Program, workdir: pathlib.Path, startup: Startup) -> Iterat
         if is_first():
             lock = WorkdirLock(workdir)
         from_first(lambda: stack.enter_context(lock) and None)
-        saved = stack.enter_context(Checkpoints(workdir, program.networks.seeds))
+        metrics = seeds.metrics_to_choose_by(program.networks.seeds)
+        saved = stack.enter_context(Checkpoints(workdir, metrics))
         yield _Run(program, workdir, startup, interrupt, saved, abstract)
 
 

@@ -91,6 +91,17 @@ def run_python():
             capture_output=True,
             text=True,
             check=False,
+            timeout=600,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a run of `tests.runs` that nothing happened to."""
+    from tests.runs import finish  # imports much that most tests do not need
+
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(workdir)
+    return workdir

@@ -1,7 +1,12 @@
-"""Runs of the real command in processes of their own, and what they end in."""
+"""Runs of the real command in processes of their own, and what they end in.
 
+Nothing here waits for longer than `SECONDS`.
+"""
+
+import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -15,17 +20,27 @@ import numpy as np
 
 from se_flax.data.from_config import dataset_of
 from se_flax.program import build_program
-from se_flax.runtime.checkpoints import Checkpoints, read_config
+from se_flax.runtime.checkpoints import Checkpoints
+from se_flax.workdir import read_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+# Many times what anything here takes on a busy machine.
+SECONDS = 300
 # A checkpoint after every step, so that whatever happens may happen while one is written.
 OPTIONS = ("--config=tests/tiny_run.py", "--config.log_every_steps=1")
 OPTIONS += ("--config.checkpoint_every_minutes=0.0",)
 
 
+def random_generator() -> random.Random:
+    """Returns a generator with a new seed, which is printed, or with that of SE_FLAX_TEST_SEED."""
+    seed = int(os.environ.get("SE_FLAX_TEST_SEED") or int.from_bytes(os.urandom(4)))
+    print(f"for the same random numbers, set SE_FLAX_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
 def start(workdir: pathlib.Path, options: Sequence[str] = (), **environment: str):
-    """Starts a run; returns the process, whose output is of both kinds."""
+    """Starts a run; returns the process, whose standard output includes its errors."""
     return subprocess.Popen(
         [sys.executable, "-m", "se_flax.main", *OPTIONS, *options, f"--workdir={workdir}"],
         cwd=ROOT,
@@ -36,9 +51,19 @@ def start(workdir: pathlib.Path, options: Sequence[str] = (), **environment: str
     )
 
 
-def end(process: subprocess.Popen, status: int = 0) -> str:
-    """Waits for a run to end with a status; returns its output."""
-    output, _ = process.communicate()
+def output_of(process: subprocess.Popen, seconds: float = SECONDS) -> str:
+    """Waits until a run ends; returns its output."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate(timeout=seconds)
+        raise AssertionError(f"still running after {seconds} s:\n{output}") from None
+
+
+def end(process: subprocess.Popen, status: int = 0, seconds: float = SECONDS) -> str:
+    """Waits until a run ends with a status; returns its output."""
+    output = output_of(process, seconds)
     assert process.returncode == status, output
     return output
 
@@ -50,9 +75,8 @@ def finish(workdir: pathlib.Path, options: Sequence[str] = (), **environment: st
 
 def kill(process: subprocess.Popen) -> None:
     """Kills a run that has not ended yet."""
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    end(process, -signal.SIGKILL)
 
 
 def stopped_at(output: str) -> int:
@@ -61,7 +85,7 @@ def stopped_at(output: str) -> int:
 
 
 def free_address() -> str:
-    """Returns HOST:PORT of this machine, where nothing listens yet."""
+    """Returns HOST:PORT of this machine at which nothing listens yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
@@ -74,9 +98,9 @@ def start_processes(
     last: Sequence[str] = (),
     **environment: str,
 ):
-    """Starts a run of several processes, which have eight devices together.
+    """Starts a run of several processes, with eight devices in all.
 
-    The last of them is given some more options.
+    The last process also gets the options in `last`.
     """
     address = free_address()
     flags = f"--xla_force_host_platform_device_count={8 // count}"
@@ -87,39 +111,54 @@ def start_processes(
 
 
 def rows(workdir: pathlib.Path) -> list[str]:
-    """Returns the rows of metrics.jsonl, none if there is none yet."""
+    """Returns the rows of metrics.jsonl, [] if there is no such file yet."""
     path = workdir / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Waits for a condition, which must come while the process runs."""
+def logged(workdir: pathlib.Path, name: str) -> list[float]:
+    """Returns the values of a metric in metrics.jsonl, in the order of the rows that have it."""
+    return [row[name] for row in map(json.loads, rows(workdir)) if name in row]
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    process: subprocess.Popen | None = None,
+    pause: float = 0.002,
+) -> None:
+    """Waits for a condition, which must come true while the process runs, if one is given."""
+    deadline = time.monotonic() + SECONDS
     while not condition():
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.002)
+        assert process is None or process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"not true after {SECONDS} s"
+        time.sleep(pause)
 
 
 def wait_for_row(workdir: pathlib.Path, count: int, process: subprocess.Popen) -> None:
-    """Waits until metrics.jsonl has so many rows."""
+    """Waits until metrics.jsonl has `count` rows."""
     wait_until(lambda: len(rows(workdir)) >= count, process)
 
 
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the steps of the checkpoints, in increasing order."""
+    names = (path.name for path in workdir.glob("checkpoints/*"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def half_written(workdir: pathlib.Path) -> list[str]:
-    """Returns the names of the checkpoints that a save is about to make."""
+    """Returns the names of the checkpoints that are being written."""
     return [path.name for path in workdir.glob("checkpoints/*tmp*")]
 
 
 def final_state(workdir: pathlib.Path) -> Any:
-    """Returns the state of a run's newest checkpoint."""
+    """Returns the state that a complete run ended in."""
     config = read_config(workdir)
     program = build_program(config, dataset_of(config))
-    saved = Checkpoints(workdir, read_only=True)
-    state, _ = saved.restore(program.abstract(), program.total_steps)
-    saved.close()
-    return state
+    with Checkpoints(workdir, read_only=True) as saved:
+        return saved.restore(program.abstract(), program.plan.total_steps)[0]
 
 
 def assert_same_result(workdir: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """Asserts that a run ended as another did, to the bit, and logged the same rows."""
+    """Asserts that a run ended in the same bits as another, and logged the same rows."""
     jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(undisturbed))
     assert rows(workdir) == rows(undisturbed)

@@ -4,7 +4,7 @@ import pytest
 
 from se_flax.config import build_model, check_config, check_devices, default_config
 from se_flax.errors import UserError
-from se_flax.runtime.checkpoints import read_config, write_config
+from se_flax.workdir import read_config, write_config
 
 # Fields that version 0.1 named otherwise, with its names and some values.
 EARLIER = {

@@ -1,24 +1,25 @@
 """Runs of the real command, killed and started again."""
 
 import json
-import os
-import random
 import signal
 import time
 
 import pytest
 
-from tests.runs import assert_same_result, finish, kill, rows, start, wait_for_row
+from tests.runs import (
+    SECONDS,
+    assert_same_result,
+    end,
+    finish,
+    kill,
+    random_generator,
+    rows,
+    start,
+    wait_for_row,
+)
 from tests.tiny_run import stream_options
 
 STREAMED = ("--config.num_epochs=11", "--config.augment.mixup=0.2")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    finish(workdir)
-    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def undisturbed_streamed(tmp_path_factory, image_dir):
 
 
 def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
-    generator = random.Random(int.from_bytes(os.urandom(4)))
+    generator = random_generator()
     for count in (generator.randint(1, 30), generator.randint(35, 60)):
         process = start(tmp_path)
         wait_for_row(tmp_path, count, process)
@@ -43,7 +44,7 @@ def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undist
     options = (*STREAMED, *stream_options(image_dir))
     options += ("--config.dataset.workers=2",)  # the undisturbed one read in threads
     process = start(tmp_path, options)
-    wait_for_row(tmp_path, random.Random(int.from_bytes(os.urandom(4))).randint(1, 60), process)
+    wait_for_row(tmp_path, random_generator().randint(1, 60), process)
     kill(process)
     assert "going on from step" in finish(tmp_path, options)
     assert_same_result(tmp_path, undisturbed_streamed)
@@ -53,8 +54,7 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == 75, output
+    output = end(process, 75)
     assert output.splitlines()[-1].endswith("the same command goes on from there")
     assert "Traceback" not in output
     assert "tracked_metric" not in output
@@ -67,7 +67,7 @@ def test_ctrl_c_that_ends_what_a_run_is_piped_into_saves_too(tmp_path, undisturb
     wait_for_row(tmp_path, 10, process)
     process.stdout.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait() == 75
+    assert process.wait(SECONDS) == 75
     last = json.loads(rows(tmp_path)[-1])["step"]
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
     finish(tmp_path)

@@ -13,6 +13,7 @@ from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.program import build_program
 from se_flax.runtime.checkpoints import Checkpoints
+from se_flax.seeds import metrics_to_choose_by
 from se_flax.train import RunInterrupted, train
 from tests import tiny_run
 
@@ -21,7 +22,8 @@ SEEDS = (3, 4, 5)
 
 def final_params(workdir, config, dataset):
     program = build_program(config, dataset)
-    saved = Checkpoints(workdir, program.networks.seeds, read_only=True)
+    metrics = metrics_to_choose_by(program.networks.seeds)
+    saved = Checkpoints(workdir, metrics, read_only=True)
     state, _ = saved.restore(program.abstract(), program.plan.total_steps)
     saved.close()
     return state.params

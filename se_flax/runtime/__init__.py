@@ -1,1 +1,1 @@
-"""What keeps a run going: it knows neither networks nor data sets."""
+"""What keeps a run going. It knows no network, data set or config."""

@@ -1,7 +1,7 @@
-"""Runs of several processes: how they find each other, and what the first one tells the others.
+"""Runs of several processes: how they find each other, and what the first sends the others.
 
-The first process alone reads and writes the workdir, which the others need not see. What they
-have to know of it, it sends them.
+Only the first process reads and writes the workdir. The others need no access to it: the first
+sends them what they have to know.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 
 from se_flax.errors import UserError
 
-# A process that ends or hangs without a word takes the others down after so many seconds.
+# Seconds after which a process that has died or hangs takes the others down.
 HEARTBEAT_SECONDS = 30
 
 
@@ -29,49 +29,30 @@ def join(
 ) -> None:
     """Connects this process with the others of its run; does nothing for a run of one process.
 
-    Without arguments, Slurm, Open MPI and Cloud TPU are asked, by their environment, whether
-    there are others. Open MPI from version 5 on does not say where process 0 is, and needs
+    Without arguments, the environment that Slurm, Open MPI or Cloud TPU sets says whether there
+    are other processes. Open MPI from version 5 on does not say where process 0 is, and needs
     `coordinator_address`.
 
     Args:
         coordinator_address: HOST:PORT of process 0, which listens there.
-        num_processes: of the run.
-        process_id: of this one, from 0.
+        num_processes: the number of processes in the run.
+        process_id: the number of this process, from 0.
 
     Raises:
-        UserError: if some of the arguments are given and not all, or they cannot be used, or the
-            other processes do not answer.
+        UserError: if only some of the arguments are given, or they cannot be used, or the other
+            processes do not answer.
     """
     local_device_ids = None
     address_alone = coordinator_address is not None and num_processes is None and process_id is None
     if address_alone and scheduler() == "Open MPI":
         num_processes = int(os.environ["OMPI_COMM_WORLD_SIZE"])
         process_id = int(os.environ["OMPI_COMM_WORLD_RANK"])
-        # As where JAX finds it out itself: a process for each device.
+        # One process per device, as JAX assumes where it detects Open MPI itself.
         local_device_ids = [int(os.environ["OMPI_COMM_WORLD_LOCAL_RANK"])]
-    given = {
-        "--coordinator_address": coordinator_address,
-        "--num_processes": num_processes,
-        "--process_id": process_id,
-    }
-    if all(value is None for value in given.values()):
-        if scheduler() is None:
-            return
-    else:
-        missing = [name for name, value in given.items() if value is None]
-        if missing:
-            raise UserError(
-                f"{' and '.join(missing)} missing: a run of several processes needs "
-                f"{', '.join(given)}"
-            )
-        host, _, port = coordinator_address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise UserError(f'--coordinator_address must be HOST:PORT, not "{coordinator_address}"')
-        if not 0 <= process_id < num_processes:
-            raise UserError(
-                f"--process_id must be from 0 to {num_processes - 1}, not {process_id}: "
-                f"--num_processes is {num_processes}"
-            )
+    if (coordinator_address, num_processes, process_id) != (None, None, None):
+        _check_given(coordinator_address, num_processes, process_id)
+    elif scheduler() is None:
+        return
     try:
         jax.distributed.initialize(
             coordinator_address,
@@ -88,11 +69,35 @@ def join(
         ) from error
 
 
-def scheduler() -> str | None:
-    """Returns what started this process as one of several: "Slurm", "Open MPI" or "Cloud TPU".
+def _check_given(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Raises `UserError` unless the arguments describe a process of a run of several."""
+    given = {
+        "--coordinator_address": coordinator_address,
+        "--num_processes": num_processes,
+        "--process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} missing: a run of several processes needs {', '.join(given)}"
+        )
+    host, _, port = coordinator_address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f'--coordinator_address must be HOST:PORT, not "{coordinator_address}"')
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id must be from 0 to {num_processes - 1}, not {process_id}: "
+            f"--num_processes is {num_processes}"
+        )
 
-    None if nothing did. On a Cloud TPU VM it is asked whether there are others even if there are
-    none.
+
+def scheduler() -> str | None:
+    """Returns what may have started this process as one of several.
+
+    That is "Slurm", "Open MPI", "Cloud TPU" (on its VMs even if there is only one process), or
+    None if nothing did.
     """
     environment = os.environ
     if _above_one(environment.get("SLURM_STEP_NUM_TASKS")):
@@ -116,13 +121,13 @@ def is_first() -> bool:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """Calls a function on the first process; returns on all what it returned there.
+    """Calls a function in the first process; returns its result in all processes.
 
     Args:
-        function: returns plain values, as JSON has them.
+        function: returns values that JSON can hold.
 
     Raises:
-        UserError: on all, if the function raised one.
+        UserError: in all processes, if the function raised one.
     """
     if jax.process_count() == 1:
         return function()
@@ -149,10 +154,10 @@ def from_first(function: Callable[[], Any]) -> Any:
 def arrays_from_first(
     arrays: Mapping[str, np.ndarray] | None, abstract: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, np.ndarray]:
-    """Returns on all processes, bit by bit, the arrays of the first.
+    """Returns the arrays of the first process in all processes, bit by bit.
 
     Args:
-        arrays: on the first process, arrays by name; not looked at on the others.
+        arrays: arrays by name; ignored in the other processes.
         abstract: their shapes and types.
     """
     if jax.process_count() == 1:
@@ -164,7 +169,7 @@ def arrays_from_first(
         for name, end in ends.items():
             flat = np.ascontiguousarray(arrays[name]).reshape(-1)
             everything[end - sizes[name] : end] = flat.view(np.uint8)
-    # As integers, because a sum takes -0.0 to 0.0.
+    # As integers, because JAX sends by summing, which turns -0.0 into 0.0.
     everything = _sent(everything.view(np.uint32)).view(np.uint8)
     return {
         name: everything[end - sizes[name] : end].view(like.dtype).reshape(like.shape)
@@ -173,7 +178,7 @@ def arrays_from_first(
 
 
 def check_same(what: str, value: Any) -> None:
-    """Raises `UserError`, on all processes, if a plain value is not the same on all."""
+    """Raises `UserError` in all processes if a plain value differs between them."""
     if jax.process_count() == 1:
         return
     is_same = from_first(lambda: value) == json.loads(json.dumps(value))
@@ -181,11 +186,11 @@ def check_same(what: str, value: Any) -> None:
     if not all(same):
         others = ", ".join(str(i) for i in np.flatnonzero(np.logical_not(same)))
         raise UserError(
-            f"another {what} on process {others} than on process 0; start all with the same "
-            "command and the same data"
+            f"process {others} has another {what} than process 0; start all processes with the "
+            "same command and the same data"
         )
 
 
 def _sent(array: np.ndarray) -> np.ndarray:
-    """Returns the first process's array, on all."""
+    """Returns the first process's array in all processes."""
     return np.array(multihost_utils.broadcast_one_to_all(array))

@@ -28,8 +28,8 @@ class _FileWriter:
 class JsonlWriter(_FileWriter):
     """Appends each row of scalars to `metrics.jsonl`.
 
-    Rows of steps after `last_step` are dropped first: they were written by a run that was
-    killed before it saved what they tell of, and will be written again.
+    Rows of steps after `last_step` are dropped first: a run wrote them and was killed before its
+    next checkpoint, so they will be written again.
     """
 
     def __init__(self, path: pathlib.Path, last_step: int):
@@ -47,16 +47,19 @@ class JsonlWriter(_FileWriter):
 
 
 def _step(row: str) -> float:
+    """Returns a row's step, infinity if the row is damaged."""
     try:
         return float(json.loads(row)["step"])
-    except (ValueError, KeyError, TypeError):  # the last row of a killed run may be cut short
+    except (ValueError, KeyError, TypeError):  # a kill may have cut the last row short
         return float("inf")
 
 
 class TensorBoardWriter(_FileWriter):
-    """Writes scalars to a file of TensorBoard events.
+    """Writes scalars to a file of TensorBoard events, without importing TensorFlow.
 
-    By the parts of TensorBoard that need no TensorFlow, whose import takes seconds.
+    It frames records with TensorBoard's `RecordWriter` and appends them itself, because
+    `EventFileWriter` writes from a thread that dies at the first error, with a record half
+    written, and reports it late or never.
     """
 
     def __init__(self, workdir: pathlib.Path):
@@ -69,7 +72,7 @@ class TensorBoardWriter(_FileWriter):
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes an event."""
+        """Appends an event."""
         event = self._event(wall_time=time.time(), step=step)
         for name, value in scalars.items():
             event.summary.value.add(tag=name, simple_value=value)
@@ -88,10 +91,10 @@ class Writers:
         self._writers = writers
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the same to each, again after a while if it cannot be written.
+        """Writes the same scalars with each writer, with retries.
 
         Raises:
-            StorageError: if it still cannot.
+            StorageError: if they cannot be written, after several attempts.
         """
         for writer in self._writers:
             persistently(functools.partial(writer.write_scalars, step, scalars), "a row of metrics")
@@ -100,13 +103,13 @@ class Writers:
         """Waits until a power cut would not undo what was written.
 
         Raises:
-            StorageError: if it cannot be written.
+            StorageError: if that fails, after several attempts.
         """
         for writer in self._writers:
             persistently(writer.sync, "metrics")
 
     def close(self) -> None:
-        """Closes each."""
+        """Closes each writer."""
         for writer in self._writers:
             writer.close()
 
@@ -115,6 +118,7 @@ def make_writer(workdir: pathlib.Path, last_step: int) -> Writers:
     """Returns a writer to metrics.jsonl and to TensorBoard events in the workdir.
 
     Args:
-        last_step: the step the run goes on from.
+        workdir: the run's folder.
+        last_step: the step the run continues from.
     """
     return Writers(TensorBoardWriter(workdir), JsonlWriter(workdir / "metrics.jsonl", last_step))

@@ -1,7 +1,7 @@
 """Fills the disk a run writes to: python -m tests.faults.full_disk FOLDER SCENARIO.
 
-It mounts a small file system over FOLDER, for which it must be root, if only of a user namespace
-of its own: unshare --user --map-root-user --mount python -m ...
+It mounts a small file system over FOLDER. This needs root, if only of a user namespace:
+unshare --user --map-root-user --mount python -m ...
 """
 
 import contextlib
@@ -10,36 +10,38 @@ import subprocess
 import sys
 import time
 
-from tests.runs import assert_same_result, end, start, wait_for_row
+from tests.runs import assert_same_result, end, saved_steps, start, wait_for_row, wait_until
 
 MEGABYTES = 16
+FILLER = "filler"
 
 
-def fill(folder: pathlib.Path) -> pathlib.Path:
-    """Writes to a file until there is no room; returns its path."""
-    filler = folder / "filler"
-    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+def fill(disk: pathlib.Path) -> None:
+    """Appends to a file until there is no room left."""
+    with (disk / FILLER).open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-    return filler
 
 
 def stays_full(disk: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """Fills the disk for good; then there is room, and the same command goes on."""
+    """Fills the disk until the run ends; with room again, the same command continues it."""
     workdir = disk / "run"
     process = start(workdir)
     wait_for_row(workdir, 20, process)
     before = saved_steps(workdir)
-    while process.poll() is None:  # a save that fails gives back what it took
-        filler = fill(disk)
-        time.sleep(0.05)
+
+    def ended():
+        fill(disk)  # again and again, because a save that fails gives back what it took
+        return process.poll() is not None
+
+    wait_until(ended, pause=0.05)
     output = end(process, 74)
     assert "No space left on device; trying again in 16 s" in output, output
     assert output.splitlines()[-1].startswith("error: cannot write "), output
     assert "No space left on device; earlier checkpoints are intact" in output, output
     assert "Traceback" not in output, output
     assert max(saved_steps(workdir)) >= max(before)
-    filler.unlink()
+    (disk / FILLER).unlink()
     newest = max(saved_steps(workdir))
     output = end(start(workdir))
     assert f"going on from step {newest}" in output, output
@@ -48,14 +50,14 @@ def stays_full(disk: pathlib.Path, undisturbed: pathlib.Path) -> None:
 
 
 def has_room_again(disk: pathlib.Path, undisturbed: pathlib.Path) -> None:
-    """Fills the disk for a few seconds, which the run sits out."""
+    """Fills the disk for a few seconds, which the run waits out."""
     workdir = disk / "run"
     process = start(workdir)
     wait_for_row(workdir, 20, process)
-    filler = fill(disk)
+    fill(disk)
     time.sleep(4)
     assert process.poll() is None
-    filler.unlink()
+    (disk / FILLER).unlink()
     output = end(process)
     assert "trying again in" in output, output
     assert_same_result(workdir, undisturbed)
@@ -67,11 +69,6 @@ def is_read_only(disk: pathlib.Path, undisturbed: pathlib.Path) -> None:
     (error,) = end(start(disk / "run"), 2).splitlines()
     assert "cannot be written to" in error, error
     assert "Read-only file system" in error, error
-
-
-def saved_steps(workdir: pathlib.Path) -> list[int]:
-    """Returns the steps of the checkpoints."""
-    return [int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def command():
 
     yield run
     server.stdin.close()
-    server.wait()
+    server.wait(60)
 
 
 def assert_told(command, arguments, names, workdir):

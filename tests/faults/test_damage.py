@@ -1,15 +1,15 @@
-"""Every file of a checkpoint, damaged in every way: told, or harmless; never another result."""
+"""Every file of a checkpoint, damaged in every way: reported, or harmless; never another result."""
 
 import random
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
 from se_flax.errors import UserError
 from se_flax.program import build_program
-from se_flax.runtime.checkpoints import Checkpoint, Checkpoints
+from se_flax.runtime.checkpoint_format import Checkpoint, named_arrays
+from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import train
 from tests import tiny_run
 
@@ -75,7 +75,7 @@ def assert_same(found, expected):
 
 
 def outcome(workdir, finished):
-    """Opens a workdir as a run does, and asserts that what it goes on from is as it was saved."""
+    """Opens a workdir as a run does, and asserts that what it continues from is what was saved."""
     *_, held, abstract = finished
     saved = Checkpoints(workdir)
     try:
@@ -86,10 +86,9 @@ def outcome(workdir, finished):
         step = saved.latest
         state, progress = saved.restore(abstract, step)
         assert progress == held[step].progress
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for name, leaf in named_arrays(state).items():
             np.testing.assert_array_equal(leaf, held[step].arrays[name])
-        return "harmless" if step == 18 else "told"
+        return "harmless" if step == 18 else "reported"
     finally:
         saved.close()
 
@@ -99,7 +98,7 @@ def test_no_damage_to_a_file_goes_unnoticed(finished, tmp_path, capsys):
     newest = workdir / "checkpoints" / "18"
     paths = sorted(path.relative_to(newest) for path in newest.rglob("*"))
     generator = random.Random(0)
-    counts = {"harmless": 0, "told": 0}
+    counts = {"harmless": 0, "reported": 0}
     for path in paths:
         damages = [(kind, ()) for kind in WHOLE]
         if (newest / path).is_dir():
@@ -115,14 +114,14 @@ def test_no_damage_to_a_file_goes_unnoticed(finished, tmp_path, capsys):
             how = outcome(copy, finished)
             counts[how] += 1
             said = capsys.readouterr().err
-            if how == "told":
+            if how == "reported":
                 assert f"{copy}/checkpoints/18 is damaged" in said
                 assert (copy / "damaged_checkpoints" / "18").is_dir()
             else:
                 assert not said
             shutil.rmtree(copy)
     print(f"{len(paths)} files and folders, {sum(counts.values())} damages: {counts}")
-    assert counts["told"] > 100  # much of a checkpoint's files is not needed to read it
+    assert counts["reported"] > 100  # much of a checkpoint is not needed to read it
 
 
 @pytest.mark.parametrize("kind", [removed, halved, overwritten])

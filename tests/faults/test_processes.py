@@ -14,6 +14,8 @@ from tests.runs import (
     final_state,
     finish,
     kill,
+    logged,
+    output_of,
     rows,
     start,
     start_processes,
@@ -46,9 +48,7 @@ def two_processes(tmp_path_factory):
 
 
 def losses(workdir):
-    return np.array(
-        [row["train/loss"] for row in map(json.loads, rows(workdir)) if "train/loss" in row]
-    )
+    return np.array(logged(workdir, "train/loss"))
 
 
 def assert_ends_alike(workdir, other):
@@ -136,8 +136,8 @@ def test_a_disk_that_fails_the_first_process_ends_all(tmp_path, slow_disk):
     last = end(processes[0], 74).splitlines()[-1]
     assert last.startswith("error: cannot write ")
     assert "Input/output error; earlier checkpoints are intact" in last
-    assert processes[1].wait(timeout=60) != 0
-    processes[1].communicate()
+    output_of(processes[1], 60)
+    assert processes[1].returncode != 0
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -146,11 +146,11 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victi
     wait_for_row(tmp_path, 20, processes[0])
     processes[victim].send_signal(signal.SIGKILL)
     begun = time.monotonic()
-    output, _ = processes[1 - victim].communicate(timeout=60)
+    output = output_of(processes[1 - victim], 60)
     print(f"process {1 - victim} ended {time.monotonic() - begun:.0f} s after process {victim}")
     assert processes[1 - victim].returncode not in (0, None)
     assert "error" in output
-    processes[victim].communicate()
+    output_of(processes[victim])
     first, _ = (end(process) for process in start_processes(tmp_path, 2, SHARED))
     assert "going on from step" in first
     assert_same_result(tmp_path, two_processes)
@@ -158,7 +158,10 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victi
 
 def test_processes_given_different_configs_are_told(tmp_path):
     for process in start_processes(tmp_path, 2, SHARED, last=["--config.seed=1"]):
-        assert "another config on process 1 than on process 0" in end(process, 2)
+        assert (
+            "process 1 has another config than process 0; start all processes with the same"
+            in end(process, 2)
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -10,19 +10,18 @@ import pytest
 
 from se_flax.errors import StorageError, UserError
 from se_flax.runtime import storage
-from se_flax.runtime.checkpoints import CheckpointDamaged, Checkpoints
-from se_flax.state import TrainState
+from se_flax.runtime.checkpoint_format import CheckpointDamaged
+from se_flax.runtime.checkpoints import Checkpoints
 
 
-def state_at(step, seeds=()):
+def tree_at(step, seeds=()):
     weights = np.random.default_rng(step).normal(size=(*seeds, 50, 7)).astype(np.float32)
-    return TrainState(
-        step=jnp.full(seeds, step),
-        seed=jnp.zeros(seeds, jnp.uint32),
-        params={"dense": {"kernel": jnp.array(weights), "bias": jnp.full((*seeds, 7), -0.0)}},
-        batch_stats={},
-        opt_state=({"trace": jnp.array(weights * 2)}, ()),
-    )
+    return {
+        "step": jnp.full(seeds, step),
+        "params": {"dense": {"kernel": jnp.array(weights), "bias": jnp.full((*seeds, 7), -0.0)}},
+        "batch_stats": {},
+        "opt_state": ({"trace": jnp.array(weights * 2)}, ()),
+    }
 
 
 def assert_equal(found, expected):
@@ -38,7 +37,7 @@ def saved(tmp_path):
     """The checkpoints of steps 1 to 4, of which 1 is the best, and their workdir."""
     checkpoints = Checkpoints(tmp_path)
     for step, top1 in ((1, 90.0), (2, 50.0), (3, None), (4, 70.0)):
-        checkpoints.save(state_at(step), {"seconds": step / 3}, top1 and {"top1": top1})
+        checkpoints.save(step, tree_at(step), {"seconds": step / 3}, top1 and {"top1": top1})
     checkpoints.wait()
     checkpoints.close()
     return tmp_path
@@ -47,7 +46,7 @@ def saved(tmp_path):
 def damage(workdir, step):
     """Changes numbers of a checkpoint without making its files unreadable to Orbax."""
     other = Checkpoints(workdir / "other")
-    other.save(state_at(step + 100), {"seconds": 0.0})
+    other.save(step + 100, tree_at(step + 100), {"seconds": 0.0})
     other.wait()
     other.close()
     folder = workdir / "checkpoints" / str(step) / "state"
@@ -60,8 +59,8 @@ def test_the_two_latest_and_the_best_are_kept_as_they_were_saved(saved):
     checkpoints = Checkpoints(saved)
     assert (checkpoints.steps, checkpoints.latest, checkpoints.best) == ([1, 3, 4], 4, [1])
     for step in (1, 3, 4):
-        state, progress = checkpoints.restore(state_at(0), step)
-        assert_equal(state, state_at(step))
+        tree, progress = checkpoints.restore(tree_at(0), step)
+        assert_equal(tree, tree_at(step))
         assert progress == {"seconds": step / 3}
     checkpoints.close()
 
@@ -69,11 +68,11 @@ def test_the_two_latest_and_the_best_are_kept_as_they_were_saved(saved):
 def test_arrays_may_change_as_soon_as_save_returns(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
-        state = state_at(step)
-        checkpoints.save(state, {})
-        jax.tree.map(lambda x: x.delete(), state)
+        tree = tree_at(step)
+        checkpoints.save(step, tree, {})
+        jax.tree.map(lambda x: x.delete(), tree)
     checkpoints.wait()
-    assert_equal(checkpoints.restore(state_at(0), 2)[0], state_at(2))
+    assert_equal(checkpoints.restore(tree_at(0), 2)[0], tree_at(2))
     checkpoints.close()
 
 
@@ -83,7 +82,7 @@ def test_a_checkpoint_of_other_numbers_is_set_aside_and_the_one_before_taken(sav
     assert "checkpoints/4 is damaged (its content is not what was saved)" in capsys.readouterr().err
     assert (checkpoints.steps, checkpoints.latest, checkpoints.best) == ([1, 3], 3, [1])
     assert (saved / "damaged_checkpoints" / "4" / "state").is_dir()
-    checkpoints.save(state_at(4), {})  # which gets there again
+    checkpoints.save(4, tree_at(4), {})  # the continued run reaches that step again
     checkpoints.wait()
     checkpoints.close()
     damage(saved, 4)
@@ -91,12 +90,12 @@ def test_a_checkpoint_of_other_numbers_is_set_aside_and_the_one_before_taken(sav
     assert {path.name for path in (saved / "damaged_checkpoints").iterdir()} == {"4", "4_1"}
 
 
-def test_a_best_one_damaged_meanwhile_is_not_taken_for_the_best(saved):
+def test_a_best_checkpoint_damaged_after_opening_is_not_taken(saved):
     checkpoints = Checkpoints(saved)
     damage(saved, 1)
-    state, steps = checkpoints.restore_best(state_at(0))
+    tree, steps = checkpoints.restore_best(tree_at(0))
     assert steps == [4]
-    assert_equal(state, state_at(4))
+    assert_equal(tree, tree_at(4))
     checkpoints.close()
 
 
@@ -116,7 +115,7 @@ def test_without_a_good_one_a_run_is_not_started_over(saved):
             Checkpoints(saved)
 
 
-def test_reading_alone_moves_nothing_and_says_so(saved):
+def test_a_reader_moves_nothing_and_reports_damage(saved):
     damage(saved, 4)
     checkpoints = Checkpoints(saved, read_only=True)
     for ask in (lambda: checkpoints.latest, lambda: checkpoints.best):
@@ -125,8 +124,8 @@ def test_reading_alone_moves_nothing_and_says_so(saved):
         ):
             ask()
     with pytest.raises(CheckpointDamaged, match="checkpoints/4 is damaged"):
-        checkpoints.restore(state_at(0), 4)
-    assert_equal(checkpoints.restore(state_at(0), 3)[0], state_at(3))
+        checkpoints.restore(tree_at(0), 4)
+    assert_equal(checkpoints.restore(tree_at(0), 3)[0], tree_at(3))
     assert not (saved / "damaged_checkpoints").exists()
     checkpoints.close()
 
@@ -134,30 +133,30 @@ def test_reading_alone_moves_nothing_and_says_so(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ema": {"params": jnp.zeros(3)}}, "it has no ema/params"),
-        ({"opt_state": ()}, "it has opt_state/0/trace, of which this config makes nothing"),
-        ({"step": jnp.zeros(2, jnp.int32)}, r"it has step int32 \[\], not int32 \[2\]"),
+        ({"ema": {"params": jnp.zeros(3)}}, "it lacks ema/params"),
+        ({"opt_state": ()}, "it holds opt_state/0/trace, which this config does not have"),
+        ({"step": jnp.zeros(2, jnp.int32)}, r"its step is int32 \[\], not int32 \[2\]"),
     ],
 )
-def test_a_state_of_another_form_is_not_taken_for_damage(saved, change, message):
+def test_a_tree_of_another_form_is_not_taken_for_damage(saved, change, message):
     checkpoints = Checkpoints(saved)
-    with pytest.raises(UserError, match=message) as error:
-        checkpoints.restore(state_at(0).replace(**change), 4)
+    with pytest.raises(UserError, match=f"{message}; give the config of that run") as error:
+        checkpoints.restore(tree_at(0) | change, 4)
     assert not isinstance(error.value, CheckpointDamaged)
     assert checkpoints.steps == [1, 3, 4]
     checkpoints.close()
 
 
-def test_the_best_of_each_seed_is_put_together(tmp_path):
-    checkpoints = Checkpoints(tmp_path, seeds=(5, 6))
+def test_the_best_by_each_metric_are_put_together(tmp_path):
+    checkpoints = Checkpoints(tmp_path, ("seed5/top1", "seed6/top1"))
     for step, top1 in ((1, (90, 10)), (2, (20, 80)), (3, (30, 30)), (4, (30, 30))):
         named = {"top1": sum(top1) / 2, "seed5/top1": top1[0], "seed6/top1": top1[1]}
-        checkpoints.save(state_at(step, (2,)), {}, named)
+        checkpoints.save(step, tree_at(step, (2,)), {}, named)
     checkpoints.wait()
-    state, steps = checkpoints.restore_best(state_at(0, (2,)))
+    tree, steps = checkpoints.restore_best(tree_at(0, (2,)))
     assert steps == [1, 2]
-    first, second = state_at(1, (2,)), state_at(2, (2,))
-    assert_equal(state, jax.tree.map(lambda x, y: jnp.stack([x[0], y[1]]), first, second))
+    first, second = tree_at(1, (2,)), tree_at(2, (2,))
+    assert_equal(tree, jax.tree.map(lambda x, y: jnp.stack([x[0], y[1]]), first, second))
     checkpoints.close()
 
 
@@ -165,26 +164,26 @@ def test_the_best_of_each_seed_is_put_together(tmp_path):
 def test_a_save_that_fails_for_a_while_is_made_in_the_end(tmp_path, monkeypatch, failures):
     monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state_at(1), {})
+    checkpoints.save(1, tree_at(1), {})
     checkpoints.wait()
     failing_saves(monkeypatch, failures)
-    checkpoints.save(state_at(2), {})
-    checkpoints.save(state_at(3), {})
+    checkpoints.save(2, tree_at(2), {})
+    checkpoints.save(3, tree_at(3), {})
     checkpoints.wait()
     checkpoints.close()
     again = Checkpoints(tmp_path)
     assert again.steps == [2, 3]
-    assert_equal(again.restore(state_at(0), 2)[0], state_at(2))
+    assert_equal(again.restore(tree_at(0), 2)[0], tree_at(2))
     again.close()
 
 
 def test_a_save_that_keeps_failing_leaves_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0))
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state_at(1), {})
+    checkpoints.save(1, tree_at(1), {})
     checkpoints.wait()
     failing_saves(monkeypatch, 10)
-    checkpoints.save(state_at(2), {})
+    checkpoints.save(2, tree_at(2), {})
     with pytest.raises(StorageError, match=r"cannot write the checkpoint of step 2 .*: No space"):
         checkpoints.wait()
     checkpoints.close()
@@ -193,13 +192,31 @@ def test_a_save_that_keeps_failing_leaves_the_others(tmp_path, monkeypatch):
     again.close()
 
 
-def failing_saves(monkeypatch, failures):
+@pytest.mark.parametrize("kind", [TypeError, AttributeError])
+def test_a_mistake_in_the_program_is_raised_at_once(tmp_path, monkeypatch, capsys, kind):
+    checkpoints = Checkpoints(tmp_path)
+    failing_saves(monkeypatch, 1, kind("a mistake"))
+    checkpoints.save(1, tree_at(1), {})
+    with pytest.raises(kind, match="a mistake"):
+        checkpoints.wait()
+    assert not capsys.readouterr().err
+    checkpoints.save(2, tree_at(2), {})
+    checkpoints.close()
+    assert Checkpoints(tmp_path, read_only=True).steps == [2]
+
+
+# As TensorStore says it.
+NO_SPACE = ValueError("Error writing: No space left on device [lots=of details]")
+
+
+def failing_saves(monkeypatch, failures, error=NO_SPACE):
+    """Lets the next saves raise an error, so many of them."""
     save, left = ocp.CheckpointManager.save, [failures]
 
     def fail(self, *arguments, **options):
         if left[0]:
             left[0] -= 1
-            raise ValueError("Error writing: No space left on device [lots=of details]")
+            raise error
         return save(self, *arguments, **options)
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
@@ -219,24 +236,24 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, meanwhile
         monkeypatch.setattr(ocp.CheckpointManager, "save", move_and_save)
     else:
         (tmp_path / "run").rename(tmp_path / "moved")
-    checkpoints.save(state_at(1), {})
+    checkpoints.save(1, tree_at(1), {})
     with pytest.raises(StorageError, match="No such file or directory"):
         checkpoints.wait()
     checkpoints.close()
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
-def test_closing_tries_again_and_tells_what_it_could_not_write(tmp_path, monkeypatch, capsys):
+def test_closing_tries_again_and_says_what_it_could_not_write(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(storage, "DELAYS", (0.0,))
     checkpoints = Checkpoints(tmp_path)
     failing_saves(monkeypatch, 1)
-    checkpoints.save(state_at(1), {})
+    checkpoints.save(1, tree_at(1), {})
     checkpoints.close()
     again = Checkpoints(tmp_path)
     assert again.steps == [1]
     failing_saves(monkeypatch, 2)
     capsys.readouterr()
-    again.save(state_at(2), {})
+    again.save(2, tree_at(2), {})
     again.close()
     assert "cannot write the checkpoint of step 2" in capsys.readouterr().err.splitlines()[-1]
 
@@ -250,7 +267,7 @@ def test_a_save_is_not_waited_for_after_ctrl_c(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", hang)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state_at(1), {})
+    checkpoints.save(1, tree_at(1), {})
     with pytest.raises(KeyboardInterrupt), checkpoints:
         raise KeyboardInterrupt
     assert not ended.is_set()
@@ -278,13 +295,13 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(saved, mo
     assert Checkpoints(saved).steps == [1, 3, 4]
 
 
-def test_the_best_of_a_run_that_goes_on_is_that_of_the_beginning(saved):
+def test_the_best_of_a_run_in_progress_is_that_of_the_time_of_opening(saved):
     reader = Checkpoints(saved, read_only=True)
     run = Checkpoints(saved)
-    run.save(state_at(5), {}, {"top1": 80.0})
+    run.save(5, tree_at(5), {}, {"top1": 80.0})
     run.close()
     assert reader.best == [1]
-    assert_equal(reader.restore_best(state_at(0))[0], state_at(1))
+    assert_equal(reader.restore_best(tree_at(0))[0], tree_at(1))
 
 
 def test_a_checkpoint_that_is_written_is_safe_from_a_power_cut(tmp_path, monkeypatch):
@@ -296,7 +313,7 @@ def test_a_checkpoint_that_is_written_is_safe_from_a_power_cut(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", note)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state_at(1), {"seconds": 1.0}, {"top1": 3.0})
+    checkpoints.save(1, tree_at(1), {"seconds": 1.0}, {"top1": 3.0})
     checkpoints.wait()
     for path in (tmp_path / "checkpoints", *(tmp_path / "checkpoints" / "1").rglob("*")):
         assert path.stat().st_ino in safe, path

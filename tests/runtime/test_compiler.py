@@ -36,6 +36,17 @@ def test_no_option_is_given_to_a_jaxlib_that_may_not_know_it(environment, monkey
     assert not environment.get("XLA_FLAGS")
 
 
+def test_no_option_is_given_that_the_installed_jaxlib_lacks(environment, monkeypatch):
+    monkeypatch.setattr(compiler.importlib.metadata, "version", lambda package: "0.10.99")
+    assert compiler.compiler_options()
+    for attribute in ("_CPU_OPTION", "_FUSIONS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(compiler, attribute, getattr(compiler, attribute) + "_OF_LATER")
+            assert compiler.compiler_options() == {}
+            compiler.prepare()
+            assert not environment.get("XLA_FLAGS")
+
+
 def test_a_second_start_compiles_nothing(run_python, tmp_path):
     program = """
 import sys

@@ -6,7 +6,7 @@ import pytest
 
 from se_flax.errors import UserError
 from se_flax.runtime import distributed
-from tests.runs import end, finish, free_address, rows, start_processes
+from tests.runs import end, finish, free_address, logged, start_processes
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "1"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -23,9 +23,7 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1"}, None),
     ],
 )
-def test_what_started_several_processes_is_known_by_the_environment(
-    monkeypatch, environment, expected
-):
+def test_the_environment_says_what_started_several_processes(monkeypatch, environment, expected):
     monkeypatch.setattr(distributed.os, "environ", environment)
     assert distributed.scheduler() == expected
 
@@ -57,24 +55,19 @@ def test_jax_is_told_what_it_cannot_find_out(monkeypatch, environment, arguments
         (("host:1", 2, 2), "--process_id must be from 0 to 1, not 2"),
     ],
 )
-def test_what_cannot_be_a_run_of_several_processes_is_told(arguments, message):
+def test_arguments_that_make_no_run_of_several_processes_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         distributed.join(*arguments)
 
 
-def test_one_process_tells_itself_everything():
+def test_a_single_process_sends_nothing():
     assert distributed.from_first(lambda: {"a": (1,)}) == {"a": (1,)}
     array = np.arange(3)
     assert distributed.arrays_from_first({"x": array}, {})["x"] is array
     distributed.check_same("config", object())
 
 
-def losses(workdir):
-    logged = map(json.loads, rows(workdir))
-    return [row["train/loss"] for row in logged if "train/loss" in row]
-
-
-def test_two_processes_follow_one_and_go_on_from_its_checkpoint(tmp_path):
+def test_two_processes_follow_one_and_continue_from_its_checkpoint(tmp_path):
     options = ("--config.sync_batch_norm=True", "--config.schedule.name=constant")
     options += ("--config.schedule.warmup_epochs=0", "--config.num_epochs=2")
     eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -82,14 +75,16 @@ def test_two_processes_follow_one_and_go_on_from_its_checkpoint(tmp_path):
     finish(tmp_path / "two", (*options[:-1], "--config.num_epochs=1"), **eight)
     first, second = (end(each) for each in start_processes(tmp_path / "two", 2, options))
     assert "going on from step 11" in first
-    assert "epoch" not in second  # is for the first to tell
-    assert len(losses(tmp_path / "two")) == 22
-    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert "epoch" not in second  # only the first reports progress
+    assert len(logged(tmp_path / "two", "train/loss")) == 22
+    np.testing.assert_allclose(
+        logged(tmp_path / "two", "train/loss"), logged(tmp_path / "one", "train/loss"), rtol=1e-5
+    )
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())
     assert (summary["device_count"], summary["process_count"]) == (8, 2)
 
 
-def test_the_first_process_tells_the_others_its_numbers_bit_by_bit(run_python):
+def test_the_first_process_sends_the_others_its_numbers_bit_by_bit(run_python):
     code = (
         "import sys, numpy as np, jax\n"
         "from se_flax.runtime.distributed import *\n"

@@ -1,19 +1,16 @@
 import errno
 import json
-import os
-import socket
-import threading
-import time
 
 import pytest
 
-from se_flax.errors import StorageError, UserError
+from se_flax.errors import StorageError
 from se_flax.runtime import storage
-from se_flax.runtime.storage import AppendedFile, WorkdirLock, persistently, write_json
+from se_flax.runtime.storage import AppendedFile, persistently, write_json
 
 
 @pytest.fixture
 def at_once(monkeypatch):
+    """No waiting between attempts."""
     monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0, 0.0))
 
 
@@ -31,21 +28,45 @@ def test_what_fails_for_a_while_is_written_in_the_end(at_once, capsys):
     )
 
 
-def test_what_keeps_failing_is_told_once_and_for_all(at_once, capsys):
+def test_what_keeps_failing_is_reported_after_the_last_attempt(at_once, capsys):
     def write():
         raise OSError(errno.EROFS, "Read-only file system")
 
-    with pytest.raises(StorageError, match="cannot write a row: Read-only file system; earlier"):
+    with pytest.raises(
+        StorageError,
+        match="cannot write a row: Read-only file system; earlier checkpoints are intact, and the "
+        "same command continues from the newest",
+    ):
         persistently(write, "a row")
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
-def test_another_kind_of_error_is_not_tried_again(at_once):
-    def write():
-        raise ZeroDivisionError
+def test_the_waits_before_further_attempts_are_the_delays(monkeypatch):
+    waits, attempts = [], []
+    monkeypatch.setattr(storage.tenacity.nap.time, "sleep", waits.append)
 
-    with pytest.raises(ZeroDivisionError):
+    def write():
+        attempts.append(None)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(StorageError):
         persistently(write, "a row")
+    assert waits == [1.0, 4.0, 16.0]
+    assert len(attempts) == 4
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, ZeroDivisionError])
+def test_an_error_that_cannot_pass_is_raised_at_once(at_once, capsys, kind):
+    attempts = []
+
+    def write():
+        attempts.append(None)
+        raise kind("a mistake")
+
+    with pytest.raises(kind, match="a mistake"):
+        persistently(write, "a row")
+    assert len(attempts) == 1
+    assert not capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_as_before(tmp_path, monkeypatch):
@@ -89,58 +110,3 @@ def test_a_record_is_appended_wholly_or_not_at_all(tmp_path):
     with pytest.raises(FileNotFoundError):
         file.append(b"four\n")
     file.close()
-
-
-def test_a_workdir_has_one_writer(tmp_path):
-    with WorkdirLock(tmp_path / "run"):
-        held = f"is being written to by process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(UserError, match=held), WorkdirLock(tmp_path / "run"):
-            pass
-    with WorkdirLock(tmp_path / "run"):
-        pass
-
-
-def test_a_lock_of_this_host_that_nobody_holds_is_taken_at_once(tmp_path):
-    holder = {"host": socket.gethostname(), "process": 1, "beat": 7}
-    (tmp_path / "lock").write_text(json.dumps(holder))
-    begun = time.monotonic()
-    with WorkdirLock(tmp_path, beat_seconds=10.0):
-        assert json.loads((tmp_path / "lock").read_text())["process"] == os.getpid()
-    assert time.monotonic() - begun < 10
-
-
-def test_a_lock_that_another_host_left_is_taken_after_a_while(tmp_path):
-    (tmp_path / "lock").write_text(json.dumps({"host": "far", "process": 1, "beat": 7}))
-    with WorkdirLock(tmp_path, beat_seconds=0.05):
-        assert json.loads((tmp_path / "lock").read_text())["host"] == socket.gethostname()
-
-
-def test_a_lock_that_another_host_holds_is_not_taken(tmp_path):
-    ended = threading.Event()
-
-    def hold():  # where locks are not passed on, what it writes is all that there is to see
-        beat = 0
-        while not ended.wait(0.02):
-            beat += 1
-            text = json.dumps({"host": "far", "process": 1, "beat": beat})
-            (tmp_path / "partial").write_text(text)
-            (tmp_path / "partial").replace(tmp_path / "lock")
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    try:
-        while not (tmp_path / "lock").exists():
-            time.sleep(0.01)
-        lock = WorkdirLock(tmp_path, beat_seconds=0.2)
-        with pytest.raises(UserError, match="by process 1 on far"), lock:
-            pass
-    finally:
-        ended.set()
-        holder.join()
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").write_text("")
-    lock = WorkdirLock(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match=r"cannot be written to .*Not a directory"), lock:
-        pass

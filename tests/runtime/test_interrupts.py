@@ -1,7 +1,7 @@
-def test_what_asks_a_run_to_stop_is_noted_and_what_was_ignored_is_not(run_python):
+def test_signals_to_stop_are_noted_and_ignored_ones_stay_ignored(run_python):
     code = (
         "import signal\n"
-        "from se_flax.runtime.interrupt import Interrupt\n"
+        "from se_flax.runtime.interrupts import Interrupt\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup\n"
         "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
         "    with Interrupt() as interrupt:\n"

@@ -12,12 +12,13 @@ from jax.experimental import multihost_utils
 
 
 class Interrupt:
-    """While entered, notes SIGINT, SIGTERM and SIGHUP in `requested` instead of dying of them.
+    """While entered, SIGINT, SIGTERM and SIGHUP set `requested` instead of ending the process.
 
-    A second SIGINT has its usual effect; a SIGHUP that was ignored (by nohup) still is. Outside the
-    main thread, where Python allows no signal handlers, nothing is caught. In a run of several
-    processes SIGTERM is JAX's preemption notice, and the others are passed on as one: all processes
-    then stop at the same step.
+    A second SIGINT has its usual effect, and a SIGHUP that was ignored (by nohup) still is. Outside
+    the main thread, where Python allows no signal handlers, nothing is caught.
+
+    In a run of several processes JAX catches SIGTERM as a notice of preemption, and the other
+    signals are passed on as SIGTERM, so that all processes stop at the same step.
     """
 
     def __init__(self):
@@ -35,25 +36,25 @@ class Interrupt:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def stop_after(self, dispatch: int) -> bool:
-        """Returns whether to stop now, the same in all processes.
+        """Returns whether to stop now; the answer is the same in all processes.
 
         Args:
-            dispatch: how often this was asked before; each process asks after each dispatch.
+            dispatch: the number of earlier calls; every process calls after each dispatch.
         """
         if jax.process_count() == 1:
             return self.requested
         return multihost_utils.reached_preemption_sync_point(dispatch)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: object) -> None:
         self.requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        said = b"\nstopping after the next step; Ctrl-C again stops at once\n"
-        with contextlib.suppress(OSError):  # Ctrl-C has ended what this was piped into, too
-            os.write(sys.stderr.fileno(), said)  # not by print, which this may have interrupted
+        line = b"\nstopping after the next step; Ctrl-C again stops at once\n"
+        with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
+            os.write(sys.stderr.fileno(), line)  # not print, which the signal may have interrupted

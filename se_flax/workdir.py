@@ -1,0 +1,92 @@
+"""What a run's folder says about its config, and what may change when a run continues."""
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from se_flax.config import leaves, modernized
+from se_flax.errors import UserError
+from se_flax.runtime.storage import write_json
+
+# A checkpoint continues a run only if these fields are what they were at its start.
+_FIXED = (
+    "model.name",
+    "model.overrides",
+    "dataset.name",
+    "dataset.image_dir",
+    "dataset.image_size",
+    "validation_fraction",
+    "batch_size",
+    "optimizer.name",
+    "seed",
+    "num_seeds",
+)
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes `config.json`."""
+    write_json(workdir / "config.json", config_as_json(config))
+
+
+def config_as_json(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config's fields as plain values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """Returns the config of a run from its `config.json`, in today's fields (see `modernized`).
+
+    Raises:
+        UserError: if the file does not exist or holds no config.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it holds no fields")
+    return modernized(values)
+
+
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether a run has saved a checkpoint in the workdir."""
+    return any(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+
+
+def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Raises `UserError` if the workdir holds a checkpoint that `config` cannot continue."""
+    if not has_checkpoint(workdir):
+        return
+    before = read_config(workdir)
+    for field in _FIXED:
+        old, new = (_plain(tree, field) for tree in (before, config))
+        if old != new:
+            raise UserError(
+                f"{workdir} holds a run with config.{field}={old}, not {new}; "
+                "give another --workdir, or the config of that run"
+            )
+
+
+def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+    """Returns "config.x is 2, before 1" for each field that differs from the workdir's run."""
+    if not has_checkpoint(workdir):
+        return []
+    old, new = (dict(leaves(config_as_json(tree))) for tree in (read_config(workdir), config))
+    return [
+        f"config.{field} is {value}, before {old.get(field)}"
+        for field, value in new.items()
+        if old.get(field) != value
+    ]
+
+
+def _plain(config: ConfigDict, field: str) -> Any:
+    """Returns a field's plain value, None if the config lacks it."""
+    value = config_as_json(config)
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
