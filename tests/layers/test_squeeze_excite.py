@@ -172,6 +172,7 @@ def test_the_bottleneck_can_be_given_by_its_width_and_go_without_biases():
         ("variant", "bumpy", 'mean "bump"'),
         ("reduction", 0, "at least 1, not 0"),
         ("width", 2.5, "at least 1, not 2.5"),
+        ("expansion", 0, "at least 1, not 0"),
     ],
 )
 def test_a_field_it_does_not_know_is_told(field, value, words):
