@@ -66,6 +66,9 @@ class SqueezeExcite(nn.Module):
             1 for sequences, 3 for volumes. All axes before those are batch axes.
         dtype: computation type of the dense layers and of the product; by default that of
             the input. The squeeze is computed in float32 whatever the type.
+        param_dtype: type of the dense layers' parameters.
+        kernel_init: how the dense layers' kernels are initialised, called as
+            kernel_init(key, [inputs, outputs], param_dtype); by default with variance 1 / inputs.
         expansion: how many times wider the input is than the map from which `reduction` counts:
             the bottleneck is c / (reduction * expansion) wide. Networks with inverted bottlenecks
             set it (`make_block`).
@@ -84,6 +87,8 @@ class SqueezeExcite(nn.Module):
     use_bias: bool = True
     spatial_dims: int = 2
     dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     expansion: int = 1
 
     def __post_init__(self):
@@ -124,6 +129,8 @@ class SqueezeExcite(nn.Module):
             nn.Dense,
             use_bias=self.use_bias,
             dtype=dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
         )
         for i, features in enumerate(widths):
             y = dense(features, name="reduce" if i == 0 else f"hidden{i + 1}")(y)
