@@ -4,7 +4,7 @@ import pytest
 
 from se_flax import add_se, create_model, list_models
 from se_flax.burden import burden, published_burden
-from se_flax.layers.residual import residual_sum
+from se_flax.layers.cpu import residual_sum
 from se_flax.models import model_info
 
 PUBLISHED = [

@@ -66,6 +66,12 @@ class SqueezeExcite(nn.Module):
             1 for sequences, 3 for volumes. All axes before those are batch axes.
         dtype: computation type of the dense layers and of the product; by default that of
             the input. The squeeze is computed in float32 whatever the type.
+        param_dtype: type of the dense layers' parameters.
+        kernel_init: how the dense layers' kernels are initialised, called as
+            kernel_init(key, [inputs, outputs], param_dtype); by default with variance 1 / inputs.
+        expansion: how many times wider the input is than the map from which `reduction` counts:
+            the bottleneck is c / (reduction * expansion) wide. Networks with inverted bottlenecks
+            set it (`make_block`).
 
     Raises:
         ValueError: if a field has none of these values, and on call, if the input has fewer
@@ -81,6 +87,9 @@ class SqueezeExcite(nn.Module):
     use_bias: bool = True
     spatial_dims: int = 2
     dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    expansion: int = 1
 
     def __post_init__(self):
         for field, valid in (
@@ -90,23 +99,15 @@ class SqueezeExcite(nn.Module):
             ("gate", ACTIVATIONS),
         ):
             check_choice(field, getattr(self, field), valid)
-        for field in ("reduction", "width"):
+        for field in ("reduction", "width", "expansion"):
             value = getattr(self, field)
             if (field, value) != ("width", None) and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
         super().__post_init__()
 
+    @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Returns x with its channels rescaled."""
-        gate = self.gate_of(x)
-        return x.astype(gate.dtype) * gate
-
-    @nn.compact
-    def gate_of(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        """Returns what x is to be multiplied by: s, with an axis of 1 for each of positions.
-
-        For networks that go on with a sum, and can do both in one pass (`residual_sum`).
-        """
         if x.ndim < self.spatial_dims + 1:
             raise ValueError(
                 f"SqueezeExcite(spatial_dims={self.spatial_dims}) needs an input of at least "
@@ -122,16 +123,23 @@ class SqueezeExcite(nn.Module):
             y = jnp.max(x, axis=positions).astype(dtype)
         else:
             y = x
-        width = self.width or max(1, channels // self.reduction)
+        width = self.width or max(1, channels // (self.reduction * self.expansion))
         widths = VARIANTS[self.variant](width, min(2 * width, max(width, channels)))
+        dense = functools.partial(
+            nn.Dense,
+            use_bias=self.use_bias,
+            dtype=dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+        )
         for i, features in enumerate(widths):
-            name = "reduce" if i == 0 else f"hidden{i + 1}"
-            y = nn.Dense(features, use_bias=self.use_bias, dtype=dtype, name=name)(y)
+            y = dense(features, name="reduce" if i == 0 else f"hidden{i + 1}")(y)
             y = ACTIVATIONS[self.activation](y)
-        y = nn.Dense(channels, use_bias=self.use_bias, dtype=dtype, name="expand")(y)
-        gate = ACTIVATIONS[self.gate](y)
+        gate = ACTIVATIONS[self.gate](dense(channels, name="expand")(y))
         self.sow("intermediates", "excitation", gate)
-        return gate if self.squeeze == "none" else jnp.expand_dims(gate, positions)
+        if self.squeeze != "none":
+            gate = jnp.expand_dims(gate, positions)
+        return x.astype(gate.dtype) * gate
 
 
 SlowSqueezeExcite = functools.partial(SqueezeExcite, variant="slow_squeeze")

@@ -1,15 +1,11 @@
-"""Networks. Importing this package fills the registry."""
+"""Networks. Importing this package imports all its files, which fills the registry."""
 
-from se_flax.models import efficientnet, inception, resnet, small, vgg
+import importlib
+import pkgutil
+
 from se_flax.models.registry import create_model, list_models, model_info
 
-__all__ = [
-    "create_model",
-    "efficientnet",
-    "inception",
-    "list_models",
-    "model_info",
-    "resnet",
-    "small",
-    "vgg",
-]
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
+
+__all__ = ["create_model", "list_models", "model_info"]

@@ -7,15 +7,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
-from se_flax.layers.conv import Conv
-from se_flax.layers.residual import residual_sum
+from se_flax.layers.cpu import residual_sum
+from se_flax.layers.make_block import make_block
 from se_flax.layers.squeeze_excite import SqueezeExcite
-from se_flax.models.checks import check_images
+from se_flax.models.base import Images, Maps, Network
 from se_flax.models.registry import register
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -72,7 +69,7 @@ class MBConv(nn.Module):
     se: Callable[..., nn.Module] | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def __call__(self, x: Images, train: bool) -> Images:
         """Returns the unit's output."""
         inputs = x.shape[-1]
         inner = inputs * self.expansion
@@ -90,7 +87,7 @@ class MBConv(nn.Module):
         )(y)
         y = jax.nn.swish(self.norm(name="depthwise_bn")(y))
         if self.se:
-            y = self.se(name="se", **self._se_width(inputs))(y)
+            y = make_block(self.se, expansion=self.expansion)(y)
         y = self.conv(self.channels, (1, 1), name="project_conv")(y)
         y = self.norm(name="project_bn")(y)
         if self.stride == 1 and inputs == self.channels:
@@ -98,15 +95,8 @@ class MBConv(nn.Module):
             y = residual_sum(x, drop(y))
         return y
 
-    def _se_width(self, inputs: int) -> dict[str, int]:
-        """The field that makes a block's reduction count from the unit's input."""
-        block = self.se(parent=None)
-        if isinstance(block, SqueezeExcite) and block.width is None:
-            return {"width": max(1, inputs // block.reduction)}
-        return {}
 
-
-class EfficientNet(nn.Module):
+class EfficientNet(Network, kw_only=True):
     """An EfficientNet: B0, wider and deeper by two coefficients.
 
     The units of stage i are the submodules `stage{i}_unit{j}`, counted from 1 (table 1 of the
@@ -118,17 +108,13 @@ class EfficientNet(nn.Module):
             `round_channels`.
         depth_coefficient: multiplies the number of units of every stage, rounded up.
         resolution: height and width of the images it is meant for; it takes others too.
-        dropout: before the classifier, the rate of it.
         stochastic_depth: the rate at which an example would skip the branch of a unit that
             came after the last one; from 0 for the first, it grows linearly (Huang et al.,
             arXiv:1603.09382).
-        num_classes: size of the classifier's output.
-        se: makes the SE block of each unit, which stands behind the depthwise convolution;
-            None for none. The `reduction` of a `SqueezeExcite` counts here from the channels
-            of the unit's *input*, not from the expanded ones that the block rescales; 4 in the
-            published networks. A `width` stays what it is.
-        dtype: computation type; parameters, statistics and logits are float32.
-        sync_axis: mapped axis (of `jax.pmap`) whose devices share batch statistics.
+        se: see `Network`; the block of a unit stands behind its depthwise convolution. Its
+            `reduction` counts here from the channels of the unit's *input*, not from the
+            expanded ones that the block rescales; 4 in the published networks. A `width` stays
+            what it is.
     """
 
     width_coefficient: float = 1.0
@@ -136,34 +122,12 @@ class EfficientNet(nn.Module):
     resolution: int = B0_RESOLUTION
     dropout: float = B0_DROPOUT
     stochastic_depth: float = 0.2
-    num_classes: int = 1000
     se: Callable[..., nn.Module] | None = swish_se
-    dtype: DTypeLike = jnp.float32
-    sync_axis: str | None = None
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "n h w c"], train: bool = False, features: bool = False
-    ) -> Float[Array, "n num_classes"] | dict[str, Float[Array, "n h w c"]]:
-        """Returns logits; with `train`, normalises by batch statistics and updates them.
-
-        Training draws from the rng collection `dropout`. With `features`, returns instead the
-        output of each stage by its name, `stage1` first, and last of the `head`, what the
-        classifier sees before its pooling.
-        """
-        conv = functools.partial(
-            Conv, use_bias=False, padding="SAME", kernel_init=conv_init, dtype=self.dtype
-        )
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.99,
-            epsilon=1e-3,
-            dtype=self.dtype,
-            axis_name=self.sync_axis,
-        )
-        check_images(images)
-        x = images.astype(self.dtype)
+    def feature_maps(self, x: Images, train: bool) -> Maps:
+        """Returns the output of each stage, and last of the `head`, a 1x1 convolution."""
+        conv = self.make_conv(use_bias=False, padding="SAME", kernel_init=conv_init)
+        norm = self.make_norm(train, momentum=0.99, epsilon=1e-3)
         widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
         x = conv(widths[0], (3, 3), strides=2, name="stem_conv")(x)
         x = jax.nn.swish(norm(name="stem_bn")(x))
@@ -186,13 +150,12 @@ class EfficientNet(nn.Module):
                 )(x, train)
             maps[f"stage{i}"] = x
         x = conv(widths[1], (1, 1), name="head_conv")(x)
-        x = jax.nn.swish(norm(name="head_bn")(x))
-        maps["head"] = x
-        if features:
-            return maps
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
+        maps["head"] = jax.nn.swish(norm(name="head_bn")(x))
+        return maps
+
+    def make_classifier(self, **fields: Any) -> nn.Module:
+        """Makes the last layer, initialised as the authors do."""
+        return super().make_classifier(kernel_init=classifier_init, **fields)
 
 
 def efficientnet(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from se_flax.errors import UserError, nearest
+from se_flax.layers.make_block import HINTS
 from se_flax.layers.squeeze_excite import SqueezeExcite
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +45,7 @@ class ModelInfo:
         module: the `nn.Module` class that builds it.
         fields: the class's fields that make this network of it.
         input_size: height and width, in pixels, of the images it was published for.
+        num_classes: number of classes of the data set it was published for.
         crop: which part of the image, resized to a short side of input_size / crop, its
             published accuracy is measured on: the centre of input_size.
         interpolation: how images are resized, "bilinear" or "bicubic".
@@ -58,6 +60,7 @@ class ModelInfo:
     module: type[nn.Module]
     fields: dict[str, Any]
     input_size: int
+    num_classes: int
     crop: float
     interpolation: str
     mean: tuple[float, float, float]
@@ -71,11 +74,6 @@ class ModelInfo:
         own = self.same_as or self.name
         return [result for name, result in _published_results() if name == own]
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the data set it was published for, ImageNet or CIFAR-10."""
-        return 10 if self.input_size == 32 else 1000
-
 
 _MODELS: dict[str, ModelInfo] = {}
 
@@ -88,6 +86,7 @@ def register(
     *,
     input_size: int,
     paper: str,
+    num_classes: int = 1000,
     crop: float = 0.875,
     interpolation: str = "bilinear",
     mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -100,14 +99,17 @@ def register(
     """Adds a network under `name`, and the same with SE blocks under `se_<name>`.
 
     Args:
-        name, module, input_size, paper, crop, interpolation, mean, std: see `ModelInfo`.
+        name, module, input_size, paper, num_classes, crop, interpolation, mean, std: see
+            `ModelInfo`.
         published_with_se: the network called `name` has SE blocks already (SENet-154,
             EfficientNet); both names give it, and `se=None` one without.
         se: makes its SE block; by default with r = 16.
         se_form: fields of the network with SE blocks that differ, and its `mean`, if that does.
         **fields: see `ModelInfo.fields`.
     """
-    info = ModelInfo(name, module, fields, input_size, crop, interpolation, mean, std, paper)
+    info = ModelInfo(
+        name, module, fields, input_size, num_classes, crop, interpolation, mean, std, paper
+    )
     se_form = dict(se_form or {})
     with_se = dataclasses.replace(
         info,
@@ -184,7 +186,7 @@ def create_model(
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
     fields = {**info.fields, "num_classes": num_classes, "dtype": dtype}
     known = _field_names(info.module)
-    of_block = _field_names(SqueezeExcite) - known
+    of_block = _field_names(SqueezeExcite) - known - set(HINTS)
     for field in overrides:
         if field not in known | of_block:
             raise UserError(

@@ -1,6 +1,8 @@
 """Residual networks for 32x32 images and for ImageNet, with or without SE blocks.
 
-One module serves them all; the table at the end of the file gives each its fields.
+The units are those of He et al., arXiv:1512.03385, figure 5; He et al., arXiv:1603.05027, figure 4;
+and Xie et al., arXiv:1611.05431, figure 3. The SE block's places in them are those of the SE paper,
+arXiv:1709.01507, figures 3 and 5. The table at the end of the file makes the networks of them.
 """
 
 import functools
@@ -9,125 +11,169 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
-from se_flax.layers.conv import Conv
-from se_flax.layers.residual import residual_sum
-from se_flax.layers.squeeze_excite import SqueezeExcite
-from se_flax.models.checks import check_images
+from se_flax.layers.cpu import residual_sum
+from se_flax.layers.make_block import make_block
+from se_flax.models.base import Images, Maps, Network
 from se_flax.models.registry import SE_PAPER, register
 
+relu = jax.nn.relu
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def pad_shortcut(
-    x: Float[Array, "n h w c"], channels: int, stride: int
-) -> Float[Array, "n h2 w2 channels"]:
+def pad_shortcut(x: Images, channels: int, stride: int) -> Float[Array, "n h2 w2 channels"]:
     """Subsamples x and appends zero channels: option A of He et al. 2015, section 3.3."""
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
-class ResidualUnit(nn.Module):
-    """A residual unit: y = shortcut(x) + se(branch(x)).
+class Unit(nn.Module):
+    """What residual units have in common: y = activation(shortcut(x) + branch(x)).
 
     Attributes:
         width: channels of the branch's 3x3 convolutions, if not grouped.
         stride: 1, or 2 to halve height and width.
+        conv, norm: make convolutions and batch norms.
         first: this is the network's first unit, right after the stem.
-        shortcut_kernel: size of the shortcut's convolution, where it is one.
-        se: makes the block that rescales the branch before the addition, if any.
-        se_placement: see `ResNet`, as all that is not named here.
-        conv, norm: the convolution and normalisation to use.
+        projection: where shapes differ the shortcut is a convolution; otherwise `pad_shortcut`.
+        shortcut_kernel: size of that convolution, if it halves height and width.
+        zero_init: see `ResNet`.
+        se: makes the SE block, if any.
+        se_placement: see `ResNet`.
     """
 
     width: int
     stride: int
-    first: bool
-    shortcut_kernel: int
-    bottleneck: bool
-    groups: int
-    group_width: int
-    narrow_first: bool
-    stride_in_first: bool
-    preactivation: bool
-    projection: bool
-    zero_init: bool
-    se_placement: str
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    first: bool = False
+    projection: bool = True
+    shortcut_kernel: int = 1
+    zero_init: bool = False
     se: Callable[..., nn.Module] | None = None
+    se_placement: str = "standard"
+
+    def se_at(self, placement: str, x: Images) -> Images:
+        """Applies the SE block if it stands here."""
+        return make_block(self.se)(x) if self.se and placement == self.se_placement else x
+
+    def last_norm(self, name: str) -> nn.Module:
+        """Makes the batch norm that ends a branch."""
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        return self.norm(name=name, scale_init=zeros if self.zero_init else ones)
+
+    def shortcut(self, x: Images, channels: int, norm: bool = True) -> Images:
+        """Gives x the shape of the branch's output; `norm`: batch norm follows a convolution."""
+        if self.keeps_shape(x, channels):
+            return x
+        if not self.projection:
+            return pad_shortcut(x, channels, self.stride)
+        size = self.shortcut_kernel if self.stride > 1 else 1
+        conv = self.conv(
+            channels, (size, size), strides=self.stride, padding=size // 2, name="shortcut_conv"
+        )
+        return self.norm(name="shortcut_bn")(conv(x)) if norm else conv(x)
+
+    def keeps_shape(self, x: Images, channels: int) -> bool:
+        """Whether the unit's output has the shape of x."""
+        return self.stride == 1 and x.shape[-1] == channels
+
+    def add(
+        self, shortcut: Images, branch: Images, activation: Callable[..., Images] | None = None
+    ) -> Images:
+        """Adds branch and shortcut, with the SE block where it stands (SE paper, figure 5)."""
+        shortcut = self.se_at("identity", shortcut)
+        branch = self.se_at("standard", branch)
+        return self.se_at("post", residual_sum(shortcut, branch, activation))
+
+
+class BasicUnit(Unit):
+    """Two 3x3 convolutions (He et al. 2015, figure 5, left)."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
+    def __call__(self, x: Images) -> Images:
         """Returns the unit's output."""
-        if self.bottleneck:
-            inner = self.groups * (self.width * self.group_width // 64)
-            first = inner // 2 if self.narrow_first else inner
-            strides = (self.stride, 1) if self.stride_in_first else (1, self.stride)
-            convolutions = [
-                (first, 1, strides[0], 1),
-                (inner, 3, strides[1], self.groups),
-                (4 * self.width, 1, 1, 1),
-            ]
-        else:
-            convolutions = [(self.width, 3, self.stride, 1), (self.width, 3, 1, 1)]
-        channels = convolutions[-1][0]
-        same_shape = self.stride == 1 and x.shape[-1] == channels
-
-        def se_at(placement, y):
-            return self.se(name="se")(y) if self.se and self.se_placement == placement else y
-
-        shortcut = x
-        y = se_at("pre", x)
-        for i, (features, kernel, stride, groups) in enumerate(convolutions, start=1):
-            conv = self.conv(
-                features,
-                (kernel, kernel),
-                strides=stride,
-                padding=kernel // 2,
-                feature_group_count=groups,
-                name=f"conv{i}",
-            )
-            if self.preactivation:
-                y = jax.nn.relu(self.norm(name=f"bn{i}")(y))
-                if i == 1 and (self.first or not same_shape):
-                    shortcut = y
-                y = conv(y)
-            elif i < len(convolutions):
-                y = jax.nn.relu(self.norm(name=f"bn{i}")(conv(y)))
-            else:
-                scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-                y = self.norm(name=f"bn{i}", scale_init=scale_init)(conv(y))
-        if not same_shape and self.projection:
-            kernel = self.shortcut_kernel
-            shortcut = self.conv(
-                channels,
-                (kernel, kernel),
-                strides=self.stride,
-                padding=kernel // 2,
-                name="shortcut_conv",
-            )(shortcut)
-            if not self.preactivation:
-                shortcut = self.norm(name="shortcut_bn")(shortcut)
-        elif not same_shape:
-            shortcut = pad_shortcut(shortcut, channels, self.stride)
-        shortcut = se_at("identity", shortcut)
-        activation = None if self.preactivation else jax.nn.relu
-        gate = None
-        if self.se and self.se_placement == "standard":
-            block = self.se(name="se")
-            if isinstance(block, SqueezeExcite):
-                gate = block.gate_of(y)
-            else:
-                y = block(y)
-        y = residual_sum(shortcut, y, activation, gate)
-        return se_at("post", y)
+        y = self.se_at("pre", x)
+        y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(y)
+        y = relu(self.norm(name="bn1")(y))
+        y = self.conv(self.width, (3, 3), padding=1, name="conv2")(y)
+        y = self.last_norm("bn2")(y)
+        return self.add(self.shortcut(x, self.width), y, relu)
 
 
-class ResNet(nn.Module):
+class BottleneckUnit(Unit):
+    """1x1, 3x3 and 1x1 convolutions (He et al. 2015, figure 5, right).
+
+    Attributes:
+        groups, group_width: the 3x3 convolution is in so many groups, each this wide where the
+            unit's width is 64: ResNeXt's cardinality and width (Xie et al., figure 3c).
+        narrow_first: the first convolution is half as wide as the second (SENet-154).
+        stride_in_first: the first convolution has the stride, as in networks trained in Caffe,
+            rather than the 3x3 one.
+    """
+
+    groups: int = 1
+    group_width: int = 64
+    narrow_first: bool = False
+    stride_in_first: bool = False
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Returns the unit's output."""
+        inner = self.groups * (self.width * self.group_width // 64)
+        first = inner // 2 if self.narrow_first else inner
+        stride1, stride2 = (self.stride, 1) if self.stride_in_first else (1, self.stride)
+        grouped = functools.partial(self.conv, feature_group_count=self.groups)
+
+        y = self.se_at("pre", x)
+        y = self.conv(first, (1, 1), strides=stride1, name="conv1")(y)
+        y = relu(self.norm(name="bn1")(y))
+        y = grouped(inner, (3, 3), strides=stride2, padding=1, name="conv2")(y)
+        y = relu(self.norm(name="bn2")(y))
+        y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
+        y = self.last_norm("bn3")(y)
+        return self.add(self.shortcut(x, 4 * self.width), y, relu)
+
+
+class PreactBasicUnit(Unit):
+    """Two 3x3 convolutions, each after batch norm and ReLU (He et al. 2016, figure 4e).
+
+    The first batch norm and ReLU are on the shortcut, too, where shapes differ and in the
+    network's first unit (their appendix).
+    """
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Returns the unit's output."""
+        y = relu(self.norm(name="bn1")(self.se_at("pre", x)))
+        if self.first or not self.keeps_shape(x, self.width):
+            x = y
+        y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(y)
+        y = relu(self.norm(name="bn2")(y))
+        y = self.conv(self.width, (3, 3), padding=1, name="conv2")(y)
+        return self.add(self.shortcut(x, self.width, norm=False), y)
+
+
+class PreactBottleneckUnit(Unit):
+    """1x1, 3x3 and 1x1 convolutions, each after batch norm and ReLU; see `PreactBasicUnit`."""
+
+    @nn.compact
+    def __call__(self, x: Images) -> Images:
+        """Returns the unit's output."""
+        y = relu(self.norm(name="bn1")(self.se_at("pre", x)))
+        if self.first or not self.keeps_shape(x, 4 * self.width):
+            x = y
+        y = self.conv(self.width, (1, 1), name="conv1")(y)
+        y = relu(self.norm(name="bn2")(y))
+        y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv2")(y)
+        y = relu(self.norm(name="bn3")(y))
+        y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
+        return self.add(self.shortcut(x, 4 * self.width, norm=False), y)
+
+
+class ResNet(Network, kw_only=True):
     """A residual network.
 
     The units of stage i are the submodules `stage{i}_unit{j}`, counted from 1 (the papers'
@@ -137,59 +183,34 @@ class ResNet(nn.Module):
         stage_sizes: number of units of each stage; every stage but the first halves height
             and width in its first unit.
         widths: width of the units of each stage.
-        bottleneck: the branch of a unit is of 1x1, 3x3 and 1x1 convolutions, the last 4 times
-            wider, rather than of two 3x3 convolutions.
-        groups, group_width: the 3x3 convolutions of bottlenecks are in so many groups, each
-            this wide where the unit's width is 64: ResNeXt's cardinality and width (Xie et
-            al., arXiv:1611.05431).
-        narrow_first: a bottleneck's first convolution is half as wide as its second (SENet-154).
-        stride_in_first: a bottleneck halves height and width in its first convolution, as the
-            networks trained in Caffe do, rather than in the 3x3 one.
-        preactivation: batch norm and ReLU stand before each convolution (He et al. 2016)
-            rather than batch norm after it, ReLU between and after the addition. The first
-            one of a unit is also on its shortcut where shapes differ and in the first unit
-            (their appendix).
-        projection: where shapes differ the shortcut is a convolution, with batch norm unless
-            pre-activated; otherwise it is `pad_shortcut`.
-        shortcut_kernel: size of that convolution, from the second stage on.
+        unit: makes the units: a `Unit` class, or a partial of one with fields of its own.
         stem: "imagenet", a 7x7 convolution of stride 2 and 3x3 maximum pooling; "deep", three
             3x3 convolutions and the pooling; or "cifar", one 3x3 convolution.
         pool_ceil: that pooling has no padding and rounds the size up (Caffe) rather than one
             pixel of it all around.
-        dropout: before the classifier, the rate of it.
+        projection: where shapes differ the shortcut is a convolution, with batch norm unless
+            pre-activated; otherwise it is `pad_shortcut`.
         zero_init: the last batch norm of each unit's branch starts with scale 0, so that the
             unit starts as an identity (Goyal et al., arXiv:1706.02677, section 5.1). Units
             with pre-activation have no such batch norm.
-        num_classes: size of the classifier's output.
-        se: makes the SE block of each unit, called with its name; None for none.
-        se_placement: where in a unit it stands (SE paper, figure 5): "standard", on the
-            branch before the addition; "pre", before the branch's first layer; "post", after
-            the addition and its ReLU; "identity", on the shortcut.
+        final_norm: batch norm and ReLU follow the last unit rather than the convolution of the
+            stem, as units with pre-activation need.
+        se_placement: where in a unit the SE block stands (SE paper, figure 5): "standard", on
+            the branch before the addition; "pre", before the branch's first layer; "post",
+            after the addition and its ReLU; "identity", on the shortcut.
         se_stages: the stages, counted from 1, whose units have it; None for all.
-        dtype: computation type; parameters, statistics and logits are float32.
-        sync_axis: mapped axis (of `jax.pmap`) whose devices share batch statistics.
     """
 
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...]
-    bottleneck: bool = False
-    groups: int = 1
-    group_width: int = 64
-    narrow_first: bool = False
-    stride_in_first: bool = False
-    preactivation: bool = False
-    projection: bool = True
-    shortcut_kernel: int = 1
+    unit: Callable[..., nn.Module] = BasicUnit
     stem: str = "imagenet"
     pool_ceil: bool = False
-    dropout: float = 0.0
+    projection: bool = True
     zero_init: bool = False
-    num_classes: int = 1000
-    se: Callable[..., nn.Module] | None = None
+    final_norm: bool = False
     se_placement: str = "standard"
     se_stages: tuple[int, ...] | None = None
-    dtype: DTypeLike = jnp.float32
-    sync_axis: str | None = None
 
     def __post_init__(self):
         check_choice("stem", self.stem, ("imagenet", "deep", "cifar"))
@@ -202,113 +223,90 @@ class ResNet(nn.Module):
                 )
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "n h w c"], train: bool = False, features: bool = False
-    ) -> Float[Array, "n num_classes"] | dict[str, Float[Array, "n h w c"]]:
-        """Returns logits; with `train`, normalises by batch statistics and updates them.
-
-        With `features`, returns instead the output of each stage by its name, `stage1` first.
-        """
-        conv = functools.partial(
-            Conv, use_bias=False, padding=0, kernel_init=he_normal, dtype=self.dtype
-        )
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.sync_axis,
-        )
-        check_images(images)
-        x = images.astype(self.dtype)
-        if self.stem == "deep":
-            for i, (width, stride) in enumerate([(64, 2), (64, 1)], start=1):
-                x = conv(width, (3, 3), strides=stride, padding=1, name=f"stem_conv{i}")(x)
-                x = jax.nn.relu(norm(name=f"stem_bn{i}")(x))
-            x = conv(128, (3, 3), padding=1, name="stem_conv3")(x)
-            x = jax.nn.relu(norm(name="stem_bn3")(x))
-        else:
-            if self.stem == "imagenet":
-                x = conv(64, (7, 7), strides=2, padding=3, name="stem_conv")(x)
-            else:
-                x = conv(self.widths[0], (3, 3), padding=1, name="stem_conv")(x)
-            if not self.preactivation:
-                x = jax.nn.relu(norm(name="stem_bn")(x))
-        if self.stem != "cifar":
-            padding = [(0, (size - 3) % 2) if self.pool_ceil else (1, 1) for size in x.shape[1:3]]
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
-
+    def feature_maps(self, x: Images, train: bool) -> Maps:
+        """Returns the output of each stage."""
+        conv = self.make_conv(use_bias=False, padding=0, kernel_init=he_normal)
+        norm = self.make_norm(train)
+        x = self.stem_map(x, conv, norm)
         maps = {}
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             for j in range(1, size + 1):
-                x = ResidualUnit(
+                x = self.unit(
                     width=width,
                     stride=2 if i > 1 and j == 1 else 1,
-                    first=i == j == 1,
-                    shortcut_kernel=self.shortcut_kernel if i > 1 else 1,
-                    bottleneck=self.bottleneck,
-                    groups=self.groups,
-                    group_width=self.group_width,
-                    narrow_first=self.narrow_first,
-                    stride_in_first=self.stride_in_first,
-                    preactivation=self.preactivation,
-                    projection=self.projection,
-                    zero_init=self.zero_init,
                     conv=conv,
                     norm=norm,
+                    first=i == j == 1,
+                    projection=self.projection,
+                    zero_init=self.zero_init,
                     se=self.se if self.se_stages is None or i in self.se_stages else None,
                     se_placement=self.se_placement,
                     name=f"stage{i}_unit{j}",
                 )(x)
             maps[f"stage{i}"] = x
-        if self.preactivation:
-            x = jax.nn.relu(norm(name="final_bn")(x))
-            maps[f"stage{len(maps)}"] = x
-        if features:
-            return maps
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="classifier")(x)
+        if self.final_norm:
+            maps[f"stage{len(maps)}"] = relu(norm(name="final_bn")(x))
+        return maps
+
+    def stem_map(
+        self, x: Images, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]
+    ) -> Images:
+        """Returns the output of the layers before the first unit."""
+        if self.stem == "deep":
+            for i, (width, stride) in enumerate([(64, 2), (64, 1), (128, 1)], start=1):
+                x = conv(width, (3, 3), strides=stride, padding=1, name=f"stem_conv{i}")(x)
+                x = relu(norm(name=f"stem_bn{i}")(x))
+        else:
+            if self.stem == "imagenet":
+                x = conv(64, (7, 7), strides=2, padding=3, name="stem_conv")(x)
+            else:
+                x = conv(self.widths[0], (3, 3), padding=1, name="stem_conv")(x)
+            if not self.final_norm:
+                x = relu(norm(name="stem_bn")(x))
+        if self.stem != "cifar":
+            padding = [(0, (size - 3) % 2) if self.pool_ceil else (1, 1) for size in x.shape[1:3]]
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+        return x
 
 
 _RESNET = "He et al., Deep Residual Learning for Image Recognition, arXiv:1512.03385"
 _PREACT = "He et al., Identity Mappings in Deep Residual Networks, arXiv:1603.05027"
 _RESNEXT = "Xie et al., Aggregated Residual Transformations, arXiv:1611.05431"
 
+_stride_in_first = functools.partial(BottleneckUnit, stride_in_first=True)
+_32x4d = functools.partial(BottleneckUnit, groups=32, group_width=4)
+
 # For ImageNet: in the form now usual, and under `<name>_caffe` in that of the networks trained
-# in Caffe, among them He et al.'s and the SE networks that their authors released.
-for _name, _paper, _fields in [
-    ("resnet18", f"{_RESNET}, table 1", {"stage_sizes": (2, 2, 2, 2)}),
-    ("resnet34", f"{_RESNET}, table 1", {"stage_sizes": (3, 4, 6, 3)}),
-    ("resnet50", f"{_RESNET}, table 1", {"stage_sizes": (3, 4, 6, 3), "bottleneck": True}),
-    ("resnet101", f"{_RESNET}, table 1", {"stage_sizes": (3, 4, 23, 3), "bottleneck": True}),
-    ("resnet152", f"{_RESNET}, table 1", {"stage_sizes": (3, 8, 36, 3), "bottleneck": True}),
-    (
-        "resnext50_32x4d",
-        f"{_RESNEXT}, table 1",
-        {"stage_sizes": (3, 4, 6, 3), "bottleneck": True, "groups": 32, "group_width": 4},
-    ),
-    (
-        "resnext101_32x4d",
-        f"{_RESNEXT}, section 5.1",
-        {"stage_sizes": (3, 4, 23, 3), "bottleneck": True, "groups": 32, "group_width": 4},
-    ),
+# in Caffe, among them He et al.'s and the SE networks that their authors released. The ResNeXts
+# trained in Caffe differ by their pooling alone.
+for _name, _paper, _stage_sizes, _unit, _caffe_unit in [
+    ("resnet18", f"{_RESNET}, table 1", (2, 2, 2, 2), BasicUnit, None),
+    ("resnet34", f"{_RESNET}, table 1", (3, 4, 6, 3), BasicUnit, None),
+    ("resnet50", f"{_RESNET}, table 1", (3, 4, 6, 3), BottleneckUnit, _stride_in_first),
+    ("resnet101", f"{_RESNET}, table 1", (3, 4, 23, 3), BottleneckUnit, _stride_in_first),
+    ("resnet152", f"{_RESNET}, table 1", (3, 8, 36, 3), BottleneckUnit, _stride_in_first),
+    ("resnext50_32x4d", f"{_RESNEXT}, table 1", (3, 4, 6, 3), _32x4d, _32x4d),
+    ("resnext101_32x4d", f"{_RESNEXT}, section 5.1", (3, 4, 23, 3), _32x4d, _32x4d),
 ]:
-    _fields = {"widths": (64, 128, 256, 512), **_fields}
-    register(_name, ResNet, input_size=224, paper=f"{_paper}; stride in the 3x3", **_fields)
-    # The ResNeXts trained in Caffe differ by their pooling alone.
-    if "bottleneck" in _fields:
-        _stride_in_first = "groups" not in _fields
+    _sizes = {"stage_sizes": _stage_sizes, "widths": (64, 128, 256, 512)}
+    register(
+        _name,
+        ResNet,
+        input_size=224,
+        paper=f"{_paper}; stride in the 3x3",
+        unit=_unit,
+        **_sizes,
+    )
+    if _caffe_unit:
+        _stride = "stride in the first 1x1, " if _caffe_unit is _stride_in_first else ""
         register(
             f"{_name}_caffe",
             ResNet,
             input_size=224,
-            paper=f"{_paper}; {'stride in the first 1x1, ' * _stride_in_first}ceiling pooling",
-            stride_in_first=_stride_in_first,
+            paper=f"{_paper}; {_stride}ceiling pooling",
+            unit=_caffe_unit,
             pool_ceil=True,
-            **_fields,
+            **_sizes,
         )
 
 register(
@@ -319,58 +317,52 @@ register(
     published_with_se=True,
     stage_sizes=(3, 8, 36, 3),
     widths=(64, 128, 256, 512),
-    bottleneck=True,
-    groups=64,
-    group_width=4,
-    narrow_first=True,
-    shortcut_kernel=3,
+    unit=functools.partial(
+        BottleneckUnit, groups=64, group_width=4, narrow_first=True, shortcut_kernel=3
+    ),
     stem="deep",
     pool_ceil=True,
     dropout=0.2,
 )
 
+_cifar = functools.partial(register, module=ResNet, input_size=32, num_classes=10, stem="cifar")
+
 for _depth in (20, 32, 44, 56, 110):
-    register(
+    _cifar(
         f"resnet{_depth}_cifar",
-        ResNet,
-        input_size=32,
         paper=f"{_RESNET}, section 4.2",
         stage_sizes=((_depth - 2) // 6,) * 3,
         widths=(16, 32, 64),
         projection=False,
-        stem="cifar",
     )
-for _name, _preactivation in (("resnet164_cifar", False), ("preact_resnet164_cifar", True)):
-    register(
-        _name,
-        ResNet,
-        input_size=32,
-        paper=f"{_PREACT}, table 2",
-        stage_sizes=(18, 18, 18),
-        widths=(16, 32, 64),
-        bottleneck=True,
-        preactivation=_preactivation,
-        stem="cifar",
-    )
-register(
-    "preact_resnet110_cifar",
-    ResNet,
-    input_size=32,
+_cifar(
+    "resnet164_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
     widths=(16, 32, 64),
-    preactivation=True,
-    projection=False,
-    stem="cifar",
+    unit=BottleneckUnit,
 )
-register(
+_cifar(
+    "preact_resnet110_cifar",
+    paper=f"{_PREACT}, table 2",
+    stage_sizes=(18, 18, 18),
+    widths=(16, 32, 64),
+    unit=PreactBasicUnit,
+    projection=False,
+    final_norm=True,
+)
+_cifar(
+    "preact_resnet164_cifar",
+    paper=f"{_PREACT}, table 2",
+    stage_sizes=(18, 18, 18),
+    widths=(16, 32, 64),
+    unit=PreactBottleneckUnit,
+    final_norm=True,
+)
+_cifar(
     "resnext29_8x64d_cifar",
-    ResNet,
-    input_size=32,
     paper=f"{_RESNEXT}, section 5.2",
     stage_sizes=(3, 3, 3),
     widths=(64, 128, 256),
-    bottleneck=True,
-    groups=8,
-    stem="cifar",
+    unit=functools.partial(BottleneckUnit, groups=8),
 )

@@ -1,21 +1,15 @@
 """Small convolutional networks for CIFAR-10 on which SE blocks were tried."""
 
-import functools
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
-from se_flax.layers.conv import Conv
-from se_flax.layers.pool import max_pool_2x2
-from se_flax.models.checks import check_images, check_size
+from se_flax.layers.cpu import max_pool_2x2
+from se_flax.models.base import Images, Logits, Maps, Network, last
 from se_flax.models.registry import register
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(Network, kw_only=True):
     """Two stages of two 3x3 convolutions, 2x2 maximum pooling and dropout, and a dense layer.
 
     ReLU follows each layer. It is the network of Keras' CIFAR-10 example: the first convolution
@@ -32,52 +26,35 @@ class SmallCNN(nn.Module):
         hidden: width of the dense layer.
         dropout: after each stage's pooling, the rate of it.
         hidden_dropout: after the dense layer, the rate of it.
-        num_classes: size of the classifier's output.
-        se: makes the SE block of each stage, called with its name; None for none.
-        dtype: computation type; parameters and logits are float32.
-        sync_axis: accepted as by every network; there are no batch statistics to share.
     """
 
     widths: tuple[int, ...] = (32, 64)
     hidden: int = 512
     dropout: float = 0.25
     hidden_dropout: float = 0.5
-    num_classes: int = 10
-    se: Callable[..., nn.Module] | None = None
-    dtype: DTypeLike = jnp.float32
-    sync_axis: str | None = None
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "n h w c"], train: bool = False, features: bool = False
-    ) -> Float[Array, "n num_classes"] | dict[str, Float[Array, "n h w c"]]:
-        """Returns logits. Training draws from the rng collection `dropout`.
-
-        With `features`, returns instead the output of each stage's pooling by its name,
-        `stage1` first.
-        """
-        check_images(images)
-        conv = functools.partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
-        x = images.astype(self.dtype)
+    def feature_maps(self, x: Images, train: bool) -> Maps:
+        """Returns the output of each stage's pooling."""
+        conv = self.make_conv(kernel_size=(3, 3))
         maps = {}
         for i, width in enumerate(self.widths, start=1):
+            x = self.apply_dropout(x, train) if i > 1 else x
             x = jax.nn.relu(conv(width, padding="SAME", name=f"stage{i}_conv1")(x))
             x = jax.nn.relu(conv(width, padding="VALID", name=f"stage{i}_conv2")(x))
-            if self.se:
-                x = self.se(name=f"stage{i}_se")(x)
-            x = max_pool_2x2(x)
+            x = max_pool_2x2(self.rescale(x, name=f"stage{i}_se"))
             maps[f"stage{i}"] = x
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        check_size(images, x)
-        if features:
-            return maps
+        return maps
+
+    def classify(self, maps: Maps, train: bool) -> Logits:
+        """Returns logits of two dense layers."""
+        x = self.apply_dropout(last(maps), train)
         x = x.reshape(len(x), -1)
         x = jax.nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x))
         x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
+        return self.make_classifier()(x.astype(jnp.float32))
 
 
-class ThreeLayerCNN(nn.Module):
+class ThreeLayerCNN(Network, kw_only=True):
     """Three 3x3 convolutions, each with ReLU and 2x2 maximum pooling, and a classifier.
 
     Section 2 of "Variations of Squeeze and Excitation networks" (arXiv:2304.06502) compares the
@@ -90,55 +67,41 @@ class ThreeLayerCNN(nn.Module):
 
     Attributes:
         widths: channels of the first two convolutions, and of the third.
-        num_classes: size of the classifier's output.
-        se: makes the block that replaces the second convolution, called with its name; None
-            for that convolution.
-        dtype: computation type; parameters and logits are float32.
-        sync_axis: accepted as by every network; there are no batch statistics to share.
     """
 
     widths: tuple[int, int] = (32, 64)
-    num_classes: int = 10
-    se: Callable[..., nn.Module] | None = None
-    dtype: DTypeLike = jnp.float32
-    sync_axis: str | None = None
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "n h w c"], train: bool = False, features: bool = False
-    ) -> Float[Array, "n num_classes"] | dict[str, Float[Array, "n h w c"]]:
-        """Returns logits.
-
-        With `features`, returns instead the output of each layer's pooling by its name,
-        `stage1` first.
-        """
-        check_images(images)
-        x = images.astype(self.dtype)
+    def feature_maps(self, x: Images, train: bool) -> Maps:
+        """Returns the output of each layer's pooling."""
+        conv = self.make_conv(kernel_size=(3, 3))
         maps = {}
         first, third = self.widths
         for i, width in enumerate((first, first, third), start=1):
             if i == 2 and self.se:
-                x = self.se(name="se")(x)
+                x = self.rescale(x, name="se")
             else:
-                x = jax.nn.relu(Conv(width, (3, 3), dtype=self.dtype, name=f"conv{i}")(x))
+                x = jax.nn.relu(conv(width, name=f"conv{i}")(x))
             x = max_pool_2x2(x)
             maps[f"stage{i}"] = x
-        check_size(images, x)
-        if features:
-            return maps
-        x = x.reshape(len(x), -1).astype(jnp.float32)
-        return nn.Dense(self.num_classes, name="classifier")(x)
+        return maps
+
+    def classify(self, maps: Maps, train: bool) -> Logits:
+        """Returns logits of one dense layer."""
+        x = self.apply_dropout(last(maps), train)
+        return self.make_classifier()(x.reshape(len(x), -1).astype(jnp.float32))
 
 
 register(
     "small_cnn",
     SmallCNN,
     input_size=32,
+    num_classes=10,
     paper="Chollet et al., Keras 2, examples/cifar10_cnn.py",
 )
 register(
     "cnn3",
     ThreeLayerCNN,
     input_size=32,
+    num_classes=10,
     paper="Variations of Squeeze and Excitation networks, arXiv:2304.06502, section 2",
 )

@@ -1,18 +1,13 @@
-"""VGG networks (Simonyan & Zisserman, arXiv:1409.1556), with or without SE blocks."""
-
-import functools
-from collections.abc import Callable
+"""VGG networks (Simonyan & Zisserman, arXiv:1409.1556, table 1), with or without SE blocks."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from se_flax.layers.conv import Conv
-from se_flax.layers.pool import max_pool_2x2
-from se_flax.models.checks import check_images, check_size
+from se_flax.layers.cpu import max_pool_2x2
+from se_flax.models.base import Images, Logits, Maps, Network, last
 from se_flax.models.registry import register
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -21,9 +16,7 @@ dense_init = nn.initializers.normal(0.01)
 POOLED = 7  # height and width of what the first dense layer sees
 
 
-def adaptive_average_pool(
-    x: Float[Array, "n h w c"], size: int
-) -> Float[Array, "n {size} {size} c"]:
+def adaptive_average_pool(x: Images, size: int) -> Float[Array, "n {size} {size} c"]:
     """Averages over size x size windows that share the map out as evenly as they can.
 
     Window i goes from floor(i h / size) up to, not including, ceil((i + 1) h / size): windows
@@ -45,7 +38,7 @@ def adaptive_average_pool(
     ).astype(x.dtype)
 
 
-class VGG(nn.Module):
+class VGG(Network, kw_only=True):
     """A VGG network: stages of 3x3 convolutions and ReLU, 2x2 maximum pooling after each.
 
     Two dense layers of 4096 with ReLU and dropout follow, and the classifier. The convolutions
@@ -62,65 +55,36 @@ class VGG(nn.Module):
         batch_norm: whether batch norm stands between each convolution and its ReLU, as in the
             SE paper's own VGG-16.
         dropout: after each of the two dense layers, the rate of it.
-        num_classes: size of the classifier's output.
-        se: makes the SE block of each convolution, called with its name; None for none.
-        dtype: computation type; parameters, statistics and logits are float32.
-        sync_axis: mapped axis (of `jax.pmap`) whose devices share batch statistics.
     """
 
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...]
     batch_norm: bool = False
     dropout: float = 0.5
-    num_classes: int = 1000
-    se: Callable[..., nn.Module] | None = None
-    dtype: DTypeLike = jnp.float32
-    sync_axis: str | None = None
 
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "n h w c"], train: bool = False, features: bool = False
-    ) -> Float[Array, "n num_classes"] | dict[str, Float[Array, "n h w c"]]:
-        """Returns logits; with `train`, normalises by batch statistics and updates them.
-
-        Training draws from the rng collection `dropout`. With `features`, returns instead the
-        output of each stage's pooling by its name, `stage1` first.
-
-        Raises:
-            UserError: if the images are so small that pooling leaves nothing.
-        """
-        check_images(images)
-        conv = functools.partial(Conv, padding=1, kernel_init=he_normal, dtype=self.dtype)
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.sync_axis,
-        )
-        x = images.astype(self.dtype)
+    def feature_maps(self, x: Images, train: bool) -> Maps:
+        """Returns the output of each stage's pooling."""
+        conv = self.make_conv(padding=1, kernel_init=he_normal)
+        norm = self.make_norm(train)
         maps = {}
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             for j in range(1, size + 1):
                 x = conv(width, (3, 3), name=f"stage{i}_conv{j}")(x)
                 if self.batch_norm:
                     x = norm(name=f"stage{i}_bn{j}")(x)
-                x = jax.nn.relu(x)
-                if self.se:
-                    x = self.se(name=f"stage{i}_se{j}")(x)
+                x = self.rescale(jax.nn.relu(x), name=f"stage{i}_se{j}")
             x = max_pool_2x2(x)
             maps[f"stage{i}"] = x
-        check_size(images, x)
-        if features:
-            return maps
-        x = adaptive_average_pool(x, POOLED)
+        return maps
+
+    def classify(self, maps: Maps, train: bool) -> Logits:
+        """Returns logits of three dense layers."""
+        x = adaptive_average_pool(last(maps), POOLED)
         x = x.reshape(len(x), -1)
-        dense = functools.partial(nn.Dense, kernel_init=dense_init)
         for name in ("fc6", "fc7"):
-            x = jax.nn.relu(dense(4096, dtype=self.dtype, name=name)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
+            x = nn.Dense(4096, kernel_init=dense_init, dtype=self.dtype, name=name)(x)
+            x = self.apply_dropout(jax.nn.relu(x), train)
+        return self.make_classifier(kernel_init=dense_init)(x.astype(jnp.float32))
 
 
 for _name, _batch_norm in (("vgg16", False), ("vgg16_bn", True)):

@@ -91,6 +91,26 @@ def test_parameters_stay_float32_in_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
+def test_parameters_have_the_type_and_the_initial_values_asked_for():
+    def constant(key, shape, dtype):
+        assert len(shape) == 2
+        return jnp.full(shape, 0.5, dtype)
+
+    block = SqueezeExcite(variant="bump", param_dtype=jnp.bfloat16, kernel_init=constant)
+    variables = block.init(jax.random.key(0), jnp.ones((1, 4, 4, 32)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.bfloat16)}
+    for layer in variables["params"].values():
+        assert np.all(layer["kernel"] == 0.5)
+        assert np.all(layer["bias"] == 0)
+
+
+def test_kernels_start_with_variance_1_over_their_inputs():
+    block = SqueezeExcite(reduction=2)
+    params = block.init(jax.random.key(0), jnp.ones((1, 2, 2, 256)))["params"]
+    assert float(jnp.var(params["reduce"]["kernel"])) == pytest.approx(1 / 256, rel=0.05)
+    assert float(jnp.var(params["expand"]["kernel"])) == pytest.approx(1 / 128, rel=0.05)
+
+
 def test_refuses_an_input_without_positions():
     with pytest.raises(ValueError, match=r"at least 3 axes.*shape \(4, 16\)"):
         SqueezeExcite().init(jax.random.key(0), jnp.ones((4, 16)))
@@ -172,6 +192,7 @@ def test_the_bottleneck_can_be_given_by_its_width_and_go_without_biases():
         ("variant", "bumpy", 'mean "bump"'),
         ("reduction", 0, "at least 1, not 0"),
         ("width", 2.5, "at least 1, not 2.5"),
+        ("expansion", 0, "at least 1, not 0"),
     ],
 )
 def test_a_field_it_does_not_know_is_told(field, value, words):

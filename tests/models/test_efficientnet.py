@@ -110,6 +110,17 @@ def test_a_block_of_another_class_is_used_as_it_is():
     assert count(shapes(model)) == count(shapes(create_model("efficientnet_b0", se=None)))
 
 
+def test_a_block_of_another_class_keeps_its_own_fields():
+    class Dense(nn.Module):
+        width: int
+
+        @nn.compact
+        def __call__(self, x):
+            return x * nn.Dense(x.shape[-1])(nn.Dense(self.width, name="reduce")(x))
+
+    assert se_widths(se=functools.partial(Dense, width=8)) == [8] * 7
+
+
 def test_without_se_there_is_nothing_to_reduce():
     assert "se" not in shapes(create_model("efficientnet_b0", se=None))["stage2_unit1"]
     with pytest.raises(UserError, match='"reduction" does not apply'):

@@ -11,7 +11,7 @@ import pytest
 from se_flax import create_model
 from se_flax.errors import UserError
 from se_flax.models import model_info
-from se_flax.models.inception import Conv
+from se_flax.models.inception import ConvSpec
 
 
 class Gate(nn.Module):
@@ -107,7 +107,7 @@ def small(name, **fields):
     def narrow(layers):
         return tuple(
             dataclasses.replace(entry, features=4)
-            if isinstance(entry, Conv)
+            if isinstance(entry, ConvSpec)
             else narrow(entry)
             if isinstance(entry, tuple)
             else entry
@@ -121,7 +121,7 @@ def small(name, **fields):
         )
         for stage in model_info(name).fields["stages"]
     )
-    stem = (Conv("stem", 4, 3),)
+    stem = (ConvSpec("stem", 4, 3),)
     return create_model(name, 10, stem=stem, stages=stages, final=(), auxiliary=False, **fields)
 
 

@@ -55,3 +55,18 @@ def test_reduction_without_se_is_refused():
         se_flax.create_model("resnet18", reduction=4)
     with pytest.raises(UserError, match="reduction must be a whole number"):
         se_flax.create_model("se_resnet18", reduction=0)
+
+
+def test_each_network_knows_the_number_of_classes_it_was_published_for():
+    assert model_info("se_resnet50").num_classes == 1000
+    assert model_info("se_efficientnet_b7").num_classes == 1000
+    for name in se_flax.list_models():
+        if name.endswith("_cifar") or name.removeprefix("se_") in ("small_cnn", "cnn3"):
+            assert model_info(name).num_classes == 10
+        else:
+            assert model_info(name).num_classes == 1000
+
+
+def test_what_a_network_tells_its_blocks_is_no_field_of_a_network():
+    with pytest.raises(UserError, match='no field "expansion"'):
+        se_flax.create_model("se_resnet18", expansion=2)

@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 
 from se_flax import SqueezeExcite, create_model
 from se_flax.models import model_info
-from se_flax.models.resnet import pad_shortcut
+from se_flax.models.resnet import (
+    BottleneckUnit,
+    PreactBasicUnit,
+    PreactBottleneckUnit,
+    pad_shortcut,
+)
 
 
 @functools.cache
@@ -67,9 +73,10 @@ def test_the_164_layer_network_has_1_7_million_parameters(name):
 def test_se_adds_what_the_papers_formula_says(name):
     # Section 4: sum over stages of N * 2 C^2 / r without biases; the biases are C / r + C.
     info = model_info(name)
+    bottleneck = name in ("resnet164_cifar", "resnet50", "resnet152")
     extra = 0
     for units, width in zip(info.fields["stage_sizes"], info.fields["widths"], strict=True):
-        channels = width * (4 if info.fields.get("bottleneck") else 1)
+        channels = width * (4 if bottleneck else 1)
         reduced = channels // 16
         extra += units * (2 * channels * reduced + reduced + channels)
     plain, with_se = (count(shapes(n, 10)["params"]) for n in (name, f"se_{name}"))
@@ -113,14 +120,12 @@ def test_with_zero_init_a_unit_starts_as_an_identity():
     )
 
 
-@pytest.mark.parametrize("preactivation", [False, True])
-def test_the_work_of_a_step_grows_with_the_depth_and_not_with_its_square(preactivation):
+@pytest.mark.parametrize("name", ["resnet20_cifar", "preact_resnet110_cifar"])
+def test_the_work_of_a_step_grows_with_the_depth_and_not_with_its_square(name):
     images = jnp.zeros((2, 8, 8, 3))
 
     def work(units):
-        model = create_model(
-            "resnet20_cifar", 10, stage_sizes=(units,), widths=(8,), preactivation=preactivation
-        )
+        model = create_model(name, 10, stage_sizes=(units,), widths=(8,))
         variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
 
         def loss(params, batch_stats):
@@ -184,6 +189,44 @@ def test_se_stands_where_its_placement_says(placement):
         # and that is what the branch's first layer sees
         other, *_ = unit_outputs("standard")[1]["conv1"]["__call__"]
         assert not np.allclose(unit["conv1"]["__call__"][0], other)
+
+
+@pytest.mark.parametrize("unit", [BottleneckUnit, PreactBasicUnit, PreactBottleneckUnit])
+@pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
+def test_se_stands_in_the_other_units_where_its_placement_says(unit, placement):
+    conv = functools.partial(nn.Conv, use_bias=False, padding=0)
+    norm = functools.partial(nn.BatchNorm, use_running_average=True)
+    se = functools.partial(SqueezeExcite, reduction=2)
+    width = 8 if unit is PreactBasicUnit else 2
+    block = unit(width, 1, conv, norm, se=se, se_placement=placement)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 8))
+    variables = block.init(jax.random.key(1), x)
+    output, state = block.apply(variables, x, capture_intermediates=True)
+    state = state["intermediates"]
+    gate = state["se"]["excitation"][0][:, None, None]
+    end = "bn3" if unit is BottleneckUnit else "conv2" if unit is PreactBasicUnit else "conv3"
+    branch = state[end]["__call__"][0]
+    activation = jax.nn.relu if unit is BottleneckUnit else lambda y: y
+    expected = {
+        "standard": lambda: activation(x + gate * branch),
+        "pre": lambda: activation(x + branch),
+        "post": lambda: gate * activation(x + branch),
+        "identity": lambda: activation(gate * x + branch),
+    }[placement]()
+    np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+    if placement == "pre":
+        np.testing.assert_allclose(state["se"]["__call__"][0], gate * x, rtol=1e-6)
+
+
+def test_a_resnext_is_made_by_a_unit_with_groups():
+    unit = functools.partial(BottleneckUnit, groups=32, group_width=4)
+    sizes = {"stage_sizes": (1, 1, 1, 1)}
+    ours = create_model("se_resnet50", 10, unit=unit, **sizes)
+    registered = create_model("se_resnext50_32x4d", 10, **sizes)
+    x = jnp.zeros((1, 32, 32, 3))
+    assert jax.eval_shape(lambda: ours.init(jax.random.key(0), x)) == jax.eval_shape(
+        lambda: registered.init(jax.random.key(0), x)
+    )
 
 
 def test_only_the_stages_asked_for_carry_se():

@@ -1,16 +1,19 @@
-"""Convolution, in the form that is fastest on the platform it is compiled for."""
+"""Forms for CPUs where XLA's own are slow; delete this file once they no longer pay there.
+
+`python -m experiments.speed` measures whether they do, beside Flax's own layers. What takes their
+place then is `nn.Conv`, `nn.max_pool` and a plain sum, which other platforms get already.
+"""
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
-
-from se_flax.layers.separate import apart
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 Sizes = tuple[int, int]
@@ -75,6 +78,68 @@ def conv_general_dilated(
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
+def max_pool_2x2(x: Images) -> Float[Array, "n h//2 w//2 c"]:
+    """Returns the maximum of each 2x2 square; an odd last row or column is left out.
+
+    As `flax.linen.max_pool(x, (2, 2), (2, 2))`, whose gradient, which goes to the first of equal
+    values, XLA computes on a CPU one window after another: 34 ms for [64, 32, 32, 32] where the
+    form for CPUs here takes 2 (two cores, float32).
+    """
+    return jax.lax.platform_dependent(
+        x, cpu=_max_by_slices, default=lambda x: nn.max_pool(x, (2, 2), (2, 2))
+    )
+
+
+def residual_sum(
+    shortcut: Float[Array, "..."],
+    branch: Float[Array, "..."],
+    activation: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None,
+) -> Float[Array, "..."]:
+    """Returns activation(shortcut + branch); the activation may be None.
+
+    On a CPU the sum is stored. Otherwise a sum whose shortcut is the sum before it would be
+    computed again, with all the sums before it, by every reader, and the time of a step grow with
+    the square of the depth (110 layers: by a factor of 2.6).
+
+    It can be differentiated like `conv_general_dilated`.
+    """
+
+    def add(shortcut, branch):
+        total = shortcut + branch
+        return total if activation is None else activation(total)
+
+    return jax.lax.platform_dependent(
+        shortcut, branch, cpu=functools.partial(_stored, add), default=add
+    )
+
+
+def _apart(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns function(*args), computed in a call that XLA is asked not to inline.
+
+    XLA for CPUs fuses an expression into every operation that reads it, which computes it again
+    each time. The arguments and the results of such a call are computed once and stored.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(function)(*args)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _stored(function, *args):
+    """Returns function(*args), stored.
+
+    Without gradients only the result is kept apart, so that the function joins what its arguments
+    are made of: the scaling of an SE block, or a batch norm. With gradients the whole function is;
+    joined, the gradients take a third longer (SE-ResNet-50).
+    """
+    return _apart(lambda result: result, function(*args))
+
+
+_stored.defvjp(
+    lambda function, *args: jax.vjp(functools.partial(_apart, function), *args),
+    lambda function, pullback, ct: pullback(ct),
+)
+
+
 def _with_weight_gradient(gradient):
     """Replaces the gradient of `convolution(strides, padding, lhs, rhs)` with respect to rhs.
 
@@ -99,8 +164,8 @@ def _with_weight_gradient(gradient):
 
 
 def _dense_weight_gradient(strides, padding, lhs, shape, ct):
-    lhs_t = apart(lambda lhs: jnp.transpose(lhs, (3, 1, 2, 0)), lhs)
-    ct_t = apart(lambda ct: jnp.transpose(ct, (1, 2, 0, 3)), ct)
+    lhs_t = _apart(lambda lhs: jnp.transpose(lhs, (3, 1, 2, 0)), lhs)
+    ct_t = _apart(lambda ct: jnp.transpose(ct, (1, 2, 0, 3)), ct)
     sizes = zip(padding, ct.shape[1:3], strides, shape[:2], lhs.shape[1:3], strict=True)
     padding = [(low, (out - 1) * step + k - n - low) for (low, _), out, step, k, n in sizes]
     gradient = jax.lax.conv_general_dilated(
@@ -156,3 +221,14 @@ def _depthwise(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     images = _shifted(lhs, rhs.shape[:2], strides, padding)
     weights = rhs.reshape(-1, rhs.shape[-1])
     return sum(image * weight for image, weight in zip(images, weights, strict=True))
+
+
+def _max_by_slices(x: Images) -> Images:
+    height, width = (size // 2 * 2 for size in x.shape[1:3])
+    rows = _first_larger(x[:, :height, 0:width:2], x[:, :height, 1:width:2])
+    return _first_larger(rows[:, 0::2], rows[:, 1::2])
+
+
+def _first_larger(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns the larger, NaN if either is; the gradient for equal ones goes to the first."""
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)

@@ -1,12 +1,13 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_flax.layers.conv import conv_general_dilated
+from se_flax.layers.cpu import conv_general_dilated, max_pool_2x2, residual_sum
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -106,3 +107,65 @@ def test_other_platforms_are_given_the_convolution_of_xla(kernel, groups):
         for module in modules
     )
     assert ours == jaxs
+
+
+def flax_max_pool(x):
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
+def test_pooling_and_its_gradient_are_those_of_flax_even_where_values_are_equal(shape):
+    # Of few whole numbers, so that most windows hold their largest value more than once.
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
+    np.testing.assert_array_equal(max_pool_2x2(x), flax_max_pool(x))
+    weights = jax.random.normal(jax.random.key(0), flax_max_pool(x).shape)
+    ours, theirs = (
+        jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(x) for f in (max_pool_2x2, flax_max_pool)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_window_with_a_nan_is_nan():
+    x = jnp.zeros((1, 2, 8, 1)).at[0, [0, 0, 1, 1], [0, 3, 4, 7], 0].set(jnp.nan)
+    assert np.isnan(max_pool_2x2(x)).all()
+
+
+def test_a_gpu_gets_the_pooling_of_xla():
+    x = jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32)
+    text = str(jax.export.export(jax.jit(max_pool_2x2), platforms=["cuda"])(x).mlir_module())
+    assert "reduce_window" in text
+    assert "select" not in text
+
+
+@pytest.mark.parametrize("activation", [None, jax.nn.relu])
+def test_the_residual_sum_and_its_derivatives_are_those_of_the_formula(activation):
+    def formula(shortcut, branch):
+        total = shortcut + branch
+        return total if activation is None else activation(total)
+
+    ours = functools.partial(residual_sum, activation=activation)
+    operands = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 5))
+    tangents = jax.random.normal(jax.random.key(1), operands.shape)
+
+    def results(add):
+        def loss(operands):
+            return jnp.sum(jnp.sin(add(*operands)))
+
+        gradient = jax.vmap(jax.grad(loss), in_axes=1)
+        return add(*operands), *jax.jvp(gradient, (operands,), (tangents,))
+
+    for our_result, expected in zip(*map(results, (ours, formula)), strict=True):
+        np.testing.assert_allclose(our_result, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_without_gradients_the_sum_joins_the_scaling_of_its_branch_and_is_stored_once():
+    x = jnp.ones((4, 8, 8, 16))
+
+    def chain(x, gate):
+        for _ in range(4):
+            x = residual_sum(x, gate * jnp.sin(x), jax.nn.relu)
+        return x
+
+    compiled = jax.jit(chain).lower(x, jnp.ones(16)).compile()
+    # Each sum reads one map and writes another.
+    assert compiled.cost_analysis()["bytes accessed"] == pytest.approx(4 * 2 * x.nbytes, rel=0.01)

@@ -1,0 +1,126 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from se_flax import SqueezeExcite, create_model, list_models
+from se_flax.errors import UserError
+from se_flax.models import model_info
+from se_flax.models.base import Network
+
+# Each family's networks, and each residual unit, in a form small enough to compute with.
+FAMILIES = {
+    "resnet18": {"stage_sizes": (1, 2), "widths": (8, 16)},
+    "resnet50": {"stage_sizes": (1, 2), "widths": (8, 16)},
+    "preact_resnet110_cifar": {"stage_sizes": (1, 2), "widths": (8, 16)},
+    "preact_resnet164_cifar": {"stage_sizes": (1, 2), "widths": (8, 16)},
+    "vgg16_bn": {"stage_sizes": (1, 1), "widths": (8, 16)},
+    "efficientnet_b0": {"width_coefficient": 0.25, "depth_coefficient": 0.3},
+    "bn_inception": {
+        "stages": tuple(stage[:1] for stage in model_info("bn_inception").fields["stages"])
+    },
+    "small_cnn": {"widths": (8, 8), "hidden": 8},
+    "cnn3": {"widths": (8, 8)},
+}
+
+
+class Doubled(nn.Module):
+    """A user's block, with parameters and no fields that SqueezeExcite has."""
+
+    offset: float = 0.0
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        return (2 * scale + self.offset).astype(x.dtype) * x
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_names_its_maps_by_stage_and_has_a_classifier(name):
+    model = create_model(name, 7)
+    size = model_info(name).input_size
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    names = []
+
+    def feature_maps(images):
+        maps, _ = model.init_with_output(jax.random.key(0), images, features=True)
+        names.extend(maps)
+        return list(maps.values())
+
+    maps = jax.eval_shape(feature_maps, images)
+    stages = [n for n in names if n != "head"]
+    assert stages == [f"stage{i}" for i in range(1, len(stages) + 1)]
+    assert names in (stages, [*stages, "head"])
+    assert all(y.ndim == 4 and len(y) == 2 for y in maps)
+    heights = [y.shape[1] for y in maps]
+    assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_no_batch_of_images_is_refused(name):
+    model = create_model(name, 10, **FAMILIES[name])
+    for shape in [(32, 32, 3), (1, 1, 32, 32, 3)]:
+        with pytest.raises(UserError, match=r"\[n, height, width, channels\], not.*image\[None\]"):
+            jax.eval_shape(lambda s=shape: model.init(jax.random.key(0), jnp.zeros(s)))
+
+
+def test_images_that_leave_no_map_are_refused():
+    for name in ("vgg16", "small_cnn", "cnn3", "inception_v3"):
+        with pytest.raises(UserError, match="images of 5 x 6 are too small"):
+            jax.eval_shape(
+                lambda n=name: create_model(n).init(jax.random.key(0), jnp.zeros((1, 5, 6, 3)))
+            )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_users_block_rescales_in_every_family(name):
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    doubling, leaving = (
+        create_model(name, 10, se=functools.partial(Doubled, offset=offset), **FAMILIES[name])
+        for offset in (0.0, -1.0)
+    )
+    # In cnn3 the block replaces a convolution, so that there is no such network without.
+    plain = leaving if name == "cnn3" else create_model(name, 10, se=None, **FAMILIES[name])
+
+    @jax.jit
+    def logits(key):
+        variables = doubling.init(key, x)
+        return [model.apply(variables, x) for model in (doubling, leaving, plain)]
+
+    doubled, left, without = logits(jax.random.key(1))
+    np.testing.assert_allclose(left, without, rtol=1e-4, atol=1e-5)
+    assert np.all(np.isfinite(doubled))
+    assert not np.allclose(doubled, left, rtol=1e-3)
+
+
+def test_a_network_is_its_fields_and_feature_maps():
+    class Tiny(Network, kw_only=True):
+        width: int = 8
+
+        def feature_maps(self, x, train):
+            conv, norm = self.make_conv(use_bias=False), self.make_norm(train)
+            x = jax.nn.relu(norm(name="bn")(conv(self.width, (3, 3), name="conv")(x)))
+            return {"stage1": self.rescale(x, name="se")}
+
+    model = Tiny(num_classes=3, dropout=0.5, se=SqueezeExcite, dtype=jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    variables = model.init(jax.random.key(1), x)
+    assert set(variables["params"]) == {"conv", "bn", "se", "classifier"}
+    maps = model.apply(variables, x, features=True)
+    assert (maps["stage1"].shape, maps["stage1"].dtype) == ((2, 6, 6, 8), jnp.bfloat16)
+    logits = model.apply(variables, x)
+    classifier = variables["params"]["classifier"]
+    mean = jnp.mean(maps["stage1"].astype(jnp.float32), axis=(1, 2))
+    expected = mean @ classifier["kernel"] + classifier["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    trained, state = model.apply(
+        variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)}
+    )
+    assert trained.shape == (2, 3)
+    moved = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), variables["batch_stats"], dict(state)["batch_stats"]
+    )
+    assert all(jax.tree.leaves(moved))
