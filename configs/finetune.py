@@ -14,9 +14,9 @@ held-out images; 0.01 and 1e-4 are middle values of theirs. Search yours with
 `--config.validation_fraction=0.1 --config.optimizer.learning_rate=...`. They train for 20,000
 steps; here `--config.num_epochs` sets the length.
 
-Two other ways to fine-tune: `--config.freeze_body=True` trains a new classifier on the features as
-they are, and `--config.optimizer.lr_multipliers="(('classifier/*', 1.0), ('*', 0.1))"` trains the
-body at a tenth of the rate.
+Two other ways to fine-tune: `--config.freeze_backbone=True` trains a new classifier on the features
+as they are, and `--config.optimizer.lr_multipliers="(('classifier/*', 1.0), ('*', 0.1))"` trains
+the backbone at a tenth of the rate.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +39,7 @@ def get_config(network: str = "se_resnet50_caffe") -> ConfigDict:
     config.dataset.name = "imagenette"
     if weights:  # images are prepared as they are to evaluate these weights
         config.dataset.image_size = weights.input_size
-        config.dataset.crop_pct = weights.crop
+        config.dataset.crop_pct = weights.crop_pct
         config.dataset.interpolation = weights.interpolation
 
     # Augmentation

@@ -3,14 +3,15 @@
 from experiments.study import Cell, Study, ablation_cells, main_of, shallow_scales
 
 SMALL_EPOCHS = 5
+LABELS = {"avg": "average", "max": "maximum"}
 
 
 def cells(scale: str) -> list[Cell]:
     """Returns the cells of a scale."""
     rows = []
-    for squeeze, name in (("average", "avg"), ("maximum", "max")):
-        published = (("SE paper squeeze operator", "imagenet2012", name),)
-        rows.append((squeeze, squeeze, {"squeeze": squeeze}, published, None))
+    for squeeze in LABELS:
+        published = (("SE paper squeeze operator", "imagenet2012", squeeze),)
+        rows.append((LABELS[squeeze], LABELS[squeeze], {"squeeze": squeeze}, published, None))
     return ablation_cells(scale, SMALL_EPOCHS, rows)
 
 

@@ -122,8 +122,8 @@ FIELDS: dict[str, Field] = {
         "published weights to start from, a hub id or a file (se_flax.load_pretrained); the "
         "classifier is new if the number of classes differs",
     ),
-    "freeze_body": Field(
-        False, _FLAG, "train the classifier only; the body computes as in evaluation"
+    "freeze_backbone": Field(
+        False, _FLAG, "train the classifier only; the backbone computes as in evaluation"
     ),
     "dtype": Field(
         "float32", _one_of("float32", "bfloat16"), "of computation; parameters stay float32"
@@ -362,6 +362,7 @@ def check_held_in_memory(config: ConfigDict, dataset: str) -> None:
 
 # Fields of version 0.1, their present names, and what makes their values of (value, num_epochs).
 _RENAMED: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
+    "freeze_body": ("freeze_backbone", lambda value, _: value),
     "dataset.eval_crop": ("dataset.crop_pct", lambda value, _: value),
     "augment.mirror": ("augment.horizontal_flip", lambda value, _: value),
     "augment.randaugment_layers": ("augment.num_ops", lambda value, _: value),
@@ -373,6 +374,8 @@ _RENAMED: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
     "schedule.drop_at": ("schedule.milestones", lambda value, n: [x * n for x in value]),
     "schedule.drop_factor": ("schedule.gamma", lambda value, _: value),
 }
+
+_SQUEEZES = {"average": "avg", "maximum": "max"}
 
 
 def modernized(values: Mapping[str, Any]) -> ConfigDict:
@@ -390,6 +393,10 @@ def modernized(values: Mapping[str, Any]) -> ConfigDict:
     for old, (new, convert) in _RENAMED.items():
         if old in given:
             given[new] = convert(given.pop(old), given["num_epochs"])
+    overrides = dict(given.get("model.overrides", {}))
+    if overrides.get("squeeze") in _SQUEEZES:
+        overrides["squeeze"] = _SQUEEZES[overrides["squeeze"]]
+    given["model.overrides"] = overrides
     defaults = {name: field.default for name, field in FIELDS.items()}
     return _nested({**defaults, **given})
 

@@ -101,8 +101,8 @@ def evaluate_pretrained(
 
     Returns:
         `loss` in nats, `top1`, `top3` and `top5` in percent, the number of `images`, how they
-        were cropped (`input_size`, `crop`, `interpolation`), and `published`, a list of what was
-        published for these weights and for this network, not always of these weights:
+        were cropped (`input_size`, `crop_pct`, `interpolation`), and `published`, a list of what
+        was published for these weights and for this network, not always of these weights:
         `top1_error`, `top5_error` and their `source`, on ImageNet's validation images.
 
     Raises:
@@ -131,7 +131,7 @@ def evaluate_pretrained(
         "weights": str(weights),
         "images": len(source),
         "input_size": crop.size,
-        "crop": crop.crop,
+        "crop_pct": crop.crop_pct,
         "interpolation": crop.interpolation,
         **means,
         "published": [
@@ -171,7 +171,9 @@ def define_flags() -> None:
     flags.DEFINE_bool("skip_bad", False, "Leave out images of --image_dir that cannot be read.")
     flags.DEFINE_integer("batch_size", None, "Images at a time, of published weights.", 1)
     flags.DEFINE_integer("input_size", None, "Of published weights: size of the crop.", 1)
-    flags.DEFINE_float("crop", None, "The part of the short side that the crop has.", 0.01, 1.0)
+    flags.DEFINE_float(
+        "crop_pct", None, "Of published weights: share of the short side that is seen.", 0.01, 1.0
+    )
     flags.DEFINE_enum("interpolation", None, ["bilinear", "bicubic"], "How images are resized.")
 
 
@@ -205,7 +207,7 @@ def main(argv: list[str]) -> None:
 
 
 _OF_RUNS = ("workdir", "step")
-_OF_WEIGHTS = ("weights", "dataset", "batch_size", "input_size", "crop", "interpolation")
+_OF_WEIGHTS = ("weights", "dataset", "batch_size", "input_size", "crop_pct", "interpolation")
 
 
 def _refuse(given: str, names: tuple[str, ...]) -> None:
@@ -242,14 +244,14 @@ def _main_pretrained() -> None:
         crop = published_crop(name, options.weights)
         crop = CenterCrop(
             options.input_size or crop.size,
-            options.crop or crop.crop,
+            options.crop_pct or crop.crop_pct,
             options.interpolation or crop.interpolation,
         )
         batch_size = options.batch_size or 64
         results = evaluate_pretrained(name, options.weights, source, batch_size, crop)
         title = (
             f"{name} ({results['weights']}) on {shown}, {results['images']:,} images, "
-            f"{crop.size} pixels, crop {crop.crop}, {crop.interpolation}"
+            f"{crop.size} pixels, crop {crop.crop_pct}, {crop.interpolation}"
         )
         print(format_results(title, [results]))
         print(_errors(100 - results["top1"], 100 - results["top5"], "here"))

@@ -103,7 +103,7 @@ def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
 
 
 def make_optimizer(
-    options: ConfigDict, learning_rate: optax.Schedule, freeze_body: bool = False
+    options: ConfigDict, learning_rate: optax.Schedule, freeze_backbone: bool = False
 ) -> optax.GradientTransformation:
     """Returns the optimiser, by name.
 
@@ -122,7 +122,7 @@ def make_optimizer(
     Args:
         options: `config.optimizer`.
         learning_rate: as a function of the step.
-        freeze_body: update only the classifiers.
+        freeze_backbone: update only the classifiers.
     """
     mask = None if options.decay_norm_and_bias else _kernels
     usual_decay, usual_epsilon = _USUAL[options.name]
@@ -151,7 +151,7 @@ def make_optimizer(
     )
     if options.lr_multipliers:
         optimizer = optax.chain(optimizer, _layer_wise(options.lr_multipliers))
-    if freeze_body:
+    if freeze_backbone:
         optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, _in_head)
     return optimizer
 

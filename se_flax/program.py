@@ -143,7 +143,7 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     learning_rate = learning_rate_schedule(
         config.schedule, peak, config.num_epochs, plan.steps_per_epoch
     )
-    optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_body)
+    optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_backbone)
     preprocessing = Preprocessing.of(dataset, config.augment)
     train_step = make_train_step(
         model,
@@ -151,7 +151,7 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
         label_smoothing=config.label_smoothing,
         auxiliary_weight=config.auxiliary_weight,
         ema_decay=config.ema_decay,
-        freeze_body=config.freeze_body,
+        freeze_backbone=config.freeze_backbone,
     )
     eval_step = make_eval_step(model)
 

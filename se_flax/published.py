@@ -74,7 +74,7 @@ def load_published(
 def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
     """Returns how the images are cropped that weights, or else a network, are evaluated on."""
     by = find_weights(name, weights) or model_info(name)
-    return CenterCrop(by.input_size, by.crop, by.interpolation)
+    return CenterCrop(by.input_size, by.crop_pct, by.interpolation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     auxiliary_weight: float = 0.0,
     ema_decay: float = 0.0,
-    freeze_body: bool = False,
+    freeze_backbone: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the training step.
 
@@ -39,7 +39,7 @@ def make_train_step(
         auxiliary_weight: of the loss of the `auxiliary_logits` that a network sows (Inception-v3),
             in the loss that is minimised; the metrics report the loss without it.
         ema_decay: of the moving average, where the state has one.
-        freeze_body: the network computes as in evaluation: without dropout, and by its running
+        freeze_backbone: the network computes as in evaluation: without dropout, and by its running
             statistics, which stay as they are.
     """
 
@@ -51,7 +51,7 @@ def make_train_step(
             logits, updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 batch.images,
-                train=not freeze_body,
+                train=not freeze_backbone,
                 mutable=["batch_stats", "intermediates"],
                 rngs={"dropout": dropout_key},
             )

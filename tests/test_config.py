@@ -71,6 +71,9 @@ def test_a_config_of_version_0_1_keeps_its_meaning(tmp_path):
                 del values[section][name]
                 values[section][earlier] = value
         values["num_epochs"] = 40
+        values["freeze_body"] = True
+        del values["freeze_backbone"]
+        values["model"]["overrides"]["squeeze"] = "maximum"
         values["augment"]["random_resized_crop"] = True  # had no effect on images in memory
         values["dataset"].update(fields)
         (tmp_path / "config.json").write_text(json.dumps(values))
@@ -83,6 +86,8 @@ def test_a_config_of_version_0_1_keeps_its_meaning(tmp_path):
     assert config.optimizer.lr_multipliers == [["*", 0.5]]
     assert not config.augment.horizontal_flip
     assert config.augment.magnitude == 7.0
+    assert config.freeze_backbone
+    assert config.model.overrides.squeeze == "max"
     assert (config.augment.crop_padding, config.augment.random_resized_crop) == (4, False)
     config = written(image_dir="somewhere")
     assert (config.augment.crop_padding, config.augment.random_resized_crop) == (0, True)

@@ -126,7 +126,7 @@ def test_fine_tuning_takes_weights_and_images_as_the_catalogue_has_them(network)
     weights = find_weights(network)
     assert config.init_from == weights.source
     assert config.dataset.image_size == weights.input_size
-    assert config.dataset.crop_pct == weights.crop
+    assert config.dataset.crop_pct == weights.crop_pct
     assert config.dataset.interpolation == weights.interpolation
 
 

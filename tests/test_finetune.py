@@ -87,7 +87,7 @@ def test_a_new_classifier_is_initialised_by_the_seed(
 
 
 def test_a_frozen_body_stays_as_it_is(config, stripes, tmp_path):
-    config.freeze_body = True
+    config.freeze_backbone = True
     config.ema_decay = 0.5
     state = final_state(config, stripes, tmp_path)
     tensors = weights(config, 4)

@@ -60,7 +60,7 @@ def streamed(
     options, info = config.dataset, model_info(config.model.name)
     size = options.image_size or info.input_size
     interpolation = options.interpolation or info.interpolation
-    eval_crop = CenterCrop(size, options.crop_pct or info.crop, interpolation)
+    eval_crop = CenterCrop(size, options.crop_pct or info.crop_pct, interpolation)
     train_crop: Crop = eval_crop
     if config.augment.random_resized_crop:
         train_crop = RandomResizedCrop(size, tuple(config.augment.crop_area))

@@ -60,19 +60,19 @@ class Crop(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop:
-    """Resizes an image to a short side of size / crop and cuts out the centre of it.
+    """Resizes an image to a short side of size / crop_pct and cuts out the centre of it.
 
     As torchvision's `Resize` and `CenterCrop` do, with Pillow, whose interpolation looks at all
     pixels when it makes an image smaller.
 
     Attributes:
         size: height and width of the result.
-        crop: the part of the short side that is left, at most 1.
+        crop_pct: share of the short side that is left, at most 1.
         interpolation: "bilinear" or "bicubic".
     """
 
     size: int
-    crop: float = 0.875
+    crop_pct: float = 0.875
     interpolation: str = "bilinear"
     draws: ClassVar[int] = 0
 
@@ -84,7 +84,7 @@ class CenterCrop:
     ) -> UInt8[np.ndarray, "size size 3"]:
         """Returns the crop; see `Crop`."""
         height, width = image.shape[:2]
-        short, shorter = int(self.size / self.crop), min(height, width)
+        short, shorter = int(self.size / self.crop_pct), min(height, width)
         resized = image
         if shorter != short:
             shape = (width * short // shorter, height * short // shorter)

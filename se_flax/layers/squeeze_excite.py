@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
 
-SQUEEZES = ("average", "maximum", "none")
+SQUEEZES = ("avg", "max", "none")
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -49,7 +49,7 @@ class SqueezeExcite(nn.Module):
         reduction: the ratio r by which the bottleneck is narrower than the input; a
             width that it does not divide is rounded down, to no less than 1.
         width: the bottleneck's width itself, instead of a ratio.
-        squeeze: "average", "maximum", or "none": a gate for each position, shape
+        squeeze: "avg", "max", or "none": a gate for each position, shape
             [*batch, h, w, c], from 1x1 convolutions at full resolution (section 7.1 of the
             paper, NoSqueeze).
         variant: the dense layers before the last one, each followed by `activation`:
@@ -80,7 +80,7 @@ class SqueezeExcite(nn.Module):
 
     reduction: int = 16
     width: int | None = None
-    squeeze: str = "average"
+    squeeze: str = "avg"
     variant: str = "standard"
     activation: str = "relu"
     gate: str = "sigmoid"
@@ -117,9 +117,9 @@ class SqueezeExcite(nn.Module):
         dtype = self.dtype or x.dtype
         positions = tuple(range(-1 - self.spatial_dims, -1))
 
-        if self.squeeze == "average":
+        if self.squeeze == "avg":
             y = jnp.mean(x, axis=positions, dtype=jnp.float32).astype(dtype)
-        elif self.squeeze == "maximum":
+        elif self.squeeze == "max":
             y = jnp.max(x, axis=positions).astype(dtype)
         else:
             y = x

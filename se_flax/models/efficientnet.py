@@ -256,7 +256,7 @@ def grid_search(
 
 # The authors' coefficients of width and depth, the input size, dropout, and the part of the
 # image that the published accuracies are measured on.
-for _i, (_width, _depth, _size, _dropout, _crop) in enumerate(
+for _i, (_width, _depth, _size, _dropout, _crop_pct) in enumerate(
     [
         (1.0, 1.0, 224, 0.2, 0.875),
         (1.0, 1.1, 240, 0.2, 0.882),
@@ -272,7 +272,7 @@ for _i, (_width, _depth, _size, _dropout, _crop) in enumerate(
         f"efficientnet_b{_i}",
         EfficientNet,
         input_size=_size,
-        crop=_crop,
+        crop_pct=_crop_pct,
         interpolation="bicubic",
         paper="Tan & Le, EfficientNet, arXiv:1905.11946, table 2",
         published_with_se=True,

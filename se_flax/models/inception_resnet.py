@@ -91,7 +91,7 @@ register(
     "inception_resnet_v2",
     Inception,
     input_size=299,
-    crop=0.8975,
+    crop_pct=0.8975,
     interpolation="bicubic",
     paper="Szegedy et al., Inception-v4 and Inception-ResNet, arXiv:1602.07261, section 3.2, as "
     "released in TF-Slim: stem of Inception-v3, 10, 20 and 10 blocks",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from se_flax.errors import UserError, nearest
-from se_flax.layers.make_block import HINTS
+from se_flax.layers.blocks import block_of, fields_of
 from se_flax.layers.squeeze_excite import SqueezeExcite
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -46,8 +46,8 @@ class ModelInfo:
         fields: the class's fields that make this network of it.
         input_size: height and width, in pixels, of the images it was published for.
         num_classes: number of classes of the data set it was published for.
-        crop: which part of the image, resized to a short side of input_size / crop, its
-            published accuracy is measured on: the centre of input_size.
+        crop_pct: its published accuracy is measured on the centre of input_size of the image,
+            resized to a short side of input_size / crop_pct.
         interpolation: how images are resized, "bilinear" or "bicubic".
         mean, std: of red, green and blue, where white is 1: images are normalised to
             (image - mean) / std. Those of CIFAR networks are their data set's.
@@ -61,7 +61,7 @@ class ModelInfo:
     fields: dict[str, Any]
     input_size: int
     num_classes: int
-    crop: float
+    crop_pct: float
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -87,7 +87,7 @@ def register(
     input_size: int,
     paper: str,
     num_classes: int = 1000,
-    crop: float = 0.875,
+    crop_pct: float = 0.875,
     interpolation: str = "bilinear",
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
@@ -99,7 +99,7 @@ def register(
     """Adds a network under `name`, and the same with SE blocks under `se_<name>`.
 
     Args:
-        name, module, input_size, paper, num_classes, crop, interpolation, mean, std: see
+        name, module, input_size, paper, num_classes, crop_pct, interpolation, mean, std: see
             `ModelInfo`.
         published_with_se: the network called `name` has SE blocks already (SENet-154,
             EfficientNet); both names give it, and `se=None` one without.
@@ -108,7 +108,7 @@ def register(
         **fields: see `ModelInfo.fields`.
     """
     info = ModelInfo(
-        name, module, fields, input_size, num_classes, crop, interpolation, mean, std, paper
+        name, module, fields, input_size, num_classes, crop_pct, interpolation, mean, std, paper
     )
     se_form = dict(se_form or {})
     with_se = dataclasses.replace(
@@ -174,9 +174,9 @@ def create_model(
         num_classes: size of the classifier's output.
         dtype: computation type; parameters and batch statistics stay float32.
         **overrides: fields of the module to set otherwise than the published network does,
-            such as `se_stages=(2, 3)` or `se=functools.partial(SqueezeExcite, reduction=8)`;
-            for a network with SE blocks, fields of those too, such as `reduction=8` or
-            `variant="bump"`.
+            such as `se_stages=(2, 3)`. `se` is the block: the name of one of
+            `se_flax.layers.blocks.BLOCKS`, or what makes one (see `make_block`). Fields of the
+            block can be given, too, such as `reduction=8`.
 
     Raises:
         UserError: if there is no such model, or it has no such field or value of a field.
@@ -185,8 +185,10 @@ def create_model(
     if not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
     fields = {**info.fields, "num_classes": num_classes, "dtype": dtype}
+    if "se" in overrides:
+        overrides = {**overrides, "se": block_of(overrides["se"])}
     known = _field_names(info.module)
-    of_block = _field_names(SqueezeExcite) - known - set(HINTS)
+    of_block = fields_of(overrides.get("se", fields.get("se")) or SqueezeExcite) - known
     for field in overrides:
         if field not in known | of_block:
             raise UserError(

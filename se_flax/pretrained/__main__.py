@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     for weights in chosen:
         info = model_info(weights.model)
         print(
-            f"{weights.model:<27}{weights.source:<41}{weights.input_size:>5}{weights.crop:>7} "
+            f"{weights.model:<27}{weights.source:<41}{weights.input_size:>5}{weights.crop_pct:>7} "
             f"{weights.interpolation:<11}{_numbers(info.mean):<18}{_numbers(info.std):<18}"
             f"{weights.top1_error:>10}{weights.top5_error:>11}"
         )

@@ -19,7 +19,7 @@ class PublishedWeights:
     Attributes:
         model: the network they are of.
         source: where they are, a `source` for `load_pretrained`.
-        input_size, crop, interpolation: of the images their errors are measured on, as in
+        input_size, crop_pct, interpolation: of the images their errors are measured on, as in
             `se_flax.models.registry.ModelInfo`; not always those that the network was published
             with.
         top1_error, top5_error: on ImageNet's 50,000 validation images, single crop, in percent,
@@ -29,7 +29,7 @@ class PublishedWeights:
     model: str
     source: str
     input_size: int
-    crop: float
+    crop_pct: float
     interpolation: str
     top1_error: float
     top5_error: float
@@ -45,7 +45,7 @@ def catalogue() -> tuple[PublishedWeights, ...]:
                 row["model"],
                 row["source"],
                 int(row["input_size"]),
-                float(row["crop"]),
+                float(row["crop_pct"]),
                 row["interpolation"],
                 float(row["top1_error"]),
                 float(row["top5_error"]),

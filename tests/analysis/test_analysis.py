@@ -49,7 +49,7 @@ def test_networks_that_do_not_pool_at_the_end_have_no_class_activation_maps():
         class_activation_maps(model, variables, images)
 
 
-@pytest.mark.parametrize("squeeze", ["average", "none"])
+@pytest.mark.parametrize("squeeze", ["avg", "none"])
 def test_excitations_are_the_moments_of_each_gate_over_each_class(squeeze):
     model, variables, images = network(
         "se_resnet20_cifar", 8, stage_sizes=(1, 1), widths=(4, 8), reduction=2, squeeze=squeeze

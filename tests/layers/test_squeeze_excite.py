@@ -129,10 +129,10 @@ def dense(params, layer, x):
         ("relu", lambda x: np.maximum(x, 0)),
     ],
 )
-@pytest.mark.parametrize("squeeze", ["average", "maximum"])
+@pytest.mark.parametrize("squeeze", ["avg", "max"])
 def test_squeeze_and_gate_are_the_operators_they_are_called(squeeze, gate, expected):
     block, params, x = random_block((3, 5, 4, 16), reduction=4, squeeze=squeeze, gate=gate)
-    pooled = {"average": np.mean, "maximum": np.max}[squeeze](np.asarray(x), axis=(1, 2))
+    pooled = {"avg": np.mean, "max": np.max}[squeeze](np.asarray(x), axis=(1, 2))
     hidden = np.maximum(dense(params, "reduce", pooled), 0)
     gates = expected(dense(params, "expand", hidden))
     y = block.apply({"params": params}, x)

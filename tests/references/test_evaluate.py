@@ -119,6 +119,6 @@ def test_the_catalogue_agrees_with_timm():
         config = timm.get_pretrained_cfg(weights.source.removeprefix("timm/"))
         info = model_info(weights.model)
         assert weights.input_size == (config.test_input_size or config.input_size)[1]
-        assert weights.crop == (config.test_crop_pct or config.crop_pct)
+        assert weights.crop_pct == (config.test_crop_pct or config.crop_pct)
         assert weights.interpolation == config.interpolation
         assert (info.mean, info.std) == (config.mean, config.std)
