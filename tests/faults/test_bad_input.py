@@ -43,7 +43,7 @@ def command():
     server.wait(60)
 
 
-def assert_told(command, arguments, names, workdir):
+def assert_refused(command, arguments, names, workdir):
     """Asserts that arguments end in one sentence that has one of the names, and write nothing."""
     note(arguments)
     ended = command([*arguments, f"--workdir={workdir}"])
@@ -117,11 +117,11 @@ bad_values = st.one_of(
 
 @COUNT
 @given(bad_values)
-def test_a_bad_value_is_told_with_its_field(command, tmp_path_factory, bad):
+def test_a_bad_value_is_refused_by_the_name_of_its_field(command, tmp_path_factory, bad):
     field, value = bad
     workdir = tmp_path_factory.getbasetemp() / "nothing"
     names = [field, field.rpartition(".")[2], str(value)]
-    assert_told(command, [CONFIG, f"--config.{field}={value}"], names, workdir)
+    assert_refused(command, [CONFIG, f"--config.{field}={value}"], names, workdir)
 
 
 misspelt = st.sampled_from(sorted(FIELDS.keys() - {"model.overrides"})).flatmap(
@@ -133,7 +133,7 @@ misspelt = st.sampled_from(sorted(FIELDS.keys() - {"model.overrides"})).flatmap(
 
 @COUNT
 @given(misspelt, st.sampled_from(["insert", "replace", "remove"]))
-def test_a_misspelt_field_is_told(command, tmp_path_factory, mistake, kind):
+def test_a_misspelt_field_is_refused(command, tmp_path_factory, mistake, kind):
     field, place, letter = mistake
     wrong = field[:place] + (letter if kind != "remove" else "")
     wrong += field[place:] if kind == "insert" else field[place + 1 :]
@@ -143,7 +143,7 @@ def test_a_misspelt_field_is_told(command, tmp_path_factory, mistake, kind):
     if not all(parts) or wrong.startswith("model.overrides"):
         return
     workdir = tmp_path_factory.getbasetemp() / "nothing"
-    assert_told(command, [CONFIG, f"--config.{wrong}=1"], parts, workdir)
+    assert_refused(command, [CONFIG, f"--config.{wrong}=1"], parts, workdir)
 
 
 overrides = st.one_of(
@@ -161,11 +161,13 @@ overrides = st.one_of(
 
 @COUNT
 @given(overrides)
-def test_a_bad_override_is_told(command, tmp_path_factory, override):
+def test_a_bad_override_is_refused(command, tmp_path_factory, override):
     name, value = override
     workdir = tmp_path_factory.getbasetemp() / "nothing"
     flag = f"config.model.overrides.{name}"
-    assert_told(command, [CONFIG, f"--{flag}={value}"], [name, "config.model.overrides"], workdir)
+    assert_refused(
+        command, [CONFIG, f"--{flag}={value}"], [name, "config.model.overrides"], workdir
+    )
 
 
 ERRORS = ("ValueError('x is 3')", "RuntimeError('no')", "KeyError('k')", "ZeroDivisionError()")
@@ -192,12 +194,12 @@ sources = st.one_of(
 
 @COUNT
 @given(sources, st.sampled_from(["", ":", ":7", "::"]))
-def test_a_config_file_that_makes_no_config_is_told(command, tmp_path_factory, source, argument):
+def test_a_config_file_that_makes_no_config_is_refused(command, tmp_path_factory, source, argument):
     path = tmp_path_factory.getbasetemp() / "some_config.py"
     path.write_bytes(source.encode(errors="replace"))
     workdir = tmp_path_factory.getbasetemp() / "nothing"
     names = ["some_config", "config"]
-    assert_told(command, [f"--config={path}{argument}"], names, workdir)
+    assert_refused(command, [f"--config={path}{argument}"], names, workdir)
 
 
 arguments = st.one_of(
@@ -232,7 +234,7 @@ arguments = st.one_of(
 
 @COUNT
 @given(arguments)
-def test_a_bad_command_line_is_told(command, tmp_path_factory, argument):
+def test_a_bad_command_line_is_refused(command, tmp_path_factory, argument):
     given_arguments, names = argument
     workdir = tmp_path_factory.getbasetemp() / "nothing"
-    assert_told(command, [CONFIG, *given_arguments], names, workdir)
+    assert_refused(command, [CONFIG, *given_arguments], names, workdir)

@@ -156,7 +156,7 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victi
     assert_same_result(tmp_path, two_processes)
 
 
-def test_processes_given_different_configs_are_told(tmp_path):
+def test_processes_given_different_configs_are_refused(tmp_path):
     for process in start_processes(tmp_path, 2, SHARED, last=["--config.seed=1"]):
         assert (
             "process 1 has another config than process 0; start all processes with the same"

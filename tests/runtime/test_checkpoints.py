@@ -210,7 +210,7 @@ NO_SPACE = ValueError("Error writing: No space left on device [lots=of details]"
 
 
 def failing_saves(monkeypatch, failures, error=NO_SPACE):
-    """Lets the next saves raise an error, so many of them."""
+    """Makes the next `failures` saves raise an error."""
     save, left = ocp.CheckpointManager.save, [failures]
 
     def fail(self, *arguments, **options):
@@ -222,8 +222,8 @@ def failing_saves(monkeypatch, failures, error=NO_SPACE):
     monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
 
 
-@pytest.mark.parametrize("meanwhile", [False, True])
-def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, meanwhile):
+@pytest.mark.parametrize("while_saving", [False, True])
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path, monkeypatch, while_saving):
     monkeypatch.setattr(storage, "DELAYS", (0.0,))
     checkpoints = Checkpoints(tmp_path / "run")
     save = ocp.CheckpointManager.save
@@ -232,7 +232,7 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, meanwhile
         (tmp_path / "run").rename(tmp_path / "moved")
         return save(self, *arguments, **options)
 
-    if meanwhile:
+    if while_saving:
         monkeypatch.setattr(ocp.CheckpointManager, "save", move_and_save)
     else:
         (tmp_path / "run").rename(tmp_path / "moved")
