@@ -1,0 +1,50 @@
+"""Imports point inwards: what a reader wants to change knows nothing of what surrounds it."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+# What each folder of the package may import of it, besides itself.
+ALLOWED = {
+    "layers": ("errors",),
+    "models": ("errors", "layers"),
+    "pretrained": ("errors", "layers", "models", "cli"),
+    "data": ("errors", "models", "rng", "parallel", "runtime.compiler", "cli"),
+    "runtime": ("errors",),
+}
+# A command that draws what a config feeds the network.
+EXCEPTIONS = {"data/preview.py": ("config", "main")}
+RINGS_ONE_AND_TWO = {"flax", "optax", "ml_collections", "tensorflow_datasets", "grain"}
+FILES = sorted((ROOT / "se_flax").rglob("*.py"))
+
+
+def imported(path):
+    """Returns the modules a file imports, those it imports in functions, too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            if node.module == "se_flax":
+                yield from (f"se_flax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "se_flax")))
+def test_imports_point_inwards(path):
+    modules = set(imported(path))
+    name = path.relative_to(ROOT / "se_flax").as_posix()
+    folder = name.partition("/")[0]
+    assert not {"experiments", "configs", "tests"} & {m.partition(".")[0] for m in modules}
+    if folder not in ALLOWED:
+        return
+    allowed = {folder, *ALLOWED[folder], *EXCEPTIONS.get(name, ())}
+    for module in modules:
+        package, _, inner = module.partition(".")
+        if package == "se_flax":
+            assert any(inner == item or inner.startswith(f"{item}.") for item in allowed), module
+    if folder == "runtime":
+        assert not RINGS_ONE_AND_TWO & {module.partition(".")[0] for module in modules}
