@@ -45,6 +45,7 @@ def test_eight_devices_each_with_its_own_statistics_do_not(run_python, tmp_path,
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_eight_devices_follow_the_curve_of_one_on_streamed_and_mixed_images(
     run_python, tmp_path, image_dir
 ):

@@ -40,6 +40,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
     assert_same_result(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undisturbed_streamed):
     options = (*STREAMED, *stream_options(image_dir))
     options += ("--config.dataset.workers=2",)  # the undisturbed one read in threads

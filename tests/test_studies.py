@@ -81,6 +81,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_redoes_nothing_and_reports_the_same(finished, tmp_path, monkeypatch):
     class StopAtStep5(train_module.Interrupt):
         steps = 0
@@ -232,6 +233,7 @@ def test_the_report_as_html_holds_its_figures(finished, monkeypatch):
     assert not re.search(r'src="(?!data:)', page)
 
 
+@pytest.mark.slow
 def test_inference_is_timed_in_rounds(tmp_path, run_python):
     command = ("-m", "experiments.inference_time", "--scale=smoke", f"--out={tmp_path}")
     for seeds in (2, 3):

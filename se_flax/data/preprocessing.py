@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-import dm_pix as pix
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -113,6 +112,8 @@ class Preprocessing:
 
     def augment(self, key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns a training image, changed at random and normalised."""
+        import dm_pix as pix  # when a step is traced, not with the package
+
         crop_key, flip_key, policy_key, cutout_key, erasing_key = jax.random.split(key, 5)
         image = image.astype(jnp.float32)
         if self.crop_padding:

@@ -1,3 +1,4 @@
+import fnmatch
 import functools
 
 import flax.linen as nn
@@ -27,6 +28,15 @@ FAMILIES = {
 }
 
 
+# Of each family, the small networks are tested always.
+LARGE = ("*101*", "*110*", "*152*", "*154*", "*164*", "*inception_resnet*", "*efficientnet_b[2-7]")
+
+
+def slow_if_large(name):
+    large = any(fnmatch.fnmatch(name, pattern) for pattern in LARGE)
+    return pytest.param(name, marks=pytest.mark.slow if large else ())
+
+
 class Doubled(nn.Module):
     """A user's block, with parameters and no fields that SqueezeExcite has."""
 
@@ -38,19 +48,20 @@ class Doubled(nn.Module):
         return (2 * scale + self.offset).astype(x.dtype) * x
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_network_names_its_maps_by_stage_and_has_a_classifier(name):
-    model = create_model(name, 7)
-    size = model_info(name).input_size
+@pytest.mark.parametrize("name", [slow_if_large(name) for name in list_models()])
+def test_every_network_gives_logits_and_maps_named_by_stage(name):
+    model, size = create_model(name, num_classes=7), model_info(name).input_size
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     names = []
 
-    def feature_maps(images):
-        maps, _ = model.init_with_output(jax.random.key(0), images, features=True)
+    def logits_and_maps(images):
+        logits, variables = model.init_with_output(jax.random.key(0), images, train=False)
+        maps = model.apply(variables, images, features=True)
         names.extend(maps)
-        return list(maps.values())
+        return logits, list(maps.values())
 
-    maps = jax.eval_shape(feature_maps, images)
+    logits, maps = jax.eval_shape(logits_and_maps, images)
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
     stages = [n for n in names if n != "head"]
     assert stages == [f"stage{i}" for i in range(1, len(stages) + 1)]
     assert names in (stages, [*stages, "head"])

@@ -138,6 +138,7 @@ def filled(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bn_inception", "inception_v3", "inception_resnet_v2"])
 def test_with_all_gates_open_a_network_equals_the_plain_one(name):
     with_se = small(name, se=functools.partial(Gate, 1.0))

@@ -120,7 +120,9 @@ def test_with_zero_init_a_unit_starts_as_an_identity():
     )
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar", "preact_resnet110_cifar"])
+@pytest.mark.parametrize(
+    "name", ["resnet20_cifar", pytest.param("preact_resnet110_cifar", marks=pytest.mark.slow)]
+)
 def test_the_work_of_a_step_grows_with_the_depth_and_not_with_its_square(name):
     images = jnp.zeros((2, 8, 8, 3))
 
@@ -293,7 +295,9 @@ def test_features_are_the_maps_that_the_stages_give():
     }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50_caffe"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("resnet50_caffe", marks=pytest.mark.slow)]
+)
 def test_with_all_gates_open_it_equals_the_plain_network(name):
     fields = {"stage_sizes": (1, 2), "widths": (16, 32)}
     with_se, plain = (create_model(n, 10, **fields) for n in (f"se_{name}", name))

@@ -92,7 +92,7 @@ def test_images_that_pooling_leaves_nothing_of_are_refused():
         create_model("vgg16").init(jax.random.key(0), jnp.zeros((1, 32, 31, 3)))
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg16_bn"])
+@pytest.mark.parametrize("name", ["vgg16", pytest.param("vgg16_bn", marks=pytest.mark.slow)])
 def test_with_all_gates_open_it_equals_the_plain_network(name):
     fields = {"stage_sizes": (2, 2), "widths": (16, 32)}
     with_se, plain = (create_model(n, 10, **fields) for n in (f"se_{name}", name))

@@ -67,6 +67,7 @@ def test_a_single_process_sends_nothing():
     distributed.check_same("config", object())
 
 
+@pytest.mark.slow
 def test_two_processes_follow_one_and_continue_from_its_checkpoint(tmp_path):
     options = ("--config.sync_batch_norm=True", "--config.schedule.name=constant")
     options += ("--config.schedule.warmup_epochs=0", "--config.num_epochs=2")
