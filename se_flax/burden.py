@@ -1,4 +1,4 @@
-"""Parameters, memory and multiply-adds of networks: python -m se_flax.burden "se_resnet*"."""
+"""Counts parameters, memory and multiply-adds: python -m se_flax.burden "se_resnet*"."""
 
 import csv
 import dataclasses
@@ -16,23 +16,23 @@ from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 from se_flax.models import create_model, list_models, model_info
 
-_BYTES = 4  # of a float32
+_BYTES = 4  # size of a float32
 _MB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Burden:
-    """What one forward pass over one image takes.
+    """The cost of one forward pass over one image.
 
     Attributes:
-        parameters: number of them, without batch statistics.
-        parameter_mb: their memory in float32, batch statistics included, in units of 2^20 bytes.
-        feature_mb: memory of every layer's output in float32, if none is re-used, in units of
-            2^20 bytes; layers are convolutions and dense layers with their biases, batch norms,
-            poolings, concatenations, sums, sigmoids (and with them swish), tanh and scalings by
-            a gate. A ReLU is in place, and so is a sum after a scaling, as in the networks
-            that the authors of the SE paper released.
-        multiply_adds: of all convolutions and matrix products.
+        parameters: number of parameters, without batch statistics.
+        parameter_mb: memory of parameters and batch statistics in float32, in units of 2^20 bytes.
+        feature_mb: memory of all layers' outputs in float32, without re-use, in units of 2^20
+            bytes. Layers are convolutions and dense layers (each including its bias), batch
+            norms, poolings, concatenations, sums, sigmoids (including swish), tanh and scalings
+            by a gate. A ReLU works in place, and so does a sum after a scaling, as in the
+            networks that the authors of the SE paper released.
+        multiply_adds: number of multiply-adds in all convolutions and matrix products.
     """
 
     parameters: int
@@ -42,11 +42,12 @@ class Burden:
 
 
 def burden(model: nn.Module, input_size: int, channels: int = 3) -> Burden:
-    """Counts the burden of a network from its traced computation.
+    """Computes the burden of a network by tracing it.
 
     Args:
-        model: a network called as those of `create_model` are.
-        input_size, channels: of an image.
+        model: network with the call signature of those from `create_model`.
+        input_size: height and width of the image.
+        channels: number of channels of the image.
     """
     images = jax.ShapeDtypeStruct((1, input_size, input_size, channels), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
@@ -68,7 +69,7 @@ def burden(model: nn.Module, input_size: int, channels: int = 3) -> Burden:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Buffer:
-    """Memory that a layer writes its output to, and others may go on writing to in place."""
+    """Memory for a layer's output, which later layers may overwrite in place."""
 
     layer: str
     size: int
@@ -78,9 +79,9 @@ _SCALING = "scaling by a gate"
 
 
 class _Graph:
-    """Follows a computation, and counts its buffers and multiply-adds.
+    """Counts the buffers and multiply-adds of a computation.
 
-    Values that depend on the image are represented by their buffer, all others by None.
+    A value that depends on the image is represented by its buffer; any other value by None.
     """
 
     _VIEWS = frozenset(
@@ -88,16 +89,16 @@ class _Graph:
     )
     _MULTIPLYING = frozenset(("conv_general_dilated", "dot_general"))
     _SIGMOIDS = frozenset(("logistic", "tanh"))
-    # What never writes in place; a batch norm begins by taking away the mean.
+    # Operations that never work in place. "sub" stands for a batch norm, which subtracts the mean.
     _APART = frozenset(("concatenate", "pad", "sub")) | _SIGMOIDS
 
     def __init__(self):
         self.features = 0
         self.multiply_adds = 0
-        self._not_yet_counted: set[_Buffer] = set()  # scalings, as long as a sum may follow
+        self._not_yet_counted: set[_Buffer] = set()  # scalings that a sum may still follow
 
     def visit(self, jaxpr: jex.Jaxpr, inputs: list[_Buffer | None]) -> list[_Buffer | None]:
-        """Follows the equations of a computation; returns the buffers of its results."""
+        """Counts the equations of a computation; returns the buffers of its results."""
         buffers = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(value):
@@ -152,7 +153,7 @@ class _Graph:
 def _inner(equation: jex.JaxprEqn) -> jex.Jaxpr | None:
     """Returns the computation that an equation calls, if any."""
     parameters = equation.params
-    if "branches" in parameters:  # of those for several platforms, the general one
+    if "branches" in parameters:  # platform_dependent: the last branch is the default
         return parameters["branches"][-1].jaxpr
     for name in ("jaxpr", "call_jaxpr"):
         if name in parameters:
@@ -172,7 +173,7 @@ def _multiply_adds(equation: jex.JaxprEqn) -> int:
 
 
 def published_burden(name: str) -> list[dict[str, str]]:
-    """Returns the published figures of a network, each with its `source` and any `note`."""
+    """Returns a network's published figures, each with its `source` and a possibly empty `note`."""
     return [row for row in _published() if row["model"] == name]
 
 
@@ -186,20 +187,23 @@ def _published() -> list[dict[str, str]]:
 def define_flags() -> None:
     """Declares the options of this command."""
     flags.DEFINE_integer(
-        "input_size", None, "Height and width of images; by default each network's own.", 1
+        "input_size", None, "Height and width of the images; by default each network's own.", 1
     )
     flags.DEFINE_integer(
-        "num_classes", None, "Size of the classifier's output; by default 1000, of CIFAR's 10.", 1
+        "num_classes",
+        None,
+        "Size of the classifier's output; by default 1000, or 10 for CIFAR networks.",
+        1,
     )
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table of the networks whose names match, with the published figures below."""
+    """Prints a table of the models that match a pattern, each followed by published figures."""
     options = flags.FLAGS
     pattern = argv[1] if len(argv) > 1 else "*"
     names = list_models(pattern)
     if not names:
-        raise UserError(f'no model\'s name matches "{pattern}"')
+        raise UserError(f'no model matches "{pattern}"; without a pattern all models are listed')
     print(
         f"{'model':<28}{'input':>6}{'classes':>8}{'parameters':>13}{'MB':>9}{'feature MB':>12}"
         f"{'GMACs':>9}"

@@ -41,25 +41,26 @@ def evaluate_workdir(
     image_dir: str | pathlib.Path | None = None,
     skip_bad: bool = False,
 ) -> dict[str, Any]:
-    """Returns loss and top-1/3/5 of a checkpoint over exactly the images of a split.
+    """Evaluates a run's checkpoint; every image of the split counts exactly once.
 
     Args:
-        workdir: the folder of a run.
+        workdir: folder of the run.
         step: "best", "latest" or the step of a checkpoint.
         split: "test", "train" (not augmented) or, if the run held images out, "validation".
-        dataset: what to evaluate on, instead of reading the data set of the run.
-        data_dir: where TFDS keeps data, if elsewhere than in the run.
-        image_dir: a folder of class folders to evaluate on instead, cropped and normalised as
-            the run's own images; its folders are named as the run's classes.
-        skip_bad: leave out images of it that cannot be read, instead of raising.
+        dataset: data set to evaluate on, instead of the run's.
+        data_dir: folder of TFDS data sets, if not the run's.
+        image_dir: folder with one folder per class to evaluate on instead. The class folders have
+            the names of the run's classes, and the images are cropped and normalised like the
+            run's.
+        skip_bad: whether to skip unreadable images in `image_dir` instead of raising.
 
     Returns:
-        `loss` in nats, `top1`, `top3` and `top5` in percent, and what they belong to: `step`,
-        `model`, `dataset`, `split` and the number of `images`. Of a run of several seeds they
-        are means, and `per_seed` has those of each; each seed has its own "best" step.
+        `loss` in nats; `top1`, `top3` and `top5` accuracy in percent; `step`, `model`, `dataset`,
+        `split` and the number of `images`. For a run of several seeds the results are means, and
+        `per_seed` has the results of each seed. Each seed has its own "best" step.
 
     Raises:
-        UserError: if there is no such run, checkpoint or split.
+        UserError: if the run, checkpoint or split does not exist, or images cannot be read.
     """
     run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
     run.check_split(split)
@@ -86,27 +87,30 @@ def evaluate_pretrained(
     batch_size: int = 64,
     crop: CenterCrop | None = None,
 ) -> dict[str, Any]:
-    """Returns loss and top-1/3/5 of published weights over all images of a source.
+    """Evaluates published weights on all images of a source.
 
-    Images are resized, cropped and normalised as is published for the weights, if the catalogue
-    has them, and otherwise as for the network.
+    Images are resized and cropped as published for the weights, if they are in the catalogue, and
+    otherwise as for the network. They are normalised as for the network.
 
     Args:
-        name: of the network.
-        weights: a `source` for `load_pretrained`; by default, the catalogue's first.
-        source: the images. Its classes are those of the weights, in their order; for weights of
-            ImageNet's 1000 classes they may be any of these, named by synset (n01440764).
-        batch_size: number of images on all devices together, rounded up to divide by them.
-        crop: how to crop instead.
+        name: name of the network.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+        source: the images. Their classes must be those of the weights, in the same order. For
+            weights with ImageNet's 1000 classes, they can be any subset, named by synset (for
+            example n01440764).
+        batch_size: total batch size, over all devices; rounded up to a multiple of their number.
+        crop: crop to use instead of the published one.
 
     Returns:
-        `loss` in nats, `top1`, `top3` and `top5` in percent, the number of `images`, how they
-        were cropped (`input_size`, `crop_pct`, `interpolation`), and `published`, a list of what
-        was published for these weights and for this network, not always of these weights:
-        `top1_error`, `top5_error` and their `source`, on ImageNet's validation images.
+        `loss` in nats; `top1`, `top3` and `top5` accuracy in percent; the number of `images`;
+        their crop (`input_size`, `crop_pct`, `interpolation`); and `published`, a list of
+        published results on ImageNet's validation images, each with `top1_error`, `top5_error`
+        and `source`. The list has results of these weights and of this network, which may have
+        been obtained with other weights.
 
     Raises:
-        UserError: if the weights cannot be read or give no numbers, or the classes are not theirs.
+        UserError: if the weights cannot be read or give a loss that is not finite, or their
+            classes do not match the images'.
     """
     loaded = load_published(name, weights, source.class_names)
     info, known, weights = loaded.info, loaded.known, loaded.weights
@@ -121,7 +125,9 @@ def evaluate_pretrained(
     batches = tqdm(feed, name, leave=False, disable=None)
     means = total([evaluate(variables, *inputs) for inputs in batches]).means()
     if not np.isfinite(means["loss"]):
-        raise UserError(f"{weights} make the network's loss {means['loss']}")
+        raise UserError(
+            f"the loss with {weights} is {means['loss']}, not finite; use other weights"
+        )
     results = [result for result in info.published if result.dataset == "imagenet2012"]
     if known:
         by = f"{known.source} by {FIGURES}"
@@ -149,36 +155,43 @@ def define_flags() -> None:
     """Declares the options of this command."""
     flags.DEFINE_string("workdir", None, "Folder of the run.")
     flags.DEFINE_string(
-        "step", None, 'Which checkpoint of a run: "best" (the default), "latest" or a step.'
+        "step", None, 'Checkpoint of a run: "best" (the default), "latest" or a step.'
     )
     flags.DEFINE_string(
         "split",
         None,
-        'Of a run "test" (the default), "train" or, if held out, "validation"; otherwise of '
-        '--dataset, by default "validation".',
+        'Split of a run\'s data set: "test" (the default), "train" or, if held out, "validation"; '
+        'or split of --dataset, by default "validation".',
     )
-    flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not as in the run.")
+    flags.DEFINE_string("data_dir", None, "Folder of TFDS data sets, if not the run's.")
     flags.DEFINE_list(
         "model",
         None,
-        "In place of --workdir: networks whose published weights to evaluate, names or patterns.",
+        "Instead of --workdir: names or patterns of networks whose published weights to evaluate.",
     )
-    flags.DEFINE_string(
-        "weights", None, "Hub id or file; by default the first that the catalogue has."
-    )
-    flags.DEFINE_string("dataset", None, "TFDS data set to evaluate published weights on.")
-    flags.DEFINE_string("image_dir", None, "A folder of class folders to evaluate on.")
-    flags.DEFINE_bool("skip_bad", False, "Leave out images of --image_dir that cannot be read.")
-    flags.DEFINE_integer("batch_size", None, "Images at a time, of published weights.", 1)
-    flags.DEFINE_integer("input_size", None, "Of published weights: size of the crop.", 1)
+    flags.DEFINE_string("weights", None, "Hub id or file; by default the first in the catalogue.")
+    flags.DEFINE_string("dataset", None, "With --model: TFDS data set to evaluate on.")
+    flags.DEFINE_string("image_dir", None, "Folder with one folder per class to evaluate on.")
+    flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
+    flags.DEFINE_integer("batch_size", None, "With --model: batch size, by default 64.", 1)
+    flags.DEFINE_integer("input_size", None, "With --model: height and width of the crop.", 1)
     flags.DEFINE_float(
-        "crop_pct", None, "Of published weights: share of the short side that is seen.", 0.01, 1.0
+        "crop_pct",
+        None,
+        "With --model: fraction of the short side that the crop keeps.",
+        0.01,
+        1.0,
     )
-    flags.DEFINE_enum("interpolation", None, ["bilinear", "bicubic"], "How images are resized.")
+    flags.DEFINE_enum(
+        "interpolation",
+        None,
+        ["bilinear", "bicubic"],
+        "With --model: interpolation used to resize images.",
+    )
 
 
 def main(argv: list[str]) -> None:
-    """Prints the results as a line and as JSON."""
+    """Prints the results as one line of text and one of JSON."""
     options = flags.FLAGS
     if options.model:
         _refuse("--model", _OF_RUNS)
@@ -213,7 +226,7 @@ _OF_WEIGHTS = ("weights", "dataset", "batch_size", "input_size", "crop_pct", "in
 def _refuse(given: str, names: tuple[str, ...]) -> None:
     for name in names:
         if flags.FLAGS[name].value is not None:
-            raise UserError(f"--{name} does not go with {given}")
+            raise UserError(f"--{name} cannot be combined with {given}; remove one of them")
 
 
 def _main_pretrained() -> None:
@@ -225,14 +238,21 @@ def _main_pretrained() -> None:
         if any(sign in pattern for sign in "*?["):
             matching = [name for name in list_models(pattern) if find_weights(name)]
             if not matching:
-                raise UserError(f'no weights are known of a model whose name matches "{pattern}"')
+                raise UserError(
+                    f'the catalogue has no weights for a model that matches "{pattern}"; '
+                    "python -m se_flax.pretrained lists those that it has"
+                )
             names += matching
         elif pattern:
             names.append(model_info(pattern).name)
     if options.weights and len(names) > 1:
-        raise UserError(f"--weights are of one model, but --model gives {len(names)}")
+        raise UserError(
+            f"--weights belong to one model, but --model names {len(names)}; give one model"
+        )
     if options.image_dir and options.split:
-        raise UserError("--split is of --dataset, not of --image_dir")
+        raise UserError(
+            "--split requires --dataset and cannot be combined with --image_dir; remove one of them"
+        )
     if options.image_dir:
         shown = options.image_dir
         source = ImageFolder.of(options.image_dir).checked(options.skip_bad)

@@ -14,32 +14,30 @@ from se_flax.errors import UserError, nearest
 def define_flags() -> None:
     """Declares the options of this command."""
     config_flags.DEFINE_config_file(
-        "config", None, "File that describes the run, and after a colon its argument."
+        "config", None, "Config file of the run, FILE or FILE:ARGUMENT."
     )
+    flags.DEFINE_string("workdir", None, "Folder for the results; by default runs/<config name>.")
     flags.DEFINE_string(
-        "workdir", None, "Folder for the results; by default runs/<name of the config>."
+        "coordinator_address", None, "In a run of several processes, HOST:PORT of process 0."
     )
-    flags.DEFINE_string(
-        "coordinator_address", None, "Of a run of several processes: HOST:PORT of process 0."
-    )
-    flags.DEFINE_integer("num_processes", None, "How many processes the run has.", 1)
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+    flags.DEFINE_integer("num_processes", None, "Number of processes of the run.", 1)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", 0)
     flags.DEFINE_bool(
         "distributed",
         True,
-        "Join the other processes that Slurm, Open MPI or Cloud TPU started with this one.",
+        "Join the processes that Slurm, Open MPI or Cloud TPU started together with this one.",
     )
 
 
 def default_workdir(config_filename: str) -> pathlib.Path:
-    """Returns runs/<name>[_<argument>] for a config FILE[:argument]."""
+    """Returns runs/<name>[_<argument>] for a config FILE[:ARGUMENT]."""
     path, _, argument = config_filename.partition(":")
     name = pathlib.Path(path).stem
     return pathlib.Path("runs") / (f"{name}_{argument}" if argument else name)
 
 
 def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
-    """Returns the config that --config names, and FILE[:argument]; raises `UserError` if none."""
+    """Returns the config of --config and its FILE[:ARGUMENT]; raises `UserError` if unusable."""
     if not options["config"].present:
         raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
     filename = options["config"].config_filename
@@ -50,22 +48,22 @@ def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
     config = options.config
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"{path}: get_config() returned {type(config).__name__}, not an "
-            "ml_collections.ConfigDict"
+            f"{path}: get_config() must return an ml_collections.ConfigDict, not "
+            f"{type(config).__name__}"
         )
     return config, filename
 
 
 def main(argv: list[str]) -> None:
-    """Trains what the flags describe."""
+    """Runs the training that the flags describe."""
     outlive_output()
     options = flags.FLAGS
     config, filename = config_of_flags(options)
     workdir = options.workdir or default_workdir(filename)
     if "://" in str(workdir):
         raise UserError(
-            f"--workdir must be a folder, not {workdir}; mount a bucket first, for example with "
-            "gcsfuse"
+            f"--workdir must be a local folder, not {workdir}; mount the bucket, for example with "
+            "gcsfuse, and give the mounted folder"
         )
     try:
         from se_flax.runtime.distributed import join
@@ -76,16 +74,22 @@ def main(argv: list[str]) -> None:
     if options.distributed:
         join(*others)
     elif others != (None, None, None):
-        raise UserError("--nodistributed does not go with flags that name other processes")
+        raise UserError(
+            "--nodistributed cannot be combined with --coordinator_address, --num_processes or "
+            "--process_id; remove it or them"
+        )
     try:
         train(config, workdir)
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "stopped immediately; the same command resumes from the last checkpoint",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
-        os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own
+        os._exit(INTERRUPTED)  # does not wait for XLA's compilation threads
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A network with published weights, and images of the classes that these know."""
+"""Networks with published weights, and the mapping of a data set's classes to theirs."""
 
 import dataclasses
 import pathlib
@@ -19,14 +19,14 @@ from se_flax.pretrained.catalogue import PublishedWeights, find_weights
 
 @dataclasses.dataclass(frozen=True)
 class PublishedNetwork:
-    """A network with published weights, for images of some classes.
+    """A network with published weights, and the labels of a data set's classes.
 
     Attributes:
-        info: what is known of the network.
-        known: what is known of the weights, or None.
-        weights: where they are from.
+        info: description of the network.
+        known: the weights' entry in the catalogue, or None.
+        weights: source of the weights.
         model, variables: the network.
-        places: at which place among the weights' classes each class of the images is.
+        places: for each class of the data set, the index of the network's output.
     """
 
     info: ModelInfo
@@ -37,7 +37,7 @@ class PublishedNetwork:
     places: np.ndarray
 
     def class_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Returns a name for each class of the weights, those of the images in their places."""
+        """Returns a name per network output: the data set's class name, or else the index."""
         result = [str(i) for i in range(self.model.num_classes)]
         for name, place in zip(names, self.places, strict=True):
             result[place] = name
@@ -47,21 +47,26 @@ class PublishedNetwork:
 def load_published(
     name: str, weights: str | pathlib.Path | None, class_names: tuple[str, ...]
 ) -> PublishedNetwork:
-    """Returns a network with published weights; for arguments, see `evaluate_pretrained`.
+    """Loads a network with published weights.
 
     Args:
-        class_names: of the images.
+        name: name of the network.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+        class_names: names of the data set's classes.
+
+    Raises:
+        UserError: if the weights cannot be read, or their classes do not match.
     """
     info = model_info(name)
     known = find_weights(name, weights)
     if weights is None:
         if known is None:
             raise UserError(
-                f'the catalogue has no weights of "{name}"; give --weights=FILE, or choose '
+                f'the catalogue has no weights for "{name}"; give --weights=FILE, or choose '
                 "one of the models that python -m se_flax.pretrained lists"
             )
         weights = known.source
-    # An auxiliary classifier has no part in what a trained network says.
+    # The auxiliary classifier is only used in training.
     has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
     fields = {"auxiliary": False} if has_auxiliary else {}
     variables = load_pretrained(name, weights, **fields)
@@ -72,14 +77,14 @@ def load_published(
 
 
 def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
-    """Returns how the images are cropped that weights, or else a network, are evaluated on."""
+    """Returns the crop with which the weights, or else the network, were evaluated."""
     by = find_weights(name, weights) or model_info(name)
     return CenterCrop(by.input_size, by.crop_pct, by.interpolation)
 
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
-    """A source whose classes stand at other places."""
+    """A source with its labels replaced by `places[label]`."""
 
     source: ImageSource
     places: np.ndarray
@@ -93,12 +98,12 @@ class Renamed:
         return {**record, "label": self.places[record["label"]]}
 
     def describe(self, i: int) -> str:
-        """Returns what to call an image in a message."""
+        """Returns a description of image i, for messages."""
         return self.source.describe(i)
 
 
 def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
-    """Returns at which place each class of the images is among those of the weights."""
+    """Returns, for each class of the images, the index of the network's output."""
     if len(names) == num_classes:
         return np.arange(num_classes)
     if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
@@ -108,6 +113,7 @@ def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
         if set(names) <= set(synsets):
             return np.array([synsets.index(name) for name in names])
     raise UserError(
-        f"the images are of {len(names)} classes ({', '.join(names[:3])}, ...), the weights for "
-        f"{num_classes}; they must be as many, or be named by ImageNet's synsets (n01440764)"
+        f"the images have {len(names)} classes ({', '.join(names[:3])}, ...), but the weights have "
+        f"{num_classes}; use images with the same classes, or with classes named by ImageNet's "
+        "synsets (for example n01440764)"
     )

@@ -1,4 +1,4 @@
-"""The checkpoint of a run, ready to be evaluated or looked into."""
+"""A run restored from its checkpoint, for evaluation and analysis."""
 
 import dataclasses
 import pathlib
@@ -21,13 +21,14 @@ from se_flax.workdir import has_checkpoint, read_config
 
 @dataclasses.dataclass(frozen=True)
 class RestoredRun:
-    """A run's checkpoint.
+    """A run restored from its checkpoint. It has one network per seed.
 
     Attributes:
-        program: of the run's config, and of its data set or of another one given instead.
-        model: the network.
-        state: of the checkpoint, or of the best one of each network.
-        steps: of the state, for each network.
+        program: program built from the run's config, with the run's data set or the one given
+            instead.
+        model: the network's module.
+        state: state from the checkpoint, or from the best checkpoint of each network.
+        steps: step of the state for each network.
     """
 
     program: Program
@@ -48,7 +49,7 @@ class RestoredRun:
         """Raises `UserError` if the run has no split of this name."""
         if split not in self.program.sizes:
             known = ", ".join(self.program.sizes)
-            raise UserError(f'there is no split "{split}"; known are {known}')
+            raise UserError(f'the run has no split "{split}"; its splits are {known}')
 
 
 def restore_run(
@@ -59,11 +60,11 @@ def restore_run(
     image_dir: str | pathlib.Path | None = None,
     skip_bad: bool = False,
 ) -> RestoredRun:
-    """Returns a run's checkpoint; see `se_flax.evaluate.evaluate_workdir`."""
+    """Restores a run; for arguments and errors see `se_flax.evaluate.evaluate_workdir`."""
     workdir = pathlib.Path(workdir).expanduser()
     config = _config_of(workdir, data_dir, names_dataset=dataset is None and image_dir is None)
     if not has_checkpoint(workdir):
-        raise UserError(f"{workdir} has no checkpoint yet")
+        raise UserError(f"{workdir} has no checkpoint yet; train the run first")
     seeds = range(config.seed, config.seed + config.num_seeds)
     with Checkpoints(workdir, metrics_to_choose_by(seeds), read_only=True) as saved:
         steps = _steps(workdir, saved, step, len(seeds))
@@ -84,7 +85,7 @@ def restore_run(
 
 
 def _config_of(workdir: pathlib.Path, data_dir: str | None, names_dataset: bool) -> ConfigDict:
-    """Returns the config of a run, which may have to name its data set."""
+    """Returns a run's config; with `names_dataset`, checks that its data set can be loaded."""
     config = read_config(workdir)
     if data_dir:
         config.dataset.data_dir = data_dir
@@ -93,21 +94,21 @@ def _config_of(workdir: pathlib.Path, data_dir: str | None, names_dataset: bool)
             check_dataset_name(config.dataset.name)
         except UserError as error:
             raise UserError(
-                f'{workdir} was trained on "{config.dataset.name}", which is not read by name; '
-                "call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
+                f'{workdir} was trained on "{config.dataset.name}", which cannot be loaded by '
+                "name; call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
             ) from error
     check_config(config, names_dataset=names_dataset)
     return config
 
 
 def _steps(workdir: pathlib.Path, saved: Checkpoints, step: str | int, count: int) -> list[int]:
-    """Returns the step of the checkpoint that is asked for, for each network."""
+    """Returns the step of the requested checkpoint for each network."""
     chosen = {"latest": saved.latest}.get(step, step)
     steps = saved.best if step == "best" else [chosen] * count
     if not steps or not all(str(s).isdigit() and int(s) in saved.steps for s in steps):
         raise UserError(
-            f'{workdir} has no checkpoint "{step}"; it has "latest", "best" once it was '
-            f"evaluated, and the steps {', '.join(map(str, saved.steps))}"
+            f'{workdir} has no checkpoint "{step}"; choose "latest", "best" (after the first '
+            f"evaluation), or one of the steps {', '.join(map(str, saved.steps))}"
         )
     return [int(step) for step in steps]
 
@@ -119,12 +120,11 @@ def _images_of(
     class_names: tuple[str, ...],
     skip_bad: bool,
 ) -> ImageDataset:
-    """Returns the images of a folder, prepared as those of a run."""
+    """Returns the images in a folder, preprocessed like those of the run."""
     if not config.dataset.image_dir and config.dataset.name in known_datasets():
         raise UserError(
-            f'{workdir} was trained on "{config.dataset.name}", whose images are held in '
-            "memory and not prepared as those of a folder are; --image_dir is for runs on "
-            "streamed images"
+            f'{workdir} was trained on "{config.dataset.name}", whose images are not cropped like '
+            "those of a folder; use --image_dir only for a run on streamed images"
         )
     source = ImageFolder.of(image_dir, class_names).checked(skip_bad)
     return streamed(config, str(image_dir), source, source)

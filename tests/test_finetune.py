@@ -124,6 +124,6 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(
     config, stripes, tmp_path
 ):
     config.init_from = "timm/legacy_seresnet50.in1k"
-    with pytest.raises(UserError, match='are weights of "se_resnet50_caffe"'):
+    with pytest.raises(UserError, match='has weights for "se_resnet50_caffe"'):
         train(config, tmp_path / "run", stripes)
     assert not (tmp_path / "run").exists()

@@ -31,7 +31,7 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
         (["--wrokdir=x"], {}, "workdir"),
         (["runs/x"], {}, 'unknown argument "runs/x"'),
         (["--num_processes=2"], {}, "--coordinator_address and --process_id missing"),
-        (["--num_processes=2", "--nodistributed"], {}, "--nodistributed does not go with"),
+        (["--num_processes=2", "--nodistributed"], {}, "--nodistributed cannot be combined with"),
         (
             ["--config.batch_size=100"],
             {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},

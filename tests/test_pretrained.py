@@ -33,7 +33,9 @@ def test_published_results_are_of_registered_networks():
 
 
 def test_weights_of_another_network_are_refused_before_they_are_fetched():
-    with pytest.raises(UserError, match='are weights of "se_resnet50_caffe", not of "se_resnet50"'):
+    with pytest.raises(
+        UserError, match='has weights for "se_resnet50_caffe", not for "se_resnet50"'
+    ):
         load_pretrained("se_resnet50", "timm/legacy_seresnet50.in1k")
 
 
@@ -69,7 +71,7 @@ def test_published_errors_are_plausible():
     ],
 )
 def test_ids_of_networks_that_compute_otherwise_are_refused(name, source):
-    with pytest.raises(UserError, match="computes otherwise"):
+    with pytest.raises(UserError, match="computes differently from that network; choose"):
         load_pretrained(name, source)
 
 
@@ -86,13 +88,13 @@ def test_the_catalogue_is_listed(run_python):
     [
         ([], "--workdir=DIR is missing"),
         (["--model=resnet50"], "give either --dataset=NAME or --image_dir=DIR"),
-        (["--model=resnet50", "--workdir=runs/x"], "--workdir does not go with --model"),
-        (["--workdir=runs/x", "--weights=x.pth"], "--weights does not go with --workdir"),
-        (["--model=resnet50", "--image_dir=tests", "--split=test"], "--split is of --dataset"),
-        (["--model=se_preact*", "--image_dir=tests"], "no weights are known of a model"),
+        (["--model=resnet50", "--workdir=runs/x"], "--workdir cannot be combined with --model"),
+        (["--workdir=runs/x", "--weights=x.pth"], "--weights cannot be combined with --workdir"),
+        (["--model=resnet50", "--image_dir=tests", "--split=test"], "--split requires --dataset"),
+        (["--model=se_preact*", "--image_dir=tests"], "the catalogue has no weights for a model"),
         (["--model=resnet51", "--image_dir=x"], 'no model "resnet51"'),
         (["--model=resnet50", "--image_dir=/nowhere"], "there is no folder /nowhere"),
-        (["--model=se_resnet*", "--weights=x.pth", "--image_dir=tests"], "--weights are of one"),
+        (["--model=se_resnet*", "--weights=x.pth", "--image_dir=tests"], "--weights belong to one"),
     ],
 )
 def test_unusable_options_of_the_evaluation_are_one_sentence(run_python, arguments, words):

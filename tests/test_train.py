@@ -94,7 +94,7 @@ def test_evaluation_of_what_does_not_exist_is_told(finished, stripes, tmp_path):
     _, workdir, _ = finished
     with pytest.raises(UserError, match=r'no checkpoint "7".*36'):
         evaluate_workdir(workdir, 7, dataset=stripes)
-    with pytest.raises(UserError, match='no split "validation"; known are train, test'):
+    with pytest.raises(UserError, match='no split "validation"; its splits are train, test'):
         evaluate_workdir(workdir, split="validation", dataset=stripes)
     with pytest.raises(UserError, match="not the workdir of a run"):
         evaluate_workdir(tmp_path, dataset=stripes)
@@ -329,7 +329,7 @@ def test_a_run_that_could_only_skip_ends(tmp_path, tiny_config, stripes):
 
 def test_a_run_on_arrays_is_evaluated_on_arrays(finished):
     _, workdir, _ = finished
-    with pytest.raises(UserError, match='trained on "stripes", which is not read by name'):
+    with pytest.raises(UserError, match='trained on "stripes", which cannot be loaded by name'):
         evaluate_workdir(workdir)
 
 

@@ -1,1 +1,1 @@
-"""Looking inside networks: excitations by class, class activation maps, confusion."""
+"""Analyses of trained networks: excitations by class, class activation maps, confusion matrix."""

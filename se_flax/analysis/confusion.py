@@ -1,4 +1,4 @@
-"""Which classes a network confuses.
+"""Prints and draws the confusion matrix of a network.
 
 python -m se_flax.analysis.confusion --workdir=runs/quickstart
 """
@@ -26,11 +26,11 @@ def confusion_matrix(
     batches: Iterable[tuple[Float[Array, "b h w c"], Int[Array, " b"]]],
     num_classes: int,
 ) -> Int[np.ndarray, "num_classes num_classes"]:
-    """Returns how many images of each class (rows) a network takes for each class (columns).
+    """Returns the number of images by true class (rows) and predicted class (columns).
 
     Args:
         model, variables: the network.
-        batches: normalised images and their labels.
+        batches: batches of normalised images [b, h, w, c] and labels [b].
         num_classes: number of classes.
 
     Raises:
@@ -41,18 +41,18 @@ def confusion_matrix(
     for images, labels in batches:
         np.add.at(matrix, (np.asarray(labels), np.asarray(says(variables, images))), 1)
     if not matrix.any():
-        raise UserError("there are no images to show the network")
+        raise UserError("there are no images to evaluate; choose a split or folder that has some")
     return matrix
 
 
 def per_class_accuracy(matrix: Int[np.ndarray, "c c"]) -> Float[np.ndarray, " c"]:
-    """Returns the accuracy in percent on the images of each class; NaN where there are none."""
+    """Returns the accuracy on each class in percent; NaN for a class without images."""
     counts = matrix.sum(1)
     return 100 * np.diag(matrix) / np.where(counts, counts, np.nan)
 
 
 def most_confused(matrix: Int[np.ndarray, "c c"], count: int) -> list[tuple[int, int, int]]:
-    """Returns (class, taken for, images) of the pairs of classes most often confused."""
+    """Returns (true class, predicted class, number of images) for the most confused pairs."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     places = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = [np.unravel_index(place, wrong.shape) for place in places]
@@ -60,15 +60,15 @@ def most_confused(matrix: Int[np.ndarray, "c c"], count: int) -> list[tuple[int,
 
 
 def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title: str):
-    """Returns a figure of the matrix, in percent of each class's images."""
+    """Returns a figure of the matrix, with each row in percent of its class's images."""
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = len(names)
     side = min(12.0, 3.0 + 0.42 * size)
     figure, axis = pyplot().subplots(figsize=(side + 0.8, side))
     drawn = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(drawn, label="% of the images of a class", fraction=0.046)
-    axis.set_xlabel("taken for")
-    axis.set_ylabel("class")
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
     axis.set_title(title)
     if size <= 30:
         turned = {"rotation": 60, "ha": "right"} if max(map(len, names)) > 3 else {}
@@ -82,7 +82,7 @@ def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title
 
 
 def main(argv: list[str]) -> None:
-    """Prints the accuracy on each class and the pairs most confused, and draws the matrix."""
+    """Prints the accuracy on each class and the most confused pairs, and draws the matrix."""
     options = flags.FLAGS
     output = output_path(options.output, ".png")
     (subject,) = subjects_of_flags(most=1)
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
             print(f"  {names[k]:<24}{accuracy[k]:7.2f}%  of {counts[k]:,}")
     print("most confused:")
     for k, other, count in most_confused(matrix, options.pairs):
-        print(f"  {names[k]} taken for {names[other]}: {count} ({100 * count / counts[k]:.1f}%)")
+        print(f"  {names[k]} predicted as {names[other]}: {count} ({100 * count / counts[k]:.1f}%)")
     draw_confusion(matrix, names, subject.name).savefig(output, dpi=110)
     numbers = {
         "network": subject.name,
@@ -105,13 +105,15 @@ def main(argv: list[str]) -> None:
         "accuracy": [None if np.isnan(x) else round(x, 4) for x in accuracy.tolist()],
     }
     output.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
-    print(f"{output} shows the matrix, {output.with_suffix('.json')} holds the numbers")
+    print(f"figure: {output}, numbers: {output.with_suffix('.json')}")
 
 
 def _define_flags() -> None:
     define_flags()
-    flags.DEFINE_integer("pairs", 10, "How many pairs of classes to print.", 0)
-    flags.DEFINE_string("output", "confusion.png", "PNG file to write; and .json beside it.")
+    flags.DEFINE_integer("pairs", 10, "Number of confused pairs to print.", 0)
+    flags.DEFINE_string(
+        "output", "confusion.png", "PNG file to write; the numbers go to a .json of the same name."
+    )
 
 
 if __name__ == "__main__":

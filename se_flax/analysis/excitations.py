@@ -1,4 +1,4 @@
-"""The gates of SE blocks by class, as in figures 6 and 7 of the SE paper (arXiv:1709.01507).
+"""SE gates by class, as in figures 6 and 7 of the SE paper (arXiv:1709.01507).
 
 python -m se_flax.analysis.excitations --workdir=runs/quickstart --classes=0,1,8
 """
@@ -30,12 +30,14 @@ from se_flax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Excitations:
-    """The gate of one SE block over images of some classes, and over all.
+    """Statistics of one SE block's gates, for each of k - 1 classes and for all images.
+
+    A block that has a gate for each position (`squeeze="none"`) is represented by their mean.
 
     Attributes:
-        mean, std: [number of classes + 1, c], of each channel's gate over the images of each
-            class and, last, over all images. A gate for each position (`squeeze="none"`) counts
-            by its mean over the positions. The standard deviation is that of the population.
+        mean: [k, c], mean of each channel's gate over the images of each class; the last row is
+            over all images.
+        std: [k, c], the population's standard deviation, likewise.
     """
 
     mean: Float[np.ndarray, "k c"]
@@ -48,21 +50,21 @@ def excitations_by_class(
     batches: Iterable[tuple[Float[Array, "b h w 3"], Int[Array, " b"]]],
     classes: Sequence[int],
 ) -> dict[str, Excitations]:
-    """Returns what the gates of a network's SE blocks do for images of some classes.
+    """Returns statistics of the gates of each SE block by class.
 
     Args:
         model, variables: the network.
-        batches: normalised images and their labels.
-        classes: the classes that are told apart.
+        batches: batches of normalised images [b, h, w, 3] and labels [b].
+        classes: numbers of the classes to report.
 
     Returns:
-        The excitations by the name of the block, in the order of the network.
+        Excitations by name of the block, in the order of the network.
 
     Raises:
-        UserError: if the network has no SE blocks, or there are no images of a class.
+        UserError: if the network has no SE blocks, or one of the classes has no images.
     """
 
-    # jit sorts the keys of what it returns, so the order of the blocks is told beside.
+    # jit sorts the keys of a returned dictionary, so the names are recorded separately.
     names: list[str] = []
 
     @jax.jit
@@ -78,16 +80,16 @@ def excitations_by_class(
     for images, labels in batches:
         gates = [np.asarray(gate, np.float64) for gate in gates_of(variables, images)]
         if not gates:
-            raise UserError("this network has no SE blocks, whose excitations could be shown")
+            raise UserError("the network has no SE blocks; choose one that has")
         masks = np.stack([*(np.asarray(labels) == k for k in classes), np.ones(len(labels), bool)])
         counts += masks.sum(1)
         sums = [np.stack([masks @ gate, masks @ gate**2]) for gate in gates]
         moments = [a + b for a, b in zip(moments, sums, strict=True)] if moments else sums
     for k, count in zip(classes, counts[:-1], strict=True):
         if not count:
-            raise UserError(f"there are no images of class {k}")
+            raise UserError(f"there are no images of class {k}; choose a class that has some")
     if not moments:
-        raise UserError("there are no images to show the network")
+        raise UserError("there are no images to evaluate; choose a split or folder that has some")
     result = {}
     for name, (sums, squares) in zip(names, moments, strict=True):
         mean = sums / counts[:, None]
@@ -99,13 +101,14 @@ def excitations_by_class(
 def draw_excitations(
     excitations: dict[str, Excitations], labels: Sequence[str], title: str, bands: bool = False
 ):
-    """Returns a figure: a panel for each block, a curve for each class over the channels.
+    """Returns a figure with a panel per block and, in it, a curve over the channels per class.
 
     Args:
-        excitations: of each block.
-        labels: of the classes; the curve over all images is black.
-        title: of the figure.
-        bands: shade a standard deviation around each curve, as in figure 7 of the paper.
+        excitations: statistics by name of the block.
+        labels: names of the classes for the legend. The curve for all images is black.
+        title: title of the figure.
+        bands: whether to shade one standard deviation around each curve, as in figure 7 of the
+            paper.
     """
     columns = min(3, len(excitations))
     rows = -(-len(excitations) // columns)
@@ -141,7 +144,7 @@ def draw_excitations(
 
 
 def main(argv: list[str]) -> None:
-    """Draws the excitations of one network, and writes their numbers beside the figure."""
+    """Draws the excitations of one network and writes the numbers to a JSON file."""
     options = flags.FLAGS
     output = output_path(options.output, ".png")
     (subject,) = subjects_of_flags(most=1)
@@ -171,16 +174,20 @@ def main(argv: list[str]) -> None:
             f"{name}: mean {block.mean[-1].mean():.3f}, standard deviation between channels "
             f"{block.mean[-1].std():.3f}, between classes {between:.3f}"
         )
-    print(f"{output} shows them, {output.with_suffix('.json')} holds the numbers")
+    print(f"figure: {output}, numbers: {output.with_suffix('.json')}")
 
 
 def _define_flags() -> None:
     define_flags()
     flags.DEFINE_list(
-        "classes", [], "Names or numbers of classes; by default the first four that have images."
+        "classes", [], "Names or numbers of classes; by default the first four with images."
     )
     flags.DEFINE_bool("bands", False, "Shade one standard deviation around each curve.")
-    flags.DEFINE_string("output", "excitations.png", "PNG file to write; and .json beside it.")
+    flags.DEFINE_string(
+        "output",
+        "excitations.png",
+        "PNG file to write; the numbers go to a .json of the same name.",
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What figures share."""
+"""Colours and set-up shared by the figures."""
 
 from types import ModuleType
 
-# Colours that remain apart for colour-blind readers (Okabe and Ito, 2008); black is beside them.
+# Colours that colour-blind readers can distinguish (Okabe and Ito, 2008); black is used separately.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def pyplot() -> ModuleType:
-    """Returns `matplotlib.pyplot`, drawing to files alone."""
+    """Returns `matplotlib.pyplot` with a backend that only writes files."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Class activation maps: where in an image a network sees a class.
+"""Class activation maps: which positions of an image speak for a class.
 
 python -m se_flax.analysis.heatmaps --workdir=runs/resnet_cifar10,runs/se_resnet_cifar10
 
@@ -35,20 +35,20 @@ def class_activation_maps(
     images: Float[Array, "n height width 3"],
     classes: Int[Array, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n num_classes"]]:
-    """Returns where each image has what speaks for a class, and the logits.
+    """Returns one class activation map per image, and the logits.
 
-    With the last map f and the classifier's weights w and biases b, the map of class k is
-    sum_c w_ck f_c + b_k at each position (arXiv:1512.04150, equation 2); its mean over the
+    With the last feature map f and the classifier's weights w and biases b, the map of class k is
+    sum_c w_ck f_c + b_k at each position (arXiv:1512.04150, equation 2). Its mean over the
     positions is the logit of the class.
 
     Args:
         model, variables: a network that ends in a mean over all positions and a dense layer
             `classifier`.
-        images: normalised.
-        classes: of each image, which; by default the one that the network says.
+        images: batch of normalised images, [n, height, width, 3].
+        classes: class whose map is computed for each image, [n]; by default the predicted class.
 
     Raises:
-        UserError: if the network ends otherwise.
+        UserError: if the network does not end in this way.
     """
     classifier = variables["params"]["classifier"]
 
@@ -61,9 +61,9 @@ def class_activation_maps(
     logits, last = compute(variables, images)
     if last.shape[-1] != len(classifier["kernel"]):
         raise UserError(
-            "class activation maps are of networks that classify the mean of their last map; "
-            f"this one has {last.shape[-1]} channels there, but its classifier takes "
-            f"{len(classifier['kernel'])} numbers"
+            "class activation maps need a network that classifies the mean of its last feature "
+            f"map, but this one's has {last.shape[-1]} channels and its classifier takes "
+            f"{len(classifier['kernel'])} inputs; choose another network"
         )
     classes = jnp.argmax(logits, axis=-1) if classes is None else jnp.asarray(classes)
     weights = classifier["kernel"][:, classes]
@@ -75,10 +75,10 @@ def class_activation_maps(
 def overlay(
     image: UInt8[np.ndarray, "height width c"], activation: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "height width 3"]:
-    """Returns an image of values 0 to 1 under its map, which is stretched to all colours.
+    """Draws a class activation map over a grey version of its image; the result is 0 to 1.
 
-    The map is enlarged bilinearly; its smallest value is dark blue, its largest yellow (cividis,
-    which is the same to colour-blind readers).
+    The map is resized bilinearly. Its smallest value becomes dark blue and its largest yellow
+    (cividis, a colour map for readers with and without colour blindness).
     """
     import matplotlib
 
@@ -95,13 +95,12 @@ def draw_heatmaps(
     captions: Sequence[str],
     columns: Sequence[tuple[str, Sequence[np.ndarray], Sequence[np.ndarray], Sequence[str]]],
 ):
-    """Returns a figure: a row for each image, and beside it a column for each network.
+    """Returns a figure with a row per image: the image, then its overlay for each network.
 
     Args:
-        images: uint8 [height, width, 1 or 3].
-        captions: of each image.
-        columns: of each network its name, the images as it is shown them, their maps, and what
-            to write over each.
+        images: images for the first column, uint8 [height, width, 1 or 3].
+        captions: caption of each image.
+        columns: for each network (name, its input images, their class activation maps, captions).
     """
     figure, axes = pyplot().subplots(
         len(images),
@@ -126,13 +125,12 @@ def draw_heatmaps(
 def choose_images(
     subject: Subject, wanted: Sequence[int], count: int, batch_size: int, most: int | None = None
 ) -> tuple[list[UInt8[np.ndarray, "height width c"]], list[int]]:
-    """Returns the first images of some classes, equally many of each as far as there are, and
-    their labels.
+    """Returns the first images of the wanted classes, as evenly as possible, and their labels.
 
     Raises:
-        UserError: if there are none.
+        UserError: if these classes have no images.
     """
-    share = -(-count // len(wanted))  # of each class; others stand by where one has fewer
+    share = -(-count // len(wanted))  # images per class; further ones fill up if a class has fewer
     chosen: list[tuple[np.ndarray, int]] = []
     others: list[tuple[np.ndarray, int]] = []
     taken: dict[int, int] = collections.Counter()
@@ -148,7 +146,7 @@ def choose_images(
             break
     chosen += others[: count - len(chosen)]
     if not chosen:
-        raise UserError("there are no images of these classes")
+        raise UserError("there are no images of these classes; choose others with --classes")
     return [image for image, _ in chosen], [label for _, label in chosen]
 
 
@@ -167,7 +165,10 @@ def main(argv: list[str]) -> None:
         if shown is None:
             shown = images, labels
         if (subject.class_names, labels) != (names, shown[1]):
-            raise UserError(f"{subject.name} and {subjects[0].name} are shown different images")
+            raise UserError(
+                f"{subject.name} and {subjects[0].name} have different images; compare networks on "
+                "the same data set"
+            )
         maps, logits = class_activation_maps(
             subject.model,
             subject.variables,
@@ -176,22 +177,22 @@ def main(argv: list[str]) -> None:
         )
         shares = 100 * np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1)
         said = logits.argmax(-1)
-        lines = [f"says {names[k]}, {share:.0f}%" for k, share in zip(said, shares, strict=True)]
+        lines = [f"{names[k]}, {share:.0f}%" for k, share in zip(said, shares, strict=True)]
         columns.append((subject.name, images, maps, lines))
-        print(f"{subject.name}: {np.sum(said == labels)} of {len(labels)} right")
+        print(f"{subject.name}: {np.sum(said == labels)} of {len(labels)} correct")
     if len(shown[1]) < options.count:
-        print(f"there are no more than {len(shown[1])} such images")
+        print(f"these classes have only {len(shown[1])} images")
     figure = draw_heatmaps(shown[0], [names[label] for label in shown[1]], columns)
     figure.savefig(output, dpi=110)
-    of = "the class that each network says" if options.predicted else "the true class"
-    print(f"{output} shows where they see {of}")
+    of = "each network's prediction" if options.predicted else "the true class"
+    print(f"class activation maps of {of}: {output}")
 
 
 def _define_flags() -> None:
     define_flags()
-    flags.DEFINE_list("classes", [], "Names or numbers of classes to show images of; default all.")
+    flags.DEFINE_list("classes", [], "Names or numbers of the classes to show; by default all.")
     flags.DEFINE_integer("count", 5, "Number of images.", 1)
-    flags.DEFINE_bool("predicted", False, "Maps of what the network says, not of the true class.")
+    flags.DEFINE_bool("predicted", False, "Draw maps of the predicted class, not the true one.")
     flags.DEFINE_string("output", "heatmaps.png", "PNG file to write.")
 
 

@@ -1,4 +1,4 @@
-"""What the analyses look at: a trained network, and images with their classes."""
+"""The input of an analysis: a trained network, and labelled images."""
 
 import dataclasses
 import functools
@@ -25,14 +25,14 @@ from se_flax.restored import restore_run
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network and images to show it.
+    """A network, and images to evaluate it on.
 
     Attributes:
-        name: what to call it.
+        name: name of the network, for titles and messages.
         model, variables: the network.
-        class_names: one a class of the images.
-        batches: `batches(batch_size)` yields the images, not normalised, and their labels.
-        preprocessing: what normalises them.
+        class_names: name of each class.
+        batches: function of the batch size that yields batches of uint8 images and labels.
+        preprocessing: normalises the images.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Subject:
     preprocessing: Preprocessing
 
     def normalize(self, images: UInt8[np.ndarray, "b h w c"]) -> Float[jax.Array, "b h w c"]:
-        """Returns images as the network is fed."""
+        """Returns normalised images, the network's input."""
         return self.preprocessing.normalize(jnp.asarray(images))
 
     def classes(self, wanted: Sequence[str]) -> list[int]:
-        """Returns the numbers of classes, which are given by name or number.
+        """Returns the numbers of classes that are given by name or number.
 
         Raises:
-            UserError: if there is no such class.
+            UserError: if there is no class of this name or number.
         """
         places = []
         for name in wanted:
@@ -60,8 +60,8 @@ class Subject:
                 places.append(int(name))
             else:
                 raise UserError(
-                    f'there is no class "{name}"{nearest(name, self.class_names)}; classes are '
-                    f"named, or numbered from 0 to {len(self.class_names) - 1}"
+                    f'there is no class "{name}"{nearest(name, self.class_names)}; give the name '
+                    f"of a class, or a number from 0 to {len(self.class_names) - 1}"
                 )
         return places
 
@@ -74,15 +74,15 @@ def subject_of_run(
     dataset: ImageDataset | None = None,
     data_dir: str | None = None,
 ) -> Subject:
-    """Returns the network of a run's checkpoint, and the images of a split.
+    """Returns the network in a run's checkpoint, and the images of a split.
 
     Args:
         workdir, step, dataset, data_dir: see `se_flax.evaluate.evaluate_workdir`.
         split: "test", "train" (not augmented) or, if the run held images out, "validation".
-        seed: of a run of several, which; by default the first.
+        seed: seed of the network, if the run has several; by default the first.
 
     Raises:
-        UserError: if there is no such run, checkpoint, split or seed.
+        UserError: if the run, checkpoint, split or seed does not exist.
     """
     run = restore_run(workdir, step, dataset, data_dir)
     if seed is not None and seed not in run.seeds:
@@ -111,20 +111,21 @@ def subject_of_weights(
     data_dir: str | None = None,
     skip_bad: bool = False,
 ) -> Subject:
-    """Returns a network with published weights, and images of a folder or a data set of TFDS.
+    """Returns a network with published weights, and the images in a folder or TFDS data set.
 
     Args:
-        name: of the network.
-        weights: a `source` for `load_pretrained`; by default, the catalogue's first.
-        image_dir: a folder of class folders.
-        dataset, split, data_dir: of TFDS, in place of a folder.
-        skip_bad: leave out images of a folder that cannot be read, instead of raising.
+        name: name of the network.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+        image_dir: folder with one folder of images per class.
+        dataset, split, data_dir: name, split and location of a TFDS data set, instead of a
+            folder.
+        skip_bad: whether to skip unreadable images of a folder instead of raising.
 
     Raises:
-        UserError: if the weights or images cannot be read, or their classes do not agree.
+        UserError: if the weights or images cannot be read, or their classes do not match.
     """
     if (image_dir is None) == (dataset is None):
-        raise UserError("give either a folder of images or a data set, to show the network")
+        raise UserError("give either a folder of images (image_dir) or a TFDS data set (dataset)")
     if image_dir is not None:
         source = ImageFolder.of(image_dir).checked(skip_bad)
     else:
@@ -142,27 +143,30 @@ def subject_of_weights(
 
 
 def define_flags() -> None:
-    """Declares the options that say what an analysis looks at."""
-    flags.DEFINE_list("workdir", [], "Folders of runs.")
+    """Declares the options that select the networks and images."""
+    flags.DEFINE_list("workdir", [], "Workdirs of runs.")
     flags.DEFINE_string(
         "step", None, 'Checkpoint of a run: "best" (the default), "latest" or a step.'
     )
-    flags.DEFINE_integer("seed", None, "Of a run of several seeds, which; the first by default.", 0)
-    flags.DEFINE_list("model", [], "In place of runs: networks with published weights.")
-    flags.DEFINE_string("weights", None, "Hub id or file; by default the first of the catalogue.")
-    flags.DEFINE_string("image_dir", None, "With --model: a folder of class folders.")
-    flags.DEFINE_bool("skip_bad", False, "Leave out images of --image_dir that cannot be read.")
-    flags.DEFINE_string("dataset", None, "With --model: a data set of TFDS, in place of a folder.")
+    flags.DEFINE_integer("seed", None, "Seed, if a run has several; by default the first.", 0)
+    flags.DEFINE_list("model", [], "Instead of --workdir: networks with published weights.")
+    flags.DEFINE_string("weights", None, "Hub id or file; by default the first in the catalogue.")
+    flags.DEFINE_string("image_dir", None, "With --model: folder with one folder per class.")
+    flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
+    flags.DEFINE_string("dataset", None, "With --model: TFDS data set, instead of --image_dir.")
     flags.DEFINE_string(
-        "split", None, 'Of a run "test" (the default) or "train"; of --dataset "validation".'
+        "split",
+        None,
+        'Split of the run\'s data set (by default "test") or of --dataset (by default '
+        '"validation").',
     )
-    flags.DEFINE_string("data_dir", None, "Where TFDS keeps data, if not where it does usually.")
-    flags.DEFINE_integer("batch_size", 100, "Images at a time.", 1)
-    flags.DEFINE_integer("max_images", None, "Look at no more than the first so many.", 1)
+    flags.DEFINE_string("data_dir", None, "Folder of TFDS data sets, if not TFDS's default.")
+    flags.DEFINE_integer("batch_size", 100, "Number of images per batch.", 1)
+    flags.DEFINE_integer("max_images", None, "Use only the first MAX_IMAGES images.", 1)
 
 
 def subjects_of_flags(most: int | None = None) -> list[Subject]:
-    """Returns what the options name; raises `UserError` if that is nothing, or too much."""
+    """Returns the subjects that the options select, at most `most`; raises `UserError` if none."""
     options = flags.FLAGS
     if bool(options.workdir) == bool(options.model):
         raise UserError(
@@ -177,12 +181,16 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
     ):
         for name in others:
             if options[given].value and options[name].value not in (None, False):
-                raise UserError(f"--{name} does not go with --{given}")
+                raise UserError(f"--{name} cannot be combined with --{given}; remove one of them")
     count = len(options.workdir + options.model)
     if most is not None and count > most:
-        raise UserError(f"this looks at one network at a time, but {count} are given")
+        raise UserError(
+            f"this command takes one network, but {count} are given; run it once for each"
+        )
     if options.weights and len(options.model) > 1:
-        raise UserError(f"--weights are of one model, but --model gives {len(options.model)}")
+        raise UserError(
+            f"--weights belong to one model, but --model names {len(options.model)}; give one model"
+        )
     if options.workdir:
         return [
             subject_of_run(
@@ -201,7 +209,7 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
 
 
 def limited(batches: Iterator[HostImages], most: int | None) -> Iterator[HostImages]:
-    """Yields batches up to a number of images."""
+    """Yields batches until they contain `most` images."""
     left = most
     for images, labels in batches:
         if left is not None:
@@ -216,16 +224,16 @@ def limited(batches: Iterator[HostImages], most: int | None) -> Iterator[HostIma
 def normalized(
     subject: Subject, batch_size: int, most: int | None = None
 ) -> Iterator[tuple[Float[jax.Array, "b h w c"], Int[np.ndarray, " b"]]]:
-    """Yields batches up to a number of images as the network is fed, and their labels."""
+    """Yields batches of at most `most` normalised images in total, and their labels."""
     for images, labels in limited(subject.batches(batch_size), most):
         yield subject.normalize(images), labels
 
 
 def output_path(text: str, suffix: str) -> pathlib.Path:
-    """Returns a path to write to; raises `UserError` if it cannot be one."""
+    """Returns the output path; raises `UserError` if its suffix is wrong or its folder missing."""
     path = pathlib.Path(text).expanduser()
     if path.suffix.lower() != suffix:
         raise UserError(f"--output={path} must end in {suffix}")
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} to write {path.name} to")
+        raise UserError(f"there is no folder {path.parent} for {path.name}; create it first")
     return path

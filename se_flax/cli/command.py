@@ -1,4 +1,4 @@
-"""What the commands share: reading flags, and telling errors in one line."""
+"""Code shared by the commands: parsing flags, and printing errors on one line."""
 
 import io
 import logging as std_logging
@@ -14,29 +14,32 @@ from se_flax.errors import RunError, StorageError, UserError
 from se_flax.runtime import compiler
 
 USER_ERROR = 2  # exit status after bad input
-INTERRUPTED = 75  # of a run that was stopped and can go on (sysexits' EX_TEMPFAIL)
+INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
 
 
 def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
-    """Reads the command line; exits with one line, and status 2, if it cannot be used.
+    """Parses the command line; if it is invalid, prints one line and exits with status 2.
 
     Args:
         argv: the command line.
-        positional: how many arguments that are no options it may have.
+        positional: largest number of positional arguments.
+
+    Returns:
+        The program's name and its positional arguments.
     """
     compiler.prepare()
-    # TensorFlow prepares data sets and nothing else; it need not introduce itself.
+    # TensorFlow only prepares data sets; its start-up messages are of no interest.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Orbax and TFDS tell of every step, and warn of what is as it should be. The errors they log
-    # they raise, too: their tracebacks, one for each array of a checkpoint, are not for users.
+    # Orbax and TFDS log every step and warn about normal conditions. They also log errors that
+    # they raise, with a traceback for each array of a checkpoint.
     logging.set_verbosity(logging.FATAL)
     try:
         rest = flags.FLAGS(argv)
-    except Exception as error:  # besides absl's errors, whatever a config file raises
+    except Exception as error:  # absl's errors, and any error raised by a config file
         _exit(error, place=next((arg for arg in argv if arg.startswith("--config=")), ""))
     if len(rest) > 1 + positional:
-        _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options begin with --'))
+        _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options must begin with --'))
     if not flags.FLAGS["verbosity"].present:
         std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
         sys.unraisablehook = _tell_unraisable
@@ -44,13 +47,13 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
 
 
 def _tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Tells of an error that could not be raised, but for TensorStore's after one of Orbax's."""
+    """Prints an unraisable error, except the one TensorStore causes after an error in Orbax."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 class _Unfailing(io.FileIO):
-    """A file that takes what it cannot write for written."""
+    """A file that ignores write errors."""
 
     def write(self, data) -> int | None:
         try:
@@ -60,14 +63,15 @@ class _Unfailing(io.FileIO):
 
 
 def outlive_output() -> None:
-    """Lets the command go on where what it prints cannot be written.
+    """Keeps the command running when stdout or stderr cannot be written.
 
-    For commands that write their results to files: Ctrl-C ends what they are piped into, a
-    terminal is closed, a disk that holds a log is full.
+    Meant for commands that write their results to files. Writing fails, for example, when Ctrl-C
+    ends the program that the output is piped into, the terminal is closed, or the log's disk is
+    full.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed from the start
+        if stream is None:  # closed before the command started
             setattr(sys, name, pathlib.Path(os.devnull).open("w"))  # noqa: SIM115
             continue
         stream.flush()
@@ -77,10 +81,10 @@ def outlive_output() -> None:
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Wraps a command's main function so that errors are told in one line.
+    """Wraps a command's main function so that errors are printed on one line.
 
-    After a `UserError` the exit status is 2, after a `RunError` its own. Ctrl-C ends the command
-    at once, with status 75.
+    The exit status is 2 after a `UserError` and `error.status` after a `RunError`. Ctrl-C ends
+    the command immediately, with status 75.
     """
 
     def wrapped(argv: list[str]) -> None:
@@ -93,8 +97,8 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
         except RunError as error:
             _exit(error, error.status)
         except KeyboardInterrupt:
-            print("stopped at once", file=sys.stderr, flush=True)
-            os._exit(INTERRUPTED)  # without waiting for what XLA compiles in threads of its own
+            print("stopped immediately", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)  # does not wait for XLA's compilation threads
 
     return wrapped
 
@@ -102,14 +106,14 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
 def _exit(
     error: Exception, status: int = USER_ERROR, place: str = "", alone: bool = False
 ) -> NoReturn:
-    """Tells of an error, and exits.
+    """Prints an error and exits.
 
     Args:
-        error: what was raised.
+        error: the error.
         status: exit status.
-        place: the option it comes from.
-        alone: of several processes, this may be the only one that it was raised in: the others
-            cannot end together with it.
+        place: option that caused the error, `--config=FILE[:ARGUMENT]`, or "".
+        alone: whether, in a run of several processes, this may be the only one with the error.
+            Then it does not wait for the others.
     """
     text = _one_sentence(error)
     if not isinstance(error, flags.Error | AttributeError):
@@ -118,14 +122,15 @@ def _exit(
             text = f"{file}: {type(error).__name__}{f': {text}' if text else ''}"
     print(f"error: {text}", file=sys.stderr, flush=True)
     if alone and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        os._exit(status)  # JAX would wait for the others, which wait for this one
+        os._exit(status)  # sys.exit would wait for the other processes, which wait for this one
     sys.exit(status)
 
 
 def _one_sentence(error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, AttributeError | KeyError):
-        # ml_collections quotes the field, and below it the nearest one: once, or once more.
+        # ml_collections gives the field's name, in one or two pairs of quotes, then a hint on the
+        # next line.
         if text[:1] in "\"'":
             text = text.strip("\"'")
         field, *hint = text.replace("\\n", "\n").replace("\\'", "'").splitlines() or [""]
@@ -133,7 +138,7 @@ def _one_sentence(error: Exception) -> str:
             name = field.strip("'")
             field = f'there is no config field "{name}"'
         text = f"{field} ({hint[0]})" if hint else field
-    if "Traceback" in text:  # of a config's get_config; its last line is what was raised
+    if "Traceback" in text:  # from a config's get_config; the last line has the error
         last = text.rpartition("\n")[2]
         text = f"{text.partition(': ')[0]}: {last.partition(': ')[2] or last}"
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Where images come from and how they reach a device."""
+"""Data sets: sources of images, preprocessing, and batches for the devices."""
 
 from se_flax.data.memory import Dataset, Split
 from se_flax.data.sources import known_datasets, load_dataset

@@ -1,4 +1,4 @@
-"""What a run needs of a data set, whether its images live on the devices or are streamed."""
+"""The interface of a data set, whether its images are stored on the devices or streamed."""
 
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any, Protocol, Self
@@ -10,7 +10,7 @@ from se_flax import rng
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 
-# What a step is given: arrays that all devices share, and arrays [devices, ...] of their own.
+# Inputs of a step: arrays that all devices share, and arrays [devices, ...] with one row each.
 Inputs = tuple[Any, Any]
 HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
 
@@ -19,17 +19,17 @@ class TrainFeed(Protocol):
     """The inputs of a run's training steps."""
 
     def inputs(self, step: int) -> Inputs:
-        """Returns the inputs of the steps from a step on (of one, if images are streamed)."""
+        """Returns the inputs of a step, and of those after it if images are on the devices."""
 
     def prefetch(self, step: int) -> None:
-        """Reads the inputs of a step ahead, while the devices compute."""
+        """Reads the inputs of a later step while the devices compute."""
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Stops prefetching."""
 
 
 class EvalFeed(Protocol):
-    """The inputs of an evaluation, which hold every image of a split once."""
+    """The inputs of an evaluation; they contain every image of a split exactly once."""
 
     def __len__(self) -> int:
         """Returns the number of batches."""
@@ -41,11 +41,12 @@ class ImageDataset(Protocol):
     """A classification data set.
 
     Attributes:
-        name: what the data set is called.
-        mean, std: of each channel, on a scale of 0 to 1.
-        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
-        on_device: whether the images live on the devices. Then several steps can be given to the
-            devices at once, and networks of several seeds take the same inputs.
+        name: name of the data set.
+        mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
+        horizontal_flip: whether a horizontal flip preserves an image's class (for digits it does
+            not).
+        on_device: whether the images are stored on the devices. If so, one dispatch can run
+            several steps, and the networks of several seeds can share their inputs.
     """
 
     name: str
@@ -56,7 +57,7 @@ class ImageDataset(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of each class."""
+        """Name of each class."""
 
     @property
     def num_classes(self) -> int:
@@ -64,25 +65,25 @@ class ImageDataset(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image as the network sees it."""
+        """Height, width and channels of the network's input."""
 
     @property
     def splits(self) -> Mapping[str, Sized]:
-        """The splits there are: "train", "validation" and "test"."""
+        """The existing splits by name: "train", "test" and possibly "validation"."""
 
     def hold_out(self, fraction: float) -> Self:
-        """Moves a fraction of "train" to "validation" (see `held_out`)."""
+        """Returns a data set with a fraction of "train" moved to "validation"; see `held_out`."""
 
     def train_feed(
         self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
     ) -> TrainFeed:
-        """Returns the inputs of a run's steps.
+        """Returns the inputs of a run's training steps.
 
         Args:
-            batch_size: over all devices.
-            seed: of the run.
-            total_steps: length of the run.
-            num_feeds: how many feeds are read in parallel, and share cores and memory.
+            batch_size: total batch size, over all devices.
+            seed: seed of the run.
+            total_steps: number of steps of the run.
+            num_feeds: number of feeds that are read in parallel and share cores and memory.
         """
 
     def train_batch(
@@ -100,44 +101,47 @@ class ImageDataset(Protocol):
         """Returns the inputs of an evaluation.
 
         Args:
-            split: one of `splits`.
-            batch_size: over all devices; rounded to a multiple of their number.
+            split: name of a split.
+            batch_size: total batch size, over all devices; rounded up to a multiple of their
+                number.
         """
 
     def eval_batch(self, preprocessing: Preprocessing, shared: Any, own: Any) -> Batch:
-        """Returns a device's share of a batch to evaluate; runs inside the jitted step."""
+        """Returns a device's share of an evaluation batch; runs inside the jitted step."""
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
-        """Yields the images of a split, in order, as the network sees them, and their labels."""
+        """Yields batches of a split in order: cropped images, not normalised, and labels."""
 
 
 def present(**splits: Sized | None) -> dict[str, Sized]:
-    """Returns those splits that are not None."""
+    """Returns the splits that are not None."""
     return {name: split for name, split in splits.items() if split is not None}
 
 
 def held_out(
     name: str, splits: Mapping[str, Sized], fraction: float
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
-    """Returns which training images stay, and which are held out: the same every time.
+    """Returns the indices of training images that are kept and of those that are held out.
+
+    The choice is random but always the same.
 
     Args:
-        name: of the data set, for messages.
-        splits: of the data set.
-        fraction: of the training images that is held out.
+        name: name of the data set, for messages.
+        splits: the data set's splits by name.
+        fraction: fraction of the training images to hold out.
 
     Raises:
-        UserError: if there is a validation split already, or one of the two would be empty.
+        UserError: if a validation split exists already, or one of the two splits would be empty.
     """
     if "validation" in splits:
-        raise UserError(f"{name} has a validation split of its own; leave validation_fraction at 0")
+        raise UserError(f"{name} already has a validation split; set validation_fraction to 0")
     size = len(splits["train"])
     count = round(fraction * size)
     if not 0 < count < size:
         raise UserError(
             f"validation_fraction={fraction} of {size} training images leaves "
-            "one of the two splits empty; give a fraction between 0 and 1"
+            "one of the two splits empty; choose a fraction that leaves images in both"
         )
     order = rng.generator(0, rng.Stream.HOLD_OUT).permutation(size)
-    # In the original order, so that neither split depends on how it was drawn.
+    # Both splits keep the original order of the images.
     return np.sort(order[count:]), np.sort(order[:count])

@@ -1,4 +1,4 @@
-"""Labelled images in a folder of class folders, and the check of their files."""
+"""Labelled images in a folder with one folder per class, and a check for unreadable files."""
 
 import dataclasses
 import os
@@ -12,24 +12,24 @@ from se_flax.data.images import decode
 from se_flax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# What a whole file of a format ends with, and how far from the end that may be.
+# By format: the end-of-image marker of a complete file, and its largest distance from the end.
 _ENDS = {"JPEG": (b"\xff\xd9", 64)}
-_SHOWN = 20  # problems told of in a message
+_SHOWN = 20  # number of problems listed in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder:
     """The images in `directory/<class>/`, read one at a time.
 
-    Entry i is a dictionary of `image`, the file's bytes, and `label`, the place of its class in
+    Entry i is a dictionary with `image`, the file's bytes, and `label`, the index of the class in
     `class_names`.
 
     Attributes:
-        directory: holds a folder a class.
-        class_names: the folders' names, each class at its place.
-        paths: of the images.
-        labels: of the images.
-        problems: what is wrong with folders, one sentence each.
+        directory: folder with one folder per class.
+        class_names: names of the class folders, in the order of the labels.
+        paths: path of each image.
+        labels: label of each image.
+        problems: problems with folders, one sentence each.
     """
 
     directory: pathlib.Path
@@ -42,19 +42,20 @@ class ImageFolder:
     def of(
         cls, directory: str | pathlib.Path, class_names: tuple[str, ...] | None = None
     ) -> "ImageFolder":
-        """Lists a directory.
+        """Lists the images in a directory.
 
         Args:
-            directory: holds a folder a class.
-            class_names: the classes, in order; by default all folders there are, sorted.
-                Folders may be missing, but none may be there that is not named.
+            directory: folder with one folder per class.
+            class_names: names of the classes, in order; by default the names of all folders,
+                sorted. Every folder must be named here, but not every class needs a folder.
 
         Raises:
-            UserError: if there is no such directory, no image, or a folder of another name.
+            UserError: if the directory does not exist, has no images, or has a folder that is
+                not in `class_names`.
         """
         directory = pathlib.Path(directory).expanduser()
         if not directory.is_dir():
-            raise UserError(f"there is no folder {directory}")
+            raise UserError(f"there is no folder {directory}; give one with a folder per class")
         folders = sorted(
             path.name
             for path in directory.iterdir()
@@ -64,8 +65,8 @@ class ImageFolder:
         unknown = [name for name in folders if name not in class_names]
         if unknown:
             raise UserError(
-                f"{directory} has folders of no known class: {', '.join(unknown[:_SHOWN])}; known "
-                f"are {', '.join(class_names[:_SHOWN])}"
+                f"{directory} has folders of unknown classes: {', '.join(unknown[:_SHOWN])}; "
+                f"rename or remove them; known classes are {', '.join(class_names[:_SHOWN])}"
             )
         paths, labels, problems = [], [], []
         for folder in folders:
@@ -77,8 +78,8 @@ class ImageFolder:
                 problems.append(f"{directory / folder} has no images")
         if not paths:
             raise UserError(
-                f"{directory} has no images; they are looked for in {directory}/<class>/, "
-                f"with one of the endings {', '.join(SUFFIXES)}"
+                f"{directory} has no images; put them in {directory}/<class>/ with one of the "
+                f"suffixes {', '.join(SUFFIXES)}"
             )
         return cls(directory, class_names, tuple(paths), tuple(labels), tuple(problems))
 
@@ -93,17 +94,20 @@ class ImageFolder:
         return str(self.paths[i])
 
     def bad_images(self) -> Iterator[tuple[int, str]]:
-        """Yields place and fault of each image that cannot be read, is empty or cut short."""
+        """Yields index and fault of each image that is unreadable, empty or truncated."""
         with ThreadPoolExecutor() as pool:
             for i, fault in enumerate(pool.map(_fault, self.paths)):
                 if fault:
                     yield i, fault
 
     def checked(self, skip_bad: bool) -> "ImageFolder":
-        """Returns it without its bad images, or raises `UserError` if that is not wanted.
+        """Returns the folder without bad images.
 
         Args:
-            skip_bad: whether to leave out, and print, what cannot be used.
+            skip_bad: whether to skip bad images and print which, instead of raising.
+
+        Raises:
+            UserError: if there are problems and `skip_bad` is False, or no good image remains.
         """
         faults = dict(self.bad_images())
         problems = [f"{self.paths[i]} ({fault})" for i, fault in faults.items()]
@@ -115,13 +119,13 @@ class ImageFolder:
         shown += f"; and {more} more" if more > 0 else ""
         if not skip_bad:
             raise UserError(
-                f"{self.directory} holds what cannot be used: {shown}; mend or remove it, or "
-                "leave it out with config.dataset.skip_bad=True"
+                f"{self.directory} has images or folders that cannot be used: {shown}; repair or "
+                "remove them, or skip them with config.dataset.skip_bad=True (--skip_bad)"
             )
-        print(f"left out {len(faults)} of {len(self)} images of {self.directory}: {shown}")
+        print(f"skipped {len(faults)} of {len(self)} images in {self.directory}: {shown}")
         kept = [i for i in range(len(self)) if i not in faults]
         if not kept:
-            raise UserError(f"no image in {self.directory} can be read")
+            raise UserError(f"no image in {self.directory} can be read; give another folder")
         return dataclasses.replace(
             self,
             paths=tuple(self.paths[i] for i in kept),
@@ -147,10 +151,10 @@ def _list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
 
 
 def _fault(path: pathlib.Path) -> str | None:
-    """Returns what is wrong with an image file, or None.
+    """Returns the fault of an image file, or None.
 
-    A JPEG is decoded only where it does not end as a whole one does, so that the check costs
-    little; damage in the middle of one is not found, and decoded to something.
+    To save time, a JPEG is decoded only if its end-of-image marker is missing. Damage in the
+    middle of a JPEG is not found; such a file decodes, but to a damaged image.
     """
     try:
         with path.open("rb") as file:

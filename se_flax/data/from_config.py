@@ -1,4 +1,4 @@
-"""The data set that a run's configuration names."""
+"""The data set selected by a run's config."""
 
 import pathlib
 
@@ -14,14 +14,14 @@ from se_flax.models import model_info
 
 
 def dataset_of(config: ConfigDict) -> ImageDataset:
-    """Returns the data set of a run, downloading and preparing it first where needed.
+    """Returns the data set of a run; downloads and prepares it first if necessary.
 
-    Those that `load_dataset` knows are read into memory. Others are streamed: the folders
-    `train` and `val` of `config.dataset.image_dir` if that is given, otherwise a data set of
-    TFDS by its name, evaluated on its split `validation` or, if it has none, `test`.
+    Data sets in `known_datasets()` are read into memory. All others are streamed: the folders
+    `train` and `val` in `config.dataset.image_dir` if it is set, and otherwise the TFDS data set
+    `config.dataset.name`, evaluated on its split `validation` or, if it has none, `test`.
 
     Raises:
-        UserError: if it cannot be had, or holds what cannot be used.
+        UserError: if the data set is not available, or has images that cannot be used.
     """
     options = config.dataset
     if not options.image_dir and options.name in known_datasets():
@@ -31,8 +31,8 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
         for split in ("train", "val"):
             if not (directory / split).is_dir():
                 raise UserError(
-                    f"{directory} needs the folders train and val, each with a folder of images "
-                    f"for each class, but has no {split}"
+                    f"{directory} has no folder {split}; it must have the folders train and val, "
+                    "each with a folder of images per class"
                 )
         train = ImageFolder.of(directory / "train")
         test = ImageFolder.of(directory / "val", train.class_names)
@@ -52,10 +52,11 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
 def streamed(
     config: ConfigDict, name: str, train: ImageSource, test: ImageSource
 ) -> StreamedDataset:
-    """Returns images of your own as a data set, cropped and normalised as the config says.
+    """Returns a data set of streamed images, cropped and normalised as the config says.
 
-    Size, crop and interpolation of evaluation, mean and standard deviation are those of the
-    network (`se_flax.models.model_info`), unless the config has its own.
+    Image size, evaluation crop and interpolation are the network's
+    (`se_flax.models.model_info`), unless the config sets them. Mean and standard deviation are
+    always the network's.
     """
     options, info = config.dataset, model_info(config.model.name)
     size = options.image_size or info.input_size

@@ -1,4 +1,4 @@
-"""Images on the host: decoding, and the crops of published training and evaluation."""
+"""Decoding and cropping images on the host."""
 
 import dataclasses
 import math
@@ -13,31 +13,34 @@ from PIL import Image
 from se_flax.errors import UserError
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# As the evaluations of published weights do, a camera's note of how it was held is ignored.
+# EXIF orientation is ignored, as in the evaluations of published weights.
 _AS_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TRIES = 10
 
 
 def decode(image: bytes | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns an encoded image, or one of uint8 [h, w, 1 or 3], as red, green and blue.
+    """Returns an image as RGB.
+
+    Args:
+        image: encoded image, or an array of uint8 [h, w, 1 or 3].
 
     Raises:
-        UserError: if it cannot be decoded.
+        UserError: if the image cannot be decoded.
     """
     if isinstance(image, np.ndarray):
         return np.broadcast_to(image, (*image.shape[:2], 3))
     decoded = cv2.imdecode(np.frombuffer(image, np.uint8), _AS_RGB) if image else None
     if decoded is None:
-        raise UserError("it is no image, or damaged" if image else "it is empty")
+        raise UserError("it is not an image or is damaged" if image else "it is empty")
     return decoded
 
 
 class Crop(Protocol):
-    """Makes an image of a fixed size of any.
+    """A function that turns an image of any size into one of a fixed size.
 
     Attributes:
-        size: height and width of the result.
-        draws: how many random numbers it takes.
+        size: height and width of the result, in pixels.
+        draws: number of random numbers that a call needs.
     """
 
     size: int
@@ -49,25 +52,26 @@ class Crop(Protocol):
         draws: Sequence[float] = (),
         out: UInt8[np.ndarray, "size size 3"] | None = None,
     ) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the crop, in `out` if that is given.
+        """Returns the crop.
 
         Args:
-            image: the image.
-            draws: `self.draws` numbers, uniform between 0 and 1.
-            out: where to write the crop.
+            image: RGB image, uint8 [h, w, 3].
+            draws: `self.draws` random numbers, uniform in [0, 1).
+            out: array to write the crop to and return, uint8 [size, size, 3]; by default a new
+                one.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class CenterCrop:
-    """Resizes an image to a short side of size / crop_pct and cuts out the centre of it.
+    """Resizes an image to a short side of size / crop_pct and crops the centre.
 
-    As torchvision's `Resize` and `CenterCrop` do, with Pillow, whose interpolation looks at all
-    pixels when it makes an image smaller.
+    Equals torchvision's `Resize` and `CenterCrop` on Pillow images. Pillow's interpolation is
+    antialiased: it uses all pixels when it shrinks an image.
 
     Attributes:
-        size: height and width of the result.
-        crop_pct: share of the short side that is left, at most 1.
+        size: height and width of the result, in pixels.
+        crop_pct: fraction of the short side that the crop keeps, at most 1.
         interpolation: "bilinear" or "bicubic".
     """
 
@@ -100,16 +104,16 @@ class CenterCrop:
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """Cuts out a part of random area and shape, and resizes it.
+    """Crops a box of random area, aspect ratio and position, and resizes it.
 
-    Szegedy et al., arXiv:1409.4842, section 6: the part's share of the area is uniform, the
-    logarithm of its width over its height too. Where ten such parts do not fit into the image,
-    the largest central part of an allowed shape is taken.
+    Szegedy et al., arXiv:1409.4842, section 6. The box's fraction of the image's area and the
+    logarithm of its aspect ratio are uniform. The first of ten draws that fits into the image is
+    used. If none fits, the crop is the largest central box with an allowed aspect ratio.
 
     Attributes:
-        size: height and width of the result.
-        area: least and largest share of the image's area.
-        aspect: least and largest width over height.
+        size: height and width of the result, in pixels.
+        area: range of the box's area as a fraction of the image's.
+        aspect: range of the box's width divided by its height.
     """
 
     size: int
@@ -126,7 +130,7 @@ class RandomResizedCrop:
         """Returns the crop; see `Crop`."""
         top, left, height, width = self.box(image.shape[0], image.shape[1], draws)
         part = image[top : top + height, left : left + width]
-        # Averages where it becomes smaller, so that no pixels are skipped.
+        # When shrinking, INTER_AREA averages, so that no pixels are skipped.
         shrinks = min(height, width) > self.size
         return cv2.resize(
             part,
@@ -136,7 +140,7 @@ class RandomResizedCrop:
         )
 
     def box(self, height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
-        """Returns top, left, height and width of the part, in pixels."""
+        """Returns top, left, height and width of the box, in pixels."""
         low, high = math.log(self.aspect[0]), math.log(self.aspect[1])
         for i in range(0, self.draws, 4):
             share, shape, down, right = draws[i : i + 4]

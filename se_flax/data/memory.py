@@ -1,7 +1,7 @@
-"""Data sets whose images live on the devices; batches are made inside the jitted step.
+"""Data sets whose images are stored on the devices; batches are made inside the jitted step.
 
-What a step sees is a function of (seed, step) alone: nothing needs to be saved to resume, and
-neither the number of devices nor that of steps in a dispatch changes it.
+The batch of a step is a function of (seed, step) alone. Resuming needs no saved state, and the
+batch does not depend on the number of devices or of steps per dispatch.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Split:
 
     Attributes:
         images: uint8 [n, height, width, channels].
-        labels: int32 [n], from 0.
+        labels: class numbers from 0, int32 [n].
     """
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -38,16 +38,19 @@ class Split:
         labels = np.asarray(self.labels)
         if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
             raise UserError(
-                f"labels must be integers of shape [n], not {labels.dtype} {list(labels.shape)}"
+                f"labels must be integers with shape [n], not {labels.dtype} {list(labels.shape)}"
             )
         object.__setattr__(self, "labels", labels.astype(np.int32))
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise UserError(
-                "images must be uint8 of shape [n, height, width, channels], "
+                "images must be uint8 with shape [n, height, width, channels], "
                 f"not {self.images.dtype} {list(self.images.shape)}"
             )
         if len(self.images) != len(self.labels) or not len(self.images):
-            raise UserError(f"got {len(self.images)} images but {len(self.labels)} labels")
+            raise UserError(
+                f"got {len(self.images)} images but {len(self.labels)} labels; give at least one "
+                "image, and a label for each"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,11 +64,13 @@ class Dataset:
     """A classification data set, held in memory (see `dataset.ImageDataset`).
 
     Attributes:
-        name: what the data set is called.
-        train, test: the splits.
-        class_names: of each class; their number is the number of classes.
-        mean, std: of each channel of the training images, on a scale of 0 to 1.
-        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
+        name: name of the data set.
+        train, test: training and test images.
+        class_names: name of each class, in the order of the labels.
+        mean, std: mean and standard deviation of each channel of the training images, on a scale
+            of 0 to 1.
+        horizontal_flip: whether a horizontal flip preserves an image's class (for digits it does
+            not).
         validation: images held out of `train`, or None.
     """
 
@@ -83,8 +88,8 @@ class Dataset:
         for name, split in self.splits.items():
             if split.images.shape[1:] != self.image_shape:
                 raise UserError(
-                    f"{self.name} {name}: images of {list(split.images.shape[1:])}, but those to "
-                    f"train on are of {list(self.image_shape)}"
+                    f"{self.name} {name}: images have shape {list(split.images.shape[1:])}, but "
+                    f"training images have {list(self.image_shape)}; give all splits the same shape"
                 )
             labels = split.labels
             if labels.min() < 0 or labels.max() >= self.num_classes:
@@ -113,43 +118,39 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits there are, by name."""
+        """The existing splits by name."""
         return present(train=self.train, validation=self.validation, test=self.test)
 
     def hold_out(self, fraction: float) -> "Dataset":
-        """Moves a fraction of `train` to `validation`: the same images every time.
-
-        Raises:
-            UserError: if there is a `validation` already, or one of the two would be empty.
-        """
+        """Returns a data set with a fraction of `train` moved to `validation`; see `held_out`."""
         kept, held = held_out(self.name, self.splits, fraction)
         return dataclasses.replace(self, train=self.train[kept], validation=self.train[held])
 
     def train_feed(
         self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
     ) -> "MemoryTrainFeed":
-        """Returns the inputs of a run's steps: all images, and the slots of a batch."""
+        """Returns the inputs of a run's steps: all images, and each device's slots of a batch."""
         return MemoryTrainFeed(self.train, batch_size)
 
     def train_batch(
         self, preprocessing: Preprocessing, batch_size: int, shared: "DeviceSplit",
         own: Int[Array, " b"], seed: Int[Array, ""], step: Int[Array, ""],
     ) -> Batch:  # fmt: skip
-        """Returns a device's share of a step's batch, that of its slots."""
+        """Returns a device's share of a step's batch: the images in the slots `own`."""
         return train_batch(shared, preprocessing, seed, step * batch_size + own)
 
     def eval_feed(self, split: str, batch_size: int) -> "MemoryEvalFeed":
-        """Returns the inputs of an evaluation: all images, and the positions of a batch."""
+        """Returns the inputs of an evaluation: all images, and each device's positions."""
         return MemoryEvalFeed(self.splits[split], batch_size)
 
     def eval_batch(
         self, preprocessing: Preprocessing, shared: "DeviceSplit", own: Int[Array, " b"]
     ) -> Batch:
-        """Returns a device's share of a batch, that of its positions."""
+        """Returns a device's share of an evaluation batch: the images at positions `own`."""
         return eval_batch(shared, preprocessing, own)
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
-        """Yields the images of a split, in order, and their labels."""
+        """Yields batches of images and labels of a split, in order."""
         images = self.splits[split]
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
@@ -165,12 +166,12 @@ class DeviceSplit:
 
     @classmethod
     def of(cls, split: Split) -> "DeviceSplit":
-        """A split, still on the host; `jax.device_put` places it."""
+        """Wraps a split that is still on the host; `jax.device_put` moves it to a device."""
         return cls(split.images, split.labels)
 
 
 class MemoryTrainFeed:
-    """All training images, and which slots of the batch each device fills."""
+    """All training images, and the slots of the batch that each device fills."""
 
     def __init__(self, split: Split, batch_size: int):
         self._inputs = replicate(DeviceSplit.of(split)), batch_slots(batch_size)
@@ -187,7 +188,7 @@ class MemoryTrainFeed:
 
 
 class MemoryEvalFeed:
-    """All images of a split, and which positions of it each device evaluates."""
+    """All images of a split, and the positions in it that each device evaluates."""
 
     def __init__(self, split: Split, batch_size: int):
         self._size, self._batch_size = len(split), divisible(min(batch_size, len(split)))
@@ -207,10 +208,10 @@ def train_batch(
     seed: Int[Array, ""],
     positions: Int[Array, " b"],
 ) -> Batch:
-    """Returns the training images at the given positions of the run's endless stream.
+    """Returns the augmented training images at positions of the run's endless stream.
 
-    Position p is the p-th image the run sees, counted over all steps and devices; every n
-    positions hold each of the n images once. Image and augmentation depend on (seed, p) only.
+    Position p is the p-th image of the run, counted over all steps and devices. Each block of n
+    positions contains each of the n images once. Image and augmentation depend only on (seed, p).
     """
     chosen = shuffled(rng.key(seed, rng.Stream.ORDER), positions, len(split.labels))
     return preprocessing.train(seed, split.images[chosen], split.labels[chosen], positions)
@@ -219,7 +220,7 @@ def train_batch(
 def eval_batch(
     split: DeviceSplit, preprocessing: Preprocessing, positions: Int[Array, " b"]
 ) -> Batch:
-    """Returns the images at the given positions of a split; those past its end are masked."""
+    """Returns the images at positions of a split; positions past its end are masked."""
     n = len(split.labels)
     chosen = jnp.minimum(positions, n - 1)
     return Batch(preprocessing.normalize(split.images[chosen]), split.labels[chosen], positions < n)

@@ -1,4 +1,4 @@
-"""What happens to images on the device, inside the jitted step."""
+"""Augmentation and normalisation of images on the device, inside the jitted step."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -22,9 +22,9 @@ class Batch:
     Attributes:
         images: normalised float32 [b, h, w, c].
         labels: int32 [b].
-        mask: bool [b]; False for images that only fill up the last batch and do not count.
-        mix_labels: int32 [b], labels of the images that these are mixed with, or None.
-        lam: float32 [b], how much of each image is its own, or None.
+        mask: bool [b]; False for images that only pad the last batch.
+        mix_labels: int32 [b], label of the image that each image is mixed with, or None.
+        lam: float32 [b], weight of each image's own label, or None.
     """
 
     images: Float[Array, "b h w c"]
@@ -44,19 +44,22 @@ def _static(default: Any) -> Any:
 
 @flax.struct.dataclass
 class Preprocessing:
-    """How uint8 images become the network's input.
+    """Turns uint8 images into the network's input.
+
+    All fields but `mean` and `std` apply to training only.
 
     Attributes:
-        mean, std: of each channel, on a scale of 0 to 1; the input is (x / 255 - mean) / std.
-        crop_padding: in training, this many pixels of the mean are put around the image, and an
-            image of the original size is cut out at random.
-        horizontal_flip: in training, half of the images are flipped.
-        policy: one of `augment.POLICIES`, "randaugment", or "" for none.
-        num_ops, magnitude: of "randaugment", N and M of arXiv:1909.13719.
+        mean, std: mean and standard deviation of each channel, on a scale of 0 to 1; the input is
+            (x / 255 - mean) / std.
+        crop_padding: number of pixels of padding with the mean on each side, before a random crop
+            of the original size; 0 for none.
+        horizontal_flip: whether to flip images with probability 1/2.
+        policy: a name in `augment.POLICIES`, "randaugment", or "" for none.
+        num_ops, magnitude: N and M of "randaugment" (arXiv:1909.13719).
         cutout: side, in pixels, of a square set to the mean (arXiv:1708.04552); 0 for none.
-        random_erasing: probability of it (arXiv:1708.04896).
-        mixup, cutmix: alpha of arXiv:1710.09412 and arXiv:1905.04899; 0 for none. With both,
-            either is used for half of the images.
+        random_erasing: probability of random erasing (arXiv:1708.04896).
+        mixup, cutmix: alpha of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 for none.
+            With both, each is used with probability 1/2.
     """
 
     mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
@@ -73,11 +76,12 @@ class Preprocessing:
 
     @classmethod
     def of(cls, dataset: "ImageDataset", augment: Mapping[str, Any] | None = None) -> Self:
-        """Preprocessing for a data set; images that may not be flipped never are.
+        """Creates the preprocessing for a data set.
 
         Args:
-            dataset: has mean and standard deviation.
-            augment: fields by name, such as `config.augment`; others of its fields do not matter.
+            dataset: supplies mean and standard deviation, and whether flips are allowed.
+            augment: values of fields by name, for example `config.augment`. Names that are not
+                fields are ignored.
         """
         augment = augment or {}
         fields = {name: augment[name] for name in cls.__dataclass_fields__ if name in augment}
@@ -96,9 +100,10 @@ class Preprocessing:
         labels: Int[Array, " b"],
         positions: Int[Array, " b"],
     ) -> Batch:
-        """Returns images to train on, augmented as (seed, position in the run's stream) says.
+        """Returns augmented training images.
 
-        Mixing pairs each image at an even position with the one after it.
+        The augmentation of an image is a function of (seed, position in the run's stream). Mixing
+        pairs each image at an even position with the one after it.
         """
         keys = _keys_at(rng.key(seed, rng.Stream.AUGMENT), positions)
         images = jax.vmap(self.augment)(keys, images)
@@ -111,7 +116,7 @@ class Preprocessing:
         return batch.replace(images=images, mix_labels=mix_labels, lam=lam)
 
     def augment(self, key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> Float[Array, "h w c"]:
-        """Returns a training image, changed at random and normalised."""
+        """Returns a training image, randomly augmented and normalised."""
         import dm_pix as pix  # when a step is traced, not with the package
 
         crop_key, flip_key, policy_key, cutout_key, erasing_key = jax.random.split(key, 5)

@@ -1,4 +1,7 @@
-"""Draws what a network is fed: python -m se_flax.data.preview --config=configs/quickstart.py."""
+"""Draws a network's input images.
+
+python -m se_flax.data.preview --config=configs/quickstart.py
+"""
 
 import math
 import pathlib
@@ -20,20 +23,20 @@ from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
 
-_SMALLEST = 96  # pixels that an image is at least drawn with
-_CAPTION = 14  # height of the line under an image
+_SMALLEST = 96  # minimum height and width of a drawn image, in pixels
+_CAPTION = 14  # height of a caption, in pixels
 
 
 def preview_batch(
     config: ConfigDict, step: int, count: int, train: bool
 ) -> tuple[Batch, ImageDataset]:
-    """Returns the first images of a step's batch, or of the test split, as the network is fed.
+    """Returns the first images of a step's batch or of the test split, preprocessed.
 
     Args:
-        config: of the run.
-        step: of the run.
-        count: number of images; even, because mixing takes pairs.
-        train: whether to show training images, augmented.
+        config: config of the run.
+        step: step of the run.
+        count: number of images; even, because mixing works on pairs.
+        train: whether to return augmented training images; otherwise test images.
     """
     dataset = dataset_of(config)
     if config.validation_fraction:
@@ -59,7 +62,7 @@ def _first(own: Any, count: int) -> Any:
 def draw_grid(
     images: Float[np.ndarray, "n h w c"], captions: list[str], columns: int
 ) -> Image.Image:
-    """Draws images of values 0 to 1, a caption under each."""
+    """Draws images with values from 0 to 1 in a grid, each with a caption below."""
     height, width = images.shape[1:3]
     scale = max(1, math.ceil(_SMALLEST / min(height, width)))
     height, width = scale * height, scale * width
@@ -79,7 +82,7 @@ def draw_grid(
 
 
 def captions_of(batch: Batch, names: tuple[str, ...]) -> list[str]:
-    """Returns the class of each image; of a mixed one, both with their shares in percent."""
+    """Returns each image's class, or for a mixed image both classes with percentages."""
     labels: Int[np.ndarray, " b"] = np.asarray(batch.labels)
     if batch.lam is None:
         return [names[label] for label in labels]
@@ -94,17 +97,17 @@ def captions_of(batch: Batch, names: tuple[str, ...]) -> list[str]:
 def define_flags() -> None:
     """Declares the options of this command."""
     config_flags.DEFINE_config_file(
-        "config", None, "File that describes the run, and after a colon its argument."
+        "config", None, "Config file of the run, FILE or FILE:ARGUMENT."
     )
     flags.DEFINE_string("output", "preview.png", "PNG file to write.")
-    flags.DEFINE_integer("count", 32, "Number of images, rounded up to an even one.", 1)
-    flags.DEFINE_integer("columns", 8, "Number of images in a row.", 1)
-    flags.DEFINE_integer("step", 0, "Step of the run whose images to show.", 0)
-    flags.DEFINE_bool("train", True, "Training images; --notrain shows those of evaluation.")
+    flags.DEFINE_integer("count", 32, "Number of images, rounded up to an even number.", 1)
+    flags.DEFINE_integer("columns", 8, "Number of images per row.", 1)
+    flags.DEFINE_integer("step", 0, "Step of the run whose batch to show.", 0)
+    flags.DEFINE_bool("train", True, "Show training images; --notrain shows test images.")
 
 
 def main(argv: list[str]) -> None:
-    """Draws the images of a run's step."""
+    """Draws the images of one step, or test images."""
     options = flags.FLAGS
     config, _ = config_of_flags(options)
     check_config(config)
@@ -113,14 +116,14 @@ def main(argv: list[str]) -> None:
     if output.suffix.lower() != ".png":
         raise UserError(f"--output={output} must end in .png")
     if not output.parent.is_dir():
-        raise UserError(f"there is no folder {output.parent} to write {output.name} to")
+        raise UserError(f"there is no folder {output.parent} for {output.name}; create it first")
     count = min(options.count + options.count % 2, config.batch_size)
     batch, dataset = preview_batch(config, options.step, count, options.train)
     images = batch.images * jnp.asarray(dataset.std) + jnp.asarray(dataset.mean)
     captions = captions_of(batch, dataset.class_names)
     draw_grid(np.asarray(jax.device_get(images)), captions, options.columns).save(output)
     what = f"training images of step {options.step}" if options.train else "test images"
-    print(f"{len(captions)} {what} of {dataset.name}, as the network is fed: {output}")
+    print(f"{len(captions)} {what} of {dataset.name}, preprocessed: {output}")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,32 @@
-"""A random order of n things, computed one position at a time."""
+"""A random permutation of n items, computed one position at a time."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key
 
-_ROUNDS = 12  # with fewer, orders of four or five things are not equally likely
+_ROUNDS = 12  # with fewer rounds, permutations of 4 or 5 items are not equally likely
 
 
 def shuffled(key: Key[Array, ""], positions: Int[ArrayLike, " b"], n: int) -> Int[Array, " b"]:
-    """Returns what stands at the given positions of an endless sequence of shuffles of 0..n-1.
+    """Returns the values at positions of an endless sequence of random permutations of 0..n-1.
 
-    Positions 0 to n-1 are one random permutation of 0..n-1, positions n to 2n-1 another, and
-    so on. Each value is computed from (key, position) alone, in constant time and memory, so
-    a program can start anywhere in the sequence without having walked through it.
+    Positions 0 to n-1 hold one random permutation of 0..n-1, positions n to 2n-1 another, and so
+    on. Each value is computed from (key, position) alone, in constant time and memory, so a
+    program can start anywhere in the sequence.
 
-    The permutation is a Feistel network over the smallest 4^k >= n whose round function is
-    JAX's own counter-based generator, walked along its cycle until it comes back below n
-    (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002, section 3). Such a network
-    makes even permutations of its domain only, which nothing in a training run can tell.
+    The permutation is a Feistel network over the smallest 4^k >= n. Its round function is JAX's
+    counter-based generator, and it is applied repeatedly until the value is below n (cycle
+    walking; Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002, section 3). Such a
+    network generates only even permutations of its domain, which makes no difference to training.
 
     Args:
         key: scalar PRNG key.
-        positions: int32, from 0.
-        n: how many things there are, 1 to 2^30.
+        positions: positions from 0, int32 [b].
+        n: number of items, 1 to 2^30.
+
+    Returns:
+        Values from 0 to n-1, int32 [b].
     """
     epochs, offsets = jnp.divmod(jnp.asarray(positions), n)
     half_bits = max(1, ((n - 1).bit_length() + 1) // 2)

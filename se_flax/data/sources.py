@@ -1,4 +1,4 @@
-"""Labelled images that fit in memory: TFDS data sets by name, and scikit-learn's digits."""
+"""Data sets by name: those of TFDS, in memory or streamed, and scikit-learn's digits."""
 
 import dataclasses
 import hashlib
@@ -37,11 +37,7 @@ def _digits(data_dir: str | None) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _TfdsInfo:
-    """What TFDS does not say of a data set.
-
-    Attributes:
-        mean, std, horizontal_flip: see `Dataset`.
-    """
+    """Properties of a data set that TFDS does not have; see `Dataset`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -55,20 +51,21 @@ _TFDS = {
     "svhn_cropped": _TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
 }
 
-_STREAMED = ("imagenet2012", "imagenette", "tiny_imagenet")  # and any other of TFDS
+_STREAMED = ("imagenet2012", "imagenette", "tiny_imagenet")  # any other TFDS data set works, too
 
 
 def prepared_builder(name: str, data_dir: str | None) -> Any:
-    """Returns TFDS's builder of a data set, downloaded and prepared if it was not.
+    """Returns the TFDS builder of a data set; downloads and prepares the data if necessary.
 
     Raises:
-        UserError: if TFDS has no such data set, or it is neither prepared nor downloadable.
+        UserError: if TFDS has no data set of this name, or it is neither prepared nor
+            downloadable.
     """
-    # TFDS reads ArrayRecord without TensorFlow, and imports it to prepare data or to read those
-    # prepared as TFRecord.
+    # TFDS imports TensorFlow only to prepare data, and to read data prepared as TFRecord. It reads
+    # ArrayRecord without.
     import tensorflow_datasets as tfds
 
-    import se_flax.data.tiny_imagenet  # noqa: F401  TFDS knows it by name from here on
+    import se_flax.data.tiny_imagenet  # noqa: F401  the import registers it with TFDS
 
     data_dir = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
     try:
@@ -102,8 +99,8 @@ def _prepare(builder) -> None:
     import requests
 
     try:
-        if builder.name != "tiny_imagenet":  # which need not be downloaded, and tells if it must
-            # A download that cannot succeed is retried for minutes; this one fails at once.
+        if builder.name != "tiny_imagenet":  # which may not need a download, and checks for itself
+            # TFDS retries a failing download for minutes; this request fails immediately.
             requests.head(builder.info.homepage, timeout=20)
         builder.download_and_prepare()
     except OSError as error:
@@ -117,9 +114,9 @@ def _prepare(builder) -> None:
 
 
 def _read(builder, split: str) -> Split:
-    """Reads a split, or the copy of it that was kept the first time.
+    """Reads a split from the cache of decoded images, or decodes it and adds it to the cache.
 
-    To decode CIFAR takes seconds at each start; to read it decoded, tenths of one.
+    Decoding CIFAR takes seconds; reading decoded images takes tenths of a second.
     """
     files = [pathlib.Path(path) for path in sorted(builder.data_path.iterdir())]
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -128,7 +125,7 @@ def _read(builder, split: str) -> Split:
     try:
         with np.load(kept) as arrays:
             return Split(arrays["images"], arrays["labels"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # none yet, or not a whole one
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not cached, or truncated
         result = _decode(builder, split)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -136,8 +133,8 @@ def _read(builder, split: str) -> Split:
         with partial.open("wb") as file:
             np.savez(file, images=result.images, labels=result.labels)
         partial.replace(kept)
-    except OSError as error:  # no room, or no permission; it is only a copy
-        print(f"{builder.name} will be decoded again at the next start: {error}")
+    except OSError as error:  # disk full or no permission; the run does not need the cache
+        print(f"{builder.name} cannot be cached, so the next start will decode it again: {error}")
     return result
 
 
@@ -160,13 +157,13 @@ class TfdsImages:
     """A split of a TFDS data set, read one image at a time (see `streaming.ImageSource`).
 
     Args:
-        name: of the data set.
-        split: its name, or any that TFDS understands, such as "validation[:100]".
-        data_dir: as for `load_dataset`.
+        name: name of the data set.
+        split: name of the split, or a TFDS split expression, for example "validation[:100]".
+        data_dir: see `load_dataset`.
 
     Raises:
-        UserError: if there is no such data set or split, or it is not one of labelled images,
-            or it is neither prepared nor downloadable.
+        UserError: if the data set or split does not exist, has no images and labels, or is neither
+            prepared nor downloadable.
     """
 
     def __init__(self, name: str, split: str, data_dir: str | None = None):
@@ -175,7 +172,9 @@ class TfdsImages:
         builder = prepared_builder(name, data_dir)
         features = builder.info.features
         if not {"image", "label"} <= set(features):
-            raise UserError(f'"{name}" is not a data set of labelled images')
+            raise UserError(
+                f'the data set "{name}" does not have images and labels; choose one that has'
+            )
         self.class_names = tuple(features["label"].names)
         self._name = f"{name} {split}"
         try:
@@ -184,12 +183,12 @@ class TfdsImages:
             )
         except NotImplementedError as error:
             raise UserError(
-                f'"{name}" is prepared as {builder.info.file_format.value}, which cannot be read '
-                'in any order; prepare it again with file_format="array_record"'
+                f'"{name}" is prepared as {builder.info.file_format.value}, which has no random '
+                'access; prepare it again with file_format="array_record"'
             ) from error
         except ValueError as error:
             raise UserError(
-                f'"{name}" has no split "{split}"; known are {", ".join(builder.info.splits)}'
+                f'"{name}" has no split "{split}"; its splits are {", ".join(builder.info.splits)}'
             ) from error
 
     def __len__(self) -> int:
@@ -199,7 +198,7 @@ class TfdsImages:
         return self._source[i]
 
     def describe(self, i: int) -> str:
-        """Returns what to call an image in a message."""
+        """Returns a description of image i, for messages."""
         return f"image {i} of {self._name}"
 
 
@@ -210,31 +209,33 @@ _LOADERS: dict[str, Callable[[str | None], Dataset]] = {
 
 
 def known_datasets() -> list[str]:
-    """Returns the names `load_dataset` takes."""
+    """Returns the names of the data sets that `load_dataset` reads."""
     return sorted(_LOADERS)
 
 
 def load_dataset(name: str, data_dir: str | None = None) -> Dataset:
-    """Reads a data set into memory, downloading and preparing it first where needed.
+    """Reads a data set into memory; downloads and prepares it first if necessary.
 
     Args:
-        name: one of `known_datasets()`. `digits` is scikit-learn's 1,797 handwritten digits of
-            8x8 pixels, split into 1,437 to train on and 360 to test on, and needs no download.
-        data_dir: where TFDS keeps data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        name: a name in `known_datasets()`. `digits` is scikit-learn's set of 1,797 handwritten
+            digits of 8x8 pixels, split into 1,437 training and 360 test images; it needs no
+            download.
+        data_dir: folder of TFDS data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: if it is not one of these, or neither prepared nor downloadable.
+        UserError: if the name is unknown, or the data set is neither prepared nor downloadable.
     """
     check_dataset_name(name)
     if name not in _LOADERS:
         raise UserError(
-            f'"{name}" is not held in memory; those that are: {", ".join(known_datasets())}'
+            f'"{name}" can only be streamed, not read into memory; load_dataset reads '
+            f"{', '.join(known_datasets())}"
         )
     return _LOADERS[name](data_dir)
 
 
 def check_dataset_name(name: str) -> None:
-    """Raises `UserError` unless the data set is known here or to TFDS."""
+    """Raises `UserError` unless the name is known to this module or to TFDS."""
     if name in _LOADERS or name in _STREAMED:
         return
     import tensorflow_datasets as tfds

@@ -1,4 +1,4 @@
-"""Images that do not fit in memory, read as they are needed."""
+"""Data sets that do not fit in memory: their images are read when they are needed."""
 
 import dataclasses
 import functools
@@ -23,14 +23,14 @@ from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 from se_flax.parallel import divisible, share_out
 
-_BYTES_AHEAD = 2**31
+_BYTES_AHEAD = 2**31  # limit on the memory of prefetched images
 
 
 class ImageSource(Protocol):
-    """Labelled images, one at a time, in any order.
+    """Labelled images with random access.
 
     Attributes:
-        class_names: one a class.
+        class_names: name of each class, in the order of the labels.
     """
 
     class_names: tuple[str, ...]
@@ -38,19 +38,19 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """Returns `image`, encoded or uint8 [h, w, 1 or 3], and `label`, from 0."""
+        """Returns `image`, encoded or uint8 [h, w, 1 or 3], and `label`, counted from 0."""
 
     def describe(self, i: int) -> str:
-        """Returns what to call an image in a message."""
+        """Returns a description of image i, for messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some of the images of another source.
+    """A subset of the images of another source.
 
     Attributes:
         source: the other source.
-        indices: of its images.
+        indices: indices of the images in the other source.
     """
 
     source: ImageSource
@@ -58,7 +58,7 @@ class Subset:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One a class."""
+        """Name of each class."""
         return self.source.class_names
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Subset:
         return self.source[int(self.indices[i])]
 
     def describe(self, i: int) -> str:
-        """Returns what to call an image in a message."""
+        """Returns a description of image i, for messages."""
         return self.source.describe(int(self.indices[i]))
 
 
@@ -79,8 +79,8 @@ class HostBatch:
     Attributes:
         images: uint8 [b, size, size, 3].
         labels: int32 [b].
-        positions: of the images in the run's endless stream, or in the split.
-        mask: False for images that only fill up the last batch and do not count.
+        positions: positions of the images in the run's endless stream or in the split, [b].
+        mask: bool [b]; False for images that only pad the last batch.
     """
 
     images: UInt8[np.ndarray, "b size size 3"]
@@ -89,25 +89,25 @@ class HostBatch:
     mask: Bool[np.ndarray, " b"]
 
     def by_device(self) -> "HostBatch":
-        """Returns it shared out among the local devices, arrays [devices, b / devices, ...]."""
+        """Splits the batch between the local devices: arrays [devices, b / devices, ...]."""
         devices = jax.local_device_count()
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Batch i of a stream of images, as a sequence that Grain reads ahead.
+    """The batches of a stream as a sequence, which Grain prefetches.
 
-    Which images it holds, and how they are cropped, is a function of (seed, i) alone.
+    The images in batch i and their crops are a function of (seed, i) alone.
     """
 
     source: ImageSource
     crop: Crop
     batch_size: int  # over all hosts
-    first: int  # place of this host's share in a batch
-    share: int  # images of a batch that are this host's
-    count: int  # of batches
-    seed: int | None  # of the order and the crops; None: in order, each once
+    first: int  # start of this host's share in a batch
+    share: int  # number of images in this host's share
+    count: int  # number of batches
+    seed: int | None  # seed of the order and crops; None: each image once, in order
 
     def __len__(self) -> int:
         return self.count
@@ -142,7 +142,7 @@ class _Batches:
         if not 0 <= label < len(self.source.class_names):
             raise UserError(
                 f"{self.source.describe(place)} has the label {label}, but there are "
-                f"{len(self.source.class_names)} classes, numbered from 0"
+                f"{len(self.source.class_names)} classes, numbered from 0; correct the label"
             )
         try:
             self.crop(decode(record["image"]), draws, out)
@@ -153,16 +153,16 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A classification data set that is read as it is needed (see `dataset.ImageDataset`).
+    """A classification data set that is read when needed (see `dataset.ImageDataset`).
 
     Attributes:
-        name: what the data set is called.
-        train, test: the splits.
-        train_crop, eval_crop: make images of one size of them.
-        mean, std: of each channel, on a scale of 0 to 1.
-        horizontal_flip: whether a flipped image keeps its meaning.
+        name: name of the data set.
+        train, test: training and test images.
+        train_crop, eval_crop: crops for training and evaluation, of the same size.
+        mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
+        horizontal_flip: whether a horizontal flip preserves an image's class.
         validation: images held out of `train`, or None.
-        workers: processes that read images; 0 reads in threads.
+        workers: number of processes that read images; 0 reads in threads.
     """
 
     name: str
@@ -180,13 +180,13 @@ class StreamedDataset:
     def __post_init__(self):
         if self.train_crop.size != self.eval_crop.size:
             raise UserError(
-                f"{self.name}: training crops of {self.train_crop.size} pixels, but those for "
-                f"evaluation of {self.eval_crop.size}"
+                f"{self.name}: training crops have {self.train_crop.size} pixels, but evaluation "
+                f"crops {self.eval_crop.size}; give both the same size"
             )
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One a class."""
+        """Name of each class."""
         return tuple(self.train.class_names)
 
     @property
@@ -196,16 +196,16 @@ class StreamedDataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image as the network sees it."""
+        """Height, width and channels of the network's input."""
         return (self.train_crop.size, self.train_crop.size, 3)
 
     @property
     def splits(self) -> dict[str, ImageSource]:
-        """The splits there are, by name."""
+        """The existing splits by name."""
         return present(train=self.train, validation=self.validation, test=self.test)
 
     def hold_out(self, fraction: float) -> "StreamedDataset":
-        """Moves a fraction of `train` to `validation` (see `dataset.held_out`)."""
+        """Returns a data set with part of `train` in `validation`; see `dataset.held_out`."""
         kept, held = held_out(self.name, self.splits, fraction)
         return dataclasses.replace(
             self, train=Subset(self.train, kept), validation=Subset(self.train, held)
@@ -214,7 +214,7 @@ class StreamedDataset:
     def train_feed(
         self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
     ) -> "StreamedTrainFeed":
-        """Returns the inputs of a run's steps: the images of a batch."""
+        """Returns the inputs of a run's steps: each one the images of a batch."""
 
         def batches_from(step):
             return train_batches(
@@ -232,23 +232,23 @@ class StreamedDataset:
         return preprocessing.train(seed, own.images, own.labels, own.positions)
 
     def eval_feed(self, split: str, batch_size: int) -> "StreamedEvalFeed":
-        """Returns the inputs of an evaluation: the images of a batch."""
+        """Returns the inputs of an evaluation: each one the images of a batch."""
         return StreamedEvalFeed(self.splits[split], self.eval_crop, batch_size, self.workers)
 
     def eval_batch(self, preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
-        """Returns a device's share of a batch."""
+        """Returns a device's share of an evaluation batch."""
         return eval_batch(preprocessing, shared, own)
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
-        """Yields the images of a split, in order, cropped, and their labels."""
+        """Yields batches of cropped images and labels of a split, in order."""
         return host_images(self.splits[split], self.eval_crop, batch_size, self.workers)
 
 
 class StreamedTrainFeed:
-    """Batches on the devices, one ahead of the step that is computed.
+    """Training batches on the devices, prefetched by one step.
 
     Args:
-        batches_from: `batches_from(step)` yields the host's batches from a step on.
+        batches_from: function of a step that yields the host's batches from that step on.
     """
 
     def __init__(self, batches_from: Callable[[int], Iterator[HostBatch]]):
@@ -265,7 +265,7 @@ class StreamedTrainFeed:
         return None, self._ahead[1]
 
     def prefetch(self, step: int) -> None:
-        """Copies the batch of the next step to the devices, if there is one."""
+        """Copies the next batch, that of `step`, to the devices; does nothing after the last."""
         batch = next(self._batches, None)
         self._ahead = None if batch is None else (step, share_out(batch.by_device()))
 
@@ -276,12 +276,12 @@ class StreamedTrainFeed:
 
 
 class StreamedEvalFeed:
-    """Batches that hold every image of a source once.
+    """Evaluation batches, which contain every image of a source exactly once.
 
     Args:
         source: the images.
-        crop: makes them all of one size.
-        batch_size: over all devices; rounded to a multiple of their number.
+        crop: crop that gives all images one size.
+        batch_size: total batch size, over all devices; rounded up to a multiple of their number.
         workers: see `StreamedDataset`.
     """
 
@@ -298,28 +298,28 @@ class StreamedEvalFeed:
 
 
 def eval_batch(preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
-    """Returns a device's share of a batch to evaluate."""
+    """Returns a device's share of an evaluation batch, normalised."""
     return Batch(preprocessing.normalize(own.images), own.labels, own.mask)
 
 
 def host_images(
     source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
 ) -> Iterator[HostImages]:
-    """Yields the images of a source, in order, cropped, and their labels."""
+    """Yields batches of cropped images and labels of a source, in order."""
     for batch in eval_batches(source, crop, batch_size, workers):
         yield batch.images[batch.mask], batch.labels[batch.mask]
 
 
 def shuffled_place(seed: int, position: int, size: int) -> int:
-    """Returns which image of a split stands at a position of the run's endless stream.
+    """Returns the index of the image at a position of the run's endless stream.
 
-    Every `size` positions hold each image once, in an order of their own.
+    Each block of `size` positions contains each image once, in its own random order.
     """
     epoch, place = divmod(position, size)
     return int(_order(seed, epoch, size)[place])
 
 
-@functools.lru_cache(maxsize=64)  # batches read side by side may be of two epochs, each seed
+@functools.lru_cache(maxsize=64)  # prefetched batches may belong to two epochs for each seed
 def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
     generator = rng.generator(seed, rng.Stream.ORDER, epoch)
     return generator.permutation(size).astype(np.int32)
@@ -337,17 +337,17 @@ def train_batches(
 ) -> Iterator[HostBatch]:
     """Yields this host's share of the batches of steps first_step to last_step - 1.
 
-    Which image stands at a position is a function of (seed, position), and how it is cropped of
-    (seed, step, place in the batch), whatever the number of hosts, workers and interruptions.
+    The image at a position is a function of (seed, position), and its crop a function of (seed,
+    step, index in the batch). Neither depends on the number of hosts, workers or interruptions.
 
     Args:
         source: the images.
-        crop: makes them all of one size.
-        batch_size: over all hosts.
-        seed: of order and crops.
-        first_step, last_step: which batches.
-        workers: processes that read; 0 reads in threads of this one.
-        streams: how many streams of batches are read side by side, and share cores and memory.
+        crop: crop that gives all images one size.
+        batch_size: total batch size, over all hosts.
+        seed: seed of the order and crops.
+        first_step, last_step: range of steps; last_step is excluded.
+        workers: number of processes that read images; 0 reads in threads of this process.
+        streams: number of streams that are read in parallel and share cores and memory.
     """
     batches = _Batches(source, crop, batch_size, *_own_places(batch_size), last_step, seed)
     yield from _read_ahead(batches, first_step, workers, streams)
@@ -356,10 +356,10 @@ def train_batches(
 def eval_batches(
     source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
 ) -> Iterator[HostBatch]:
-    """Yields this host's share of batches that hold every image once, in order.
+    """Yields this host's share of batches that contain every image once, in order.
 
-    The last ones are filled up with what the mask does not count, so that all hosts have as
-    many. For the arguments, see `train_batches`.
+    The last batch is padded with masked images, so that all hosts have the same number. For the
+    arguments, see `train_batches`.
     """
     count = -(-len(source) // batch_size)
     batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
@@ -367,7 +367,7 @@ def eval_batches(
 
 
 def _own_places(batch_size: int) -> tuple[int, int]:
-    """Returns the first of this host's places in a batch, and how many it has."""
+    """Returns the start and size of this host's share of a batch."""
     share = batch_size // jax.process_count()
     return share * jax.process_index(), share
 
@@ -377,16 +377,16 @@ def _read_ahead(
 ) -> Iterator[HostBatch]:
     import grain
 
-    cv2.setNumThreads(0)  # images, not parts of one, are what is read side by side
+    cv2.setNumThreads(0)  # threads work on different images, not on parts of one image
     dataset = grain.MapDataset.source(batches)[start:]
-    # Each thread reads a batch; several are held at a time, as far as memory allows.
+    # Each thread reads one batch. Several batches are held at a time, as memory allows.
     size = batches.share * batches.crop.size**2 * 3
     held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size) // streams)
     options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
     dataset = dataset.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads its own, also where no command was given
+            flags.FLAGS.mark_as_parsed()  # Grain reads flags, even outside of a command
         count = max(1, workers // streams)
         options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
@@ -394,7 +394,7 @@ def _read_ahead(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Makes a worker process end with the one it reads for, and not before, on Ctrl-C."""
+    """Ends a worker process when its parent ends; the worker itself ignores Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

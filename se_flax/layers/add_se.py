@@ -1,4 +1,4 @@
-"""SE blocks behind the layers of any linen module, the module itself left as it is."""
+"""Adds SE blocks after the layers of any linen module without changing the module."""
 
 import fnmatch
 import functools
@@ -13,12 +13,12 @@ from se_flax.layers.squeeze_excite import SqueezeExcite
 
 
 class AddSE(nn.Module):
-    """A module whose chosen layers are each followed by an SE block; see `add_se`.
+    """A module with an SE block after each of the chosen layers; see `add_se`.
 
     Attributes:
-        wrapped_module: the module; under a name that none of its own layers is likely to have.
-        layers: paths of the layers, or patterns of paths.
-        make_block: makes the SE block of a layer, called with its name.
+        wrapped_module: the module. The field's name must not clash with one of its layers.
+        layers: paths of layers, or patterns of paths.
+        make_block: factory for the SE blocks, called as make_block(name=..., parent=...).
     """
 
     wrapped_module: nn.Module
@@ -30,11 +30,11 @@ class AddSE(nn.Module):
 
     @nn.compact
     def __call__(self, *args, **kwargs) -> Any:
-        """Calls the module, rescaling what its chosen layers return."""
+        """Calls the module and rescales the outputs of the chosen layers."""
         depth = len(self.scope.path)
-        blocks: dict[str, nn.Module] = {}  # by the path of the layer they follow
-        maps: set[str] = set()  # paths of layers that return maps
-        found: set[str] = set()  # items of `layers` that match some of them
+        blocks: dict[str, nn.Module] = {}  # keyed by the path of the preceding layer
+        maps: set[str] = set()  # paths of layers that return feature maps
+        found: set[str] = set()  # items of `layers` that match at least one of these paths
 
         spatial_dims = self.make_block(parent=None).spatial_dims
 
@@ -56,7 +56,7 @@ class AddSE(nn.Module):
             if context.module.scope.trace_level != self.scope.trace_level:
                 raise UserError(
                     f'the layer "{path}" is inside nn.remat, nn.jit, nn.scan or another lifted '
-                    "transformation, where add_se cannot put a block"
+                    "transformation, where add_se cannot add a block; choose a layer outside it"
                 )
             if path not in blocks:
                 blocks[path] = self.make_block(name=f"{'_'.join(names)}_se", parent=self)
@@ -68,8 +68,8 @@ class AddSE(nn.Module):
             if layer not in found:
                 valid = sorted(maps)
                 raise UserError(
-                    f'the module has no layer "{layer}" that returns a map{nearest(layer, valid)}; '
-                    f"it has {', '.join(valid)}"
+                    f'the module has no layer "{layer}" that returns a feature map'
+                    f"{nearest(layer, valid)}; it has {', '.join(valid)}"
                 )
         return output
 
@@ -77,36 +77,38 @@ class AddSE(nn.Module):
 def add_se(
     module: nn.Module, layers: str | list[str] | tuple[str, ...], reduction: int = 16, **fields: Any
 ) -> nn.Module:
-    """Puts an SE block behind chosen layers of a module.
+    """Adds an SE block after chosen layers of a module.
 
-    The module may be any linen module, and is not changed; the result is called as it is. The
-    layers may not be inside of lifted transformations (nn.remat, nn.jit, nn.scan); one that is
-    called more than once has the same block behind each call. The variables are the module's own,
-    under the same paths, so that weights of the module still load, and beside them those of each
-    block, named after the layer: of `block1/conv2` it is `block1_conv2_se`.
+    The module may be any linen module. It is not changed, and the result has the same call
+    signature. A layer that is called several times shares one block between its calls. Layers
+    inside lifted transformations (nn.remat, nn.jit, nn.scan) cannot be chosen.
+
+    The module's own variables keep their paths, so its weights still load. Each block adds a
+    submodule named after its layer: `block1_conv2_se` for `block1/conv2`.
 
         model = add_se(MyNetwork(), ["block1/conv2", "block2/*"], reduction=8)
         variables = model.init(key, images)
 
     Args:
-        module: the module.
-        layers: paths of submodules, such as "block1/conv2", that return maps
-            [n, height, width, channels]; "*" and "?" stand for any characters or one.
-        reduction: ratio by which the block's bottleneck is narrower than the map.
+        module: any linen module.
+        layers: paths of submodules that return feature maps [n, height, width, channels], for
+            example "block1/conv2". "*" matches any characters, "?" exactly one.
+        reduction: number of channels divided by the width of the block's bottleneck.
         **fields: other fields of `SqueezeExcite`.
 
     Raises:
-        UserError: when the result is initialised or applied, if no such layer is called (the
-            message lists the valid ones) or it is inside of a lifted transformation; at once, if
-            `module` is no module.
+        UserError: if `module` is not a linen module, already has blocks from `add_se`, or
+            `layers` is empty. On initialisation or application of the result: if a path matches
+            no layer (the message lists the valid ones), or the layer is inside a lifted
+            transformation.
     """
     if not isinstance(module, nn.Module):
-        raise UserError(f"add_se needs a module, such as MyNetwork(), not {module!r}")
+        raise UserError(f"add_se needs a module, for example MyNetwork(), not {module!r}")
     if isinstance(module, AddSE):
-        raise UserError("the module has SE blocks of add_se already; name all layers in one call")
+        raise UserError("the module already has SE blocks from add_se; name all layers in one call")
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     if not layers:
-        raise UserError("add_se needs the path of at least one layer")
+        raise UserError('add_se needs the path of at least one layer, for example "block1/conv2"')
     make_block = functools.partial(SqueezeExcite, reduction=reduction, **fields)
-    make_block(parent=None)  # refuses values that the block does not know
+    make_block(parent=None)  # raises for invalid field values
     return AddSE(module, layers, make_block)

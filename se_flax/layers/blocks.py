@@ -1,4 +1,4 @@
-"""The blocks that a network can have in place of the SE block, by name."""
+"""The registry of blocks: each name can be used in place of "se" in a network."""
 
 import functools
 import inspect
@@ -16,7 +16,7 @@ from se_flax.layers.squeeze_excite import (
     SqueezeSlowExcite,
 )
 
-# A block maps [n, h, w, c] to the same shape; see `make_block` for how a network makes it.
+# A block maps [n, h, w, c] to the same shape. `make_block` describes how networks create one.
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "se": SqueezeExcite,
     "slow_squeeze": SlowSqueezeExcite,
@@ -27,10 +27,10 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
 
 
 def block_of(se: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
-    """Returns what makes a block: of a name, one of `BLOCKS`; anything else as it is.
+    """Returns the block factory for a name in `BLOCKS`; returns anything but a string unchanged.
 
     Raises:
-        UserError: if there is no block of this name.
+        UserError: if `se` is a string that is not in `BLOCKS`.
     """
     if isinstance(se, str):
         check_choice("block", se, BLOCKS)
@@ -39,7 +39,7 @@ def block_of(se: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Modu
 
 
 def fields_of(se: Callable[..., nn.Module] | None) -> set[str]:
-    """Returns the fields that can be given to what makes a block."""
+    """Returns the names of the fields that a block factory accepts."""
     if se is None:
         return set()
     factory = se

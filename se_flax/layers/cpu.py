@@ -1,7 +1,7 @@
-"""Forms for CPUs where XLA's own are slow; delete this file once they no longer pay there.
+"""Faster CPU implementations of operations that XLA compiles badly for CPUs.
 
-`python -m experiments.speed` measures whether they do, beside Flax's own layers. What takes their
-place then is `nn.Conv`, `nn.max_pool` and a plain sum, which other platforms get already.
+`python -m experiments.speed` compares them with Flax's own layers. Once they are no longer faster,
+delete this file and use `nn.Conv`, `nn.max_pool` and a plain sum, as other platforms already do.
 """
 
 import functools
@@ -31,25 +31,25 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Float[Array, "n h2 w2 o"]:
-    """Computes what `jax.lax.conv_general_dilated` does, on a CPU in other forms that pay there.
+    """Computes `jax.lax.conv_general_dilated`, with faster implementations on CPUs.
 
-    XLA for CPUs has no kernels of their own for some convolutions, and is up to a hundred times
-    slower over them than it need be. So a 1x1 convolution is a matrix product there, a depthwise
-    one a sum of shifted images, and the weight gradient of any that is not grouped is computed
-    from copies that are transposed on their own. On other platforms, and for other convolutions
-    (grouped, dilated, not of images), it is XLA's.
+    XLA for CPUs has no special kernels for some convolutions and can be a hundred times slower
+    than necessary. On CPUs this function computes a 1x1 convolution as a matrix product, a
+    depthwise convolution as a sum of shifted images, and the weight gradient of an ungrouped
+    convolution from transposed copies of its operands. On other platforms, and for all other
+    convolutions (grouped, dilated, not two-dimensional), it calls XLA's.
 
-    It can be mapped by `jax.vmap` and differentiated repeatedly, in reverse mode and in forward
-    mode over reverse mode (`jax.jvp` of `jax.grad`, for products with a Hessian), but not in
-    forward mode alone.
+    It supports `jax.vmap` and repeated differentiation in reverse mode and in forward mode over
+    reverse mode (`jax.jvp` of `jax.grad`, for Hessian-vector products), but not forward mode
+    alone.
 
     Args:
-        lhs: images.
-        rhs: the kernel, with i = c / feature_group_count.
-        window_strides: vertical, horizontal.
-        padding: "SAME", "VALID", or before and after, vertical and horizontal.
+        lhs: images, [n, h, w, c].
+        rhs: kernel, [kh, kw, i, o] with i = c / feature_group_count.
+        window_strides: vertical and horizontal stride.
+        padding: "SAME", "VALID", or ((top, bottom), (left, right)).
         feature_group_count: number of groups; c for a depthwise convolution.
-        options: as for `jax.lax.conv_general_dilated`.
+        options: further arguments of `jax.lax.conv_general_dilated`.
     """
     xla = functools.partial(
         jax.lax.conv_general_dilated,
@@ -79,11 +79,11 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
 def max_pool_2x2(x: Images) -> Float[Array, "n h//2 w//2 c"]:
-    """Returns the maximum of each 2x2 square; an odd last row or column is left out.
+    """Returns the maximum of each 2x2 window; an odd last row or column is dropped.
 
-    As `flax.linen.max_pool(x, (2, 2), (2, 2))`, whose gradient, which goes to the first of equal
-    values, XLA computes on a CPU one window after another: 34 ms for [64, 32, 32, 32] where the
-    form for CPUs here takes 2 (two cores, float32).
+    Equals `flax.linen.max_pool(x, (2, 2), (2, 2))`, and its gradient likewise goes to the first
+    of equal values. On CPUs, XLA computes that gradient one window at a time: 34 ms for
+    [64, 32, 32, 32], against 2 ms for the CPU implementation here (two cores, float32).
     """
     return jax.lax.platform_dependent(
         x, cpu=_max_by_slices, default=lambda x: nn.max_pool(x, (2, 2), (2, 2))
@@ -95,13 +95,13 @@ def residual_sum(
     branch: Float[Array, "..."],
     activation: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None,
 ) -> Float[Array, "..."]:
-    """Returns activation(shortcut + branch); the activation may be None.
+    """Returns activation(shortcut + branch), or the sum alone if the activation is None.
 
-    On a CPU the sum is stored. Otherwise a sum whose shortcut is the sum before it would be
-    computed again, with all the sums before it, by every reader, and the time of a step grow with
-    the square of the depth (110 layers: by a factor of 2.6).
+    On CPUs the sum is written to memory. Otherwise XLA would recompute it, and all sums before it
+    on the identity path, in every operation that reads it, and the time of a step would grow with
+    the square of the depth (by a factor of 2.6 for 110 layers).
 
-    It can be differentiated like `conv_general_dilated`.
+    It supports the same kinds of differentiation as `conv_general_dilated`.
     """
 
     def add(shortcut, branch):
@@ -114,10 +114,10 @@ def residual_sum(
 
 
 def _apart(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns function(*args), computed in a call that XLA is asked not to inline.
+    """Returns function(*args), computed in a call that XLA is told not to inline.
 
-    XLA for CPUs fuses an expression into every operation that reads it, which computes it again
-    each time. The arguments and the results of such a call are computed once and stored.
+    XLA for CPUs fuses an expression into every operation that reads it and so recomputes it each
+    time. The arguments and results of a call that is not inlined are computed once and stored.
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(function)(*args)
@@ -125,11 +125,11 @@ def _apart(function: Callable[..., Any], *args: Any) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _stored(function, *args):
-    """Returns function(*args), stored.
+    """Returns function(*args), stored in memory.
 
-    Without gradients only the result is kept apart, so that the function joins what its arguments
-    are made of: the scaling of an SE block, or a batch norm. With gradients the whole function is;
-    joined, the gradients take a third longer (SE-ResNet-50).
+    Without gradients only the result is kept apart, so that XLA can fuse the function with the
+    operations before it (the scaling of an SE block, or a batch norm). With gradients the whole
+    function is kept apart: fused, the gradients take a third longer (SE-ResNet-50).
     """
     return _apart(lambda result: result, function(*args))
 
@@ -141,10 +141,7 @@ _stored.defvjp(
 
 
 def _with_weight_gradient(gradient):
-    """Replaces the gradient of `convolution(strides, padding, lhs, rhs)` with respect to rhs.
-
-    By gradient(strides, padding, lhs, rhs.shape, gradient of the result).
-    """
+    """Makes `gradient(strides, padding, lhs, rhs.shape, ct)` a convolution's gradient for rhs."""
 
     def decorate(convolution):
         differentiable = jax.custom_vjp(convolution, nondiff_argnums=(0, 1))
@@ -181,8 +178,8 @@ def _dense(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
 
 def _pointwise_weight_gradient(strides, padding, lhs, shape, ct):
     lhs = lhs[:, :: strides[0], :: strides[1]]
-    # In this order, because XLA transposes the first: the one that was stored, where the second
-    # is an expression that it would compute in the order of the transposition.
+    # XLA transposes the first operand. That must be lhs, which is already in memory: ct is an
+    # expression, which XLA would evaluate in transposed order.
     return jnp.einsum("nhwi,nhwo->io", lhs, ct)[None, None]
 
 
@@ -192,7 +189,7 @@ def _pointwise(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
 
 
 def _shifted(lhs: Images, kernel: Sizes, strides: Sizes, padding: Padding) -> Iterator[Images]:
-    """Yields, for each place in the kernel, what of the images it is multiplied by."""
+    """Yields, for each position in the kernel, the part of the images that it multiplies."""
     lhs = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
     spans = [
         (size - k) // step * step + 1
@@ -203,7 +200,7 @@ def _shifted(lhs: Images, kernel: Sizes, strides: Sizes, padding: Padding) -> It
 
 
 def _depthwise_weight_gradient(strides, padding, lhs, shape, ct):
-    # The sum over images is written out, for all of them or for sixteen parts: XLA's reductions
+    # The sum over images is unrolled, over at most sixteen parts of the batch: XLA's reductions
     # for CPUs take ten times as long.
     parts = min(16, len(lhs))
     more = ((0, -len(lhs) % parts), (0, 0), (0, 0), (0, 0))
@@ -230,5 +227,5 @@ def _max_by_slices(x: Images) -> Images:
 
 
 def _first_larger(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns the larger, NaN if either is; the gradient for equal ones goes to the first."""
+    """Returns the larger value, or NaN if either is; for equal values the gradient goes to a."""
     return jnp.where((a >= b) | jnp.isnan(a), a, b)

@@ -1,4 +1,4 @@
-"""How a network makes the SE block of a layer, whether `SqueezeExcite` or a user's own."""
+"""How networks create their SE blocks, whether `SqueezeExcite` or a user's own block."""
 
 import inspect
 from collections.abc import Callable
@@ -6,14 +6,15 @@ from typing import Any
 
 import flax.linen as nn
 
-HINTS = ("expansion",)  # how many times wider the map is than the input of its unit (`MBConv`)
+# expansion: channels of the feature map divided by the channels of its unit's input (`MBConv`).
+HINTS = ("expansion",)
 
 
 def make_block(se: Callable[..., nn.Module], name: str = "se", **hints: Any) -> nn.Module:
-    """Returns an SE block, to be called as block(x) -> x rescaled.
+    """Creates an SE block, called as block(x) -> x rescaled.
 
-    A block is any linen module that maps a map [n, h, w, c] to one of the same shape; a network
-    asks nothing else of it. A factory without fields of its own is enough:
+    A block is any linen module that takes a feature map [n, h, w, c] and returns one of the same
+    shape. Networks require nothing else, so a module without any fields is enough:
 
         class Halve(nn.Module):
             @nn.compact
@@ -23,10 +24,10 @@ def make_block(se: Callable[..., nn.Module], name: str = "se", **hints: Any) -> 
         create_model("resnet50", se=Halve)
 
     Args:
-        se: what a network has as its field `se`: makes the block, called with its name.
-        name: of the submodule.
-        **hints: what the network knows about the place of the block, see `HINTS`. A factory is
-            given those that it names as parameters, and may name none.
+        se: block factory, the value of a network's field `se`; called with the name.
+        name: name of the submodule.
+        **hints: facts about the block's position in the network, see `HINTS`. The factory
+            receives only those that are among its parameters.
     """
     wanted = inspect.signature(se).parameters
     return se(name=name, **{hint: value for hint, value in hints.items() if hint in wanted})

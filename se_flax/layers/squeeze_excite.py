@@ -21,8 +21,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": jax.nn.swish,
 }
 
-# Widths of the dense layers before the last one, from the bottleneck's width w and the width d
-# for half the reduction.
+# Widths of the dense layers before the last one, as a function of the bottleneck's width w and
+# the width d at half the reduction.
 VARIANTS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
     "standard": lambda w, d: (w,),
     "slow_squeeze": lambda w, d: (d, w),
@@ -35,8 +35,8 @@ VARIANTS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
 class SqueezeExcite(nn.Module):
     """Rescales each channel by a gate computed from all channels.
 
-    For a map u of h x w positions and c channels, equations 2 to 4 of the paper, and biases, as
-    the networks that its authors released have them:
+    For a feature map u with h x w positions and c channels, the block computes equations 2 to 4
+    of the paper, with the biases that its authors' released networks have:
 
         z_k = mean over positions of u_k            (squeeze)
         s   = sigmoid(W2 relu(W1 z + b1) + b2)      (excitation)
@@ -46,36 +46,36 @@ class SqueezeExcite(nn.Module):
     shape [*batch, c], is sown into the collection `intermediates` as `excitation`.
 
     Attributes:
-        reduction: the ratio r by which the bottleneck is narrower than the input; a
-            width that it does not divide is rounded down, to no less than 1.
-        width: the bottleneck's width itself, instead of a ratio.
-        squeeze: "avg", "max", or "none": a gate for each position, shape
-            [*batch, h, w, c], from 1x1 convolutions at full resolution (section 7.1 of the
-            paper, NoSqueeze).
-        variant: the dense layers before the last one, each followed by `activation`:
-            "standard", or one of those of "Variations of Squeeze and Excitation networks"
-            (arXiv:2304.06502, section 4): "slow_squeeze" reduces in two steps, to twice the
-            bottleneck's width first; "slow_excite" goes back in two steps;
-            "slow_squeeze_slow_excite" does both; "bump" has one more layer at the bottleneck's
+        reduction: reduction ratio r. The bottleneck's width is c / r, rounded down, but at
+            least 1.
+        width: the bottleneck's width; overrides `reduction`.
+        squeeze: pooling, "avg" or "max". With "none" each position has its own gate, of shape
+            [*batch, h, w, c], computed by 1x1 convolutions at full resolution (section 7.1 of
+            the paper, NoSqueeze).
+        variant: arrangement of the dense layers before the last one; `activation` follows each
+            of them. "standard", or a variant from "Variations of Squeeze and Excitation
+            networks" (arXiv:2304.06502, section 4): "slow_squeeze" reduces in two steps, first
+            to twice the bottleneck's width; "slow_excite" expands in two steps;
+            "slow_squeeze_slow_excite" does both; "bump" has a second layer of the bottleneck's
             width.
-        activation: after those layers, "relu" or another of `ACTIVATIONS`.
-        gate: of the last layer: "sigmoid", "hard_sigmoid", "tanh", "relu".
-        use_bias: whether the dense layers have biases. Equation 3 has none, nor have the
-            networks of the paper's ablations (section 6).
-        spatial_dims: how many axes before the channels are positions: 2 for images,
-            1 for sequences, 3 for volumes. All axes before those are batch axes.
-        dtype: computation type of the dense layers and of the product; by default that of
-            the input. The squeeze is computed in float32 whatever the type.
+        activation: activation after those layers, a name in `ACTIVATIONS`.
+        gate: activation after the last layer, a name in `ACTIVATIONS`.
+        use_bias: whether the dense layers have biases. Equation 3 and the networks in the
+            paper's ablations (section 6) have none.
+        spatial_dims: number of position axes before the channel axis: 2 for images, 1 for
+            sequences, 3 for volumes. All axes before those are batch axes.
+        dtype: computation type of the dense layers and of the product; by default the
+            input's. The average is always computed in float32.
         param_dtype: type of the dense layers' parameters.
-        kernel_init: how the dense layers' kernels are initialised, called as
+        kernel_init: initialiser of the dense layers' kernels, called as
             kernel_init(key, [inputs, outputs], param_dtype); by default with variance 1 / inputs.
-        expansion: how many times wider the input is than the map from which `reduction` counts:
-            the bottleneck is c / (reduction * expansion) wide. Networks with inverted bottlenecks
-            set it (`make_block`).
+        expansion: channels of the input divided by the channels that `reduction` refers to. The
+            bottleneck's width is c / (reduction * expansion). Networks with inverted bottlenecks
+            set it (see `make_block`).
 
     Raises:
-        ValueError: if a field has none of these values, and on call, if the input has fewer
-            than `spatial_dims + 1` axes.
+        ValueError: if a field has an invalid value; on call, if the input has fewer than
+            `spatial_dims + 1` axes.
     """
 
     reduction: int = 16
@@ -110,7 +110,7 @@ class SqueezeExcite(nn.Module):
         """Returns x with its channels rescaled."""
         if x.ndim < self.spatial_dims + 1:
             raise ValueError(
-                f"SqueezeExcite(spatial_dims={self.spatial_dims}) needs an input of at least "
+                f"SqueezeExcite(spatial_dims={self.spatial_dims}) needs an input with at least "
                 f"{self.spatial_dims + 1} axes, channels last, but got shape {x.shape}"
             )
         channels = x.shape[-1]

@@ -1,4 +1,4 @@
-"""Networks. Importing this package imports all its files, which fills the registry."""
+"""Networks. Importing this package imports all its modules, and each registers its networks."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""The contract of a network: its fields, how it is called, and what it returns."""
+"""The interface of a network: its fields, its call signature and its outputs."""
 
 import functools
 from collections.abc import Callable
@@ -19,10 +19,11 @@ Logits = Float[Array, "n num_classes"]
 
 
 class Network(nn.Module, kw_only=True):
-    """What all networks have in common.
+    """Base class of all networks.
 
-    A network is a subclass with fields of its own and `feature_maps`; `register` in the same file
-    gives it a name. That is all, if the last map is classified by its mean:
+    A network is a subclass that adds its own fields and implements `feature_maps`. A call of
+    `register` in the same file gives it a name. This is a complete network, whose classifier
+    sees the mean of the last feature map:
 
         class Tiny(Network, kw_only=True):
             width: int = 32
@@ -36,10 +37,12 @@ class Network(nn.Module, kw_only=True):
 
     Attributes:
         num_classes: size of the classifier's output.
-        dropout: its rate, before the classifier unless a network says otherwise.
-        se: makes its SE blocks, each called with its name; None for none. See `make_block`.
-        dtype: computation type; parameters, statistics and logits are float32.
-        sync_axis: mapped axis (of `jax.pmap`) whose devices share batch statistics.
+        dropout: dropout rate, before the classifier unless a network says otherwise.
+        se: factory for the SE blocks, called with each block's name; None for a network without
+            SE blocks. See `make_block`.
+        dtype: computation type; parameters, batch statistics and logits are float32.
+        sync_axis: name of the mapped axis (of `jax.pmap`) over which batch statistics are
+            averaged; None for no averaging.
     """
 
     num_classes: int = 1000
@@ -55,54 +58,56 @@ class Network(nn.Module, kw_only=True):
         """Returns logits, or feature maps.
 
         Args:
-            images: normalised, channels last.
-            train: normalise by batch statistics and update them (collection `batch_stats`), and
-                drop out (rng collection `dropout`).
-            features: return the maps that `feature_maps` does instead.
+            images: batch of normalised images, [n, h, w, c].
+            train: whether to normalise by batch statistics, update the running ones (collection
+                `batch_stats`) and apply dropout (rng collection `dropout`).
+            features: whether to return the feature maps of `feature_maps` instead of logits.
 
         Raises:
-            UserError: if the images are no batch of images, or too small for the network.
+            UserError: if the images do not have four axes, or are too small for the network.
         """
         if images.ndim != 4:
             raise UserError(
-                "images must be of shape [n, height, width, channels], not "
-                f"{list(images.shape)}; a single one is image[None]"
+                "images must have shape [n, height, width, channels], not "
+                f"{list(images.shape)}; for a single image pass image[None]"
             )
         maps = self.feature_maps(images.astype(self.dtype), train)
         if 0 in last(maps).shape:
             height, width = images.shape[1:3]
-            raise UserError(f"images of {height} x {width} are too small for this network")
+            raise UserError(
+                f"images of {height} x {width} are too small for this network; pass larger ones"
+            )
         return maps if features else self.classify(maps, train)
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
-        """Returns the output of each stage by name, `stage1` first and the classifier's last."""
+        """Returns the stages' feature maps by name, from `stage1` to the classifier's input."""
         raise NotImplementedError
 
     def classify(self, maps: Maps, train: bool) -> Logits:
-        """Returns logits: by default of the last map's mean over positions."""
+        """Returns logits, by default from the last feature map's mean over positions."""
         x = jnp.mean(last(maps), axis=(1, 2), dtype=jnp.float32)
         return self.make_classifier()(self.apply_dropout(x, train))
 
     def make_classifier(self, **fields: Any) -> nn.Module:
-        """Makes the last layer; `fields` are those of `nn.Dense`."""
+        """Creates the last layer; `fields` are fields of `nn.Dense`."""
         return nn.Dense(self.num_classes, name="classifier", **fields)
 
     def apply_dropout(self, x: Float[Array, "..."], train: bool) -> Float[Array, "..."]:
-        """Applies dropout at the network's rate."""
+        """Applies dropout with rate `self.dropout`."""
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
     def rescale(self, x: Images, name: str) -> Images:
-        """Applies an SE block, if the network has any."""
+        """Applies an SE block, if the network has SE blocks."""
         return make_block(self.se, name)(x) if self.se else x
 
     def make_conv(self, **fields: Any) -> Callable[..., nn.Module]:
-        """Returns what makes convolutions; `fields` are those of `nn.Conv`."""
+        """Returns a factory for convolutions; `fields` are fields of `nn.Conv`."""
         return functools.partial(Conv, dtype=self.dtype, **fields)
 
     def make_norm(
         self, train: bool, momentum: float = 0.9, epsilon: float = 1e-5
     ) -> Callable[..., nn.Module]:
-        """Returns what makes batch norms."""
+        """Returns a factory for batch norms."""
         return functools.partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -114,5 +119,5 @@ class Network(nn.Module, kw_only=True):
 
 
 def last(maps: Maps) -> Images:
-    """Returns the map that the classifier sees."""
+    """Returns the last feature map, which is the classifier's input."""
     return list(maps.values())[-1]

@@ -1,8 +1,8 @@
 """BN-Inception (Ioffe & Szegedy, arXiv:1502.03167, figure 5), as released for Caffe.
 
-With the names and widths of the released weights. The modules that halve the grid have no 1x1
-convolution and no projection after the pooling; that pooling is Caffe's on even sizes, and on odd
-ones, which Caffe cannot concatenate, as large as the convolutions next to it.
+Names and widths are those of the released weights. The modules that halve the resolution have no
+1x1 convolution and no projection after the pooling. On even sizes their pooling equals Caffe's. On
+odd sizes, where Caffe cannot concatenate the branches, its output is as large as the convolutions'.
 """
 
 from se_flax.models.inception import (
@@ -48,10 +48,10 @@ register(
     input_size=224,
     paper="Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, figure 5, as released for "
     "Caffe: the first convolution is not separable",
-    # Of the released weights, which were trained on 0 to 255 with the mean alone subtracted.
+    # As for the released weights: trained on values 0 to 255, with only the mean subtracted.
     mean=(128 / 255, 117 / 255, 104 / 255),
     std=(1 / 255, 1 / 255, 1 / 255),
-    # As the authors of the SE paper released theirs.
+    # As in the weights that the authors of the SE paper released.
     se_form={"conv_bias": False, "mean": (123 / 255, 117 / 255, 104 / 255)},
     stem=(
         ConvSpec("conv1_7x7_s2", 64, 7, 2),

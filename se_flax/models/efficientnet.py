@@ -1,4 +1,4 @@
-"""EfficientNet (Tan & Le, arXiv:1905.11946), its compound scaling and the search for it."""
+"""EfficientNet (Tan & Le, arXiv:1905.11946), with compound scaling and its grid search."""
 
 import functools
 import math
@@ -16,11 +16,11 @@ from se_flax.models.base import Images, Maps, Network
 from se_flax.models.registry import register
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# The kernel's last axis is as many convolutions of one channel each: fan-out is its positions.
+# A depthwise kernel [kh, kw, 1, c] is c convolutions of one channel each: fan-out is kh * kw.
 depthwise_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
 classifier_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
-# Of each stage of B0 (table 1): units, output channels, kernel size, stride, expansion.
+# For each stage of B0 (table 1): units, output channels, kernel size, stride, expansion.
 B0_STAGES = (
     (1, 16, 3, 1, 1),
     (2, 24, 3, 2, 6),
@@ -37,7 +37,7 @@ swish_se = functools.partial(SqueezeExcite, reduction=4, activation="swish")
 
 
 def round_channels(channels: float) -> int:
-    """Returns the multiple of 8 nearest to a number of channels, but no less than 90% of it."""
+    """Rounds channels to the nearest multiple of 8, or up where that would lose more than 10%."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
@@ -45,18 +45,18 @@ def round_channels(channels: float) -> int:
 class MBConv(nn.Module):
     """A mobile inverted bottleneck: y = x + project(se(depthwise(expand(x)))).
 
-    Batch norm follows each convolution, and swish the first two. Where the shape changes there
-    is no addition.
+    Batch norm follows each convolution, and swish follows the first two. A unit that changes the
+    shape has no shortcut.
 
     Attributes:
-        channels: of the output.
-        kernel: size of the depthwise convolution.
+        channels: number of output channels.
+        kernel: height and width of the depthwise convolution's kernel.
         stride: 1, or 2 to halve height and width.
-        expansion: how much wider than the input the depthwise convolution is; with 1 there is
-            no convolution that expands.
-        drop_rate: how often, in training, an example skips the branch.
-        conv, norm: the convolution and normalisation to use.
-        se: see `EfficientNet`.
+        expansion: channels of the depthwise convolution divided by those of the input. With 1
+            there is no expanding convolution.
+        drop_rate: probability, in training, that an example skips the branch.
+        conv, norm: factories for convolutions and batch norms.
+        se: factory for the SE block, or None; see `EfficientNet`.
     """
 
     channels: int
@@ -97,24 +97,24 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(Network, kw_only=True):
-    """An EfficientNet: B0, wider and deeper by two coefficients.
+    """An EfficientNet: B0, scaled in width and depth by two coefficients.
 
     The units of stage i are the submodules `stage{i}_unit{j}`, counted from 1 (table 1 of the
-    paper counts the stem as its stage 1). Convolutions pad as TensorFlow does ("SAME"): for
-    stride 2 and an even size, one pixel more below and to the right.
+    paper counts the stem as stage 1). Convolutions pad as in TensorFlow ("SAME"): with stride 2
+    and an even size, there is one pixel more of padding below and to the right.
 
     Attributes:
-        width_coefficient: multiplies the channels of every convolution of B0, see
+        width_coefficient: factor for the channels of every convolution of B0, rounded by
             `round_channels`.
-        depth_coefficient: multiplies the number of units of every stage, rounded up.
-        resolution: height and width of the images it is meant for; it takes others too.
-        stochastic_depth: the rate at which an example would skip the branch of a unit that
-            came after the last one; from 0 for the first, it grows linearly (Huang et al.,
-            arXiv:1603.09382).
-        se: see `Network`; the block of a unit stands behind its depthwise convolution. Its
-            `reduction` counts here from the channels of the unit's *input*, not from the
-            expanded ones that the block rescales; 4 in the published networks. A `width` stays
-            what it is.
+        depth_coefficient: factor for the number of units of every stage, rounded up.
+        resolution: height and width, in pixels, of the images that the network is meant for. It
+            accepts other sizes.
+        stochastic_depth: rate of stochastic depth (Huang et al., arXiv:1603.09382). With k of n
+            units before it, a unit skips its branch with probability stochastic_depth * k / n.
+        se: factory for the SE blocks; see `Network`. The block follows a unit's depthwise
+            convolution. Its `reduction` refers to the channels of the unit's *input*, not to the
+            expanded channels that the block rescales; it is 4 in the published networks. A
+            `width` is used as it is.
     """
 
     width_coefficient: float = 1.0
@@ -125,7 +125,7 @@ class EfficientNet(Network, kw_only=True):
     se: Callable[..., nn.Module] | None = swish_se
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
-        """Returns the output of each stage, and last of the `head`, a 1x1 convolution."""
+        """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
         conv = self.make_conv(use_bias=False, padding="SAME", kernel_init=conv_init)
         norm = self.make_norm(train, momentum=0.99, epsilon=1e-3)
         widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
@@ -154,7 +154,7 @@ class EfficientNet(Network, kw_only=True):
         return maps
 
     def make_classifier(self, **fields: Any) -> nn.Module:
-        """Makes the last layer, initialised as the authors do."""
+        """Creates the last layer, initialised as in the authors' code."""
         return super().make_classifier(kernel_init=classifier_init, **fields)
 
 
@@ -169,20 +169,20 @@ def efficientnet(
 ) -> EfficientNet:
     """Scales B0 by the compound coefficient phi (equation 3 of the paper).
 
-    Depth is multiplied by alpha^phi and width by beta^phi; the images it is meant for, whose
-    height and width is the network's `resolution`, grow by gamma^phi. With alpha beta^2 gamma^2
-    near 2, the multiply-adds grow by about 2^phi. Dropout goes linearly from 0.2 for phi = 0 to
-    0.5 for phi = 7 and stays there (section 5.2).
+    Depth is multiplied by alpha^phi, width by beta^phi and the network's `resolution` by
+    gamma^phi. With alpha beta^2 gamma^2 near 2, the multiply-adds grow by about 2^phi. The
+    dropout rate grows linearly from 0.2 for phi = 0 to 0.5 for phi = 7, and is 0.5 for larger
+    phi (section 5.2).
 
-    The published B1 to B7 are not those of phi = 1 to 7: the authors' table gives them rounded
-    coefficients, by which `create_model("efficientnet_b1")` and the others are built.
+    phi = 1 to 7 do not give the published B1 to B7. Those have the rounded coefficients of the
+    authors' table; build them with `create_model("efficientnet_b1")` and so on.
 
     Args:
-        phi: the compound coefficient, not negative; 0 is B0.
+        phi: compound coefficient, at least 0; 0 gives B0.
         num_classes: size of the classifier's output.
-        alpha: how depth grows, at least 1.
-        beta: how width grows, at least 1.
-        gamma: how the resolution grows, at least 1.
+        alpha: base of the factor for depth, at least 1.
+        beta: base of the factor for width, at least 1.
+        gamma: base of the factor for resolution, at least 1.
         **fields: other fields of `EfficientNet`.
 
     Raises:
@@ -209,30 +209,31 @@ def efficientnet(
 def grid_search(
     score: Callable[[float, float, float], float], step: float = 0.05, tolerance: float = 0.1
 ) -> tuple[float, float, float]:
-    """Finds the coefficients of compound scaling as the paper does (section 3.3, step 1).
+    """Searches for the coefficients of compound scaling (section 3.3, step 1, of the paper).
 
-    Of all alpha, beta, gamma >= 1 on a grid for which alpha beta^2 gamma^2 is 2 give or take
-    the tolerance, it returns those with the highest score; of equals, the first tried. For B0
-    the authors found 1.2, 1.1 and 1.15, where the product is 1.92.
+    The search covers all alpha, beta, gamma >= 1 on a grid with
+    |alpha beta^2 gamma^2 - 2| <= tolerance. For B0 the authors found 1.2, 1.1 and 1.15, whose
+    product is 1.92.
 
     Args:
-        score: called as score(alpha, beta, gamma); such as the validation accuracy of
-            `efficientnet(1, alpha=alpha, beta=beta, gamma=gamma)` trained at its
-            `resolution`. One that is not a number counts as the lowest.
-        step: of the grid.
-        tolerance: how far from 2 the product may be.
+        score: function of (alpha, beta, gamma) to maximise, for example the validation accuracy
+            of `efficientnet(1, alpha=alpha, beta=beta, gamma=gamma)` trained at its `resolution`.
+            NaN counts as the lowest score.
+        step: spacing of the grid.
+        tolerance: largest allowed distance of the product from 2.
 
     Returns:
-        (alpha, beta, gamma).
+        (alpha, beta, gamma) with the highest score; the first tried of those with equal scores.
 
     Raises:
-        UserError: if step or tolerance cannot be used, or no point of the grid is close enough.
+        UserError: if step is not positive, tolerance is negative, or no point of the grid
+            satisfies the constraint.
     """
     if not step > 0:
         raise UserError(f"step must be more than 0, not {step!r}")
     if not tolerance >= 0:
         raise UserError(f"tolerance must be at least 0, not {tolerance!r}")
-    # Rounded, so that 1 + 3 * 0.05 is 1.15.
+    # Rounding makes 1 + 3 * 0.05 equal to 1.15.
     values = [round(1 + k * step, 9) for k in range(int((1 + tolerance) / step + 1e-9) + 1)]
     triples = [
         (alpha, beta, gamma)
@@ -244,7 +245,7 @@ def grid_search(
     if not triples:
         raise UserError(
             f"no alpha, beta and gamma in steps of {step} give alpha beta^2 gamma^2 within "
-            f"{tolerance} of 2; take a smaller step or a larger tolerance"
+            f"{tolerance} of 2; use a smaller step or a larger tolerance"
         )
 
     def comparable(triple: tuple[float, float, float]) -> float:
@@ -254,8 +255,8 @@ def grid_search(
     return max(triples, key=comparable)
 
 
-# The authors' coefficients of width and depth, the input size, dropout, and the part of the
-# image that the published accuracies are measured on.
+# The authors' width and depth coefficients, input size and dropout rate, and the crop_pct of the
+# published accuracies.
 for _i, (_width, _depth, _size, _dropout, _crop_pct) in enumerate(
     [
         (1.0, 1.0, 224, 0.2, 0.875),

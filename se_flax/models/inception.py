@@ -1,7 +1,7 @@
-"""Inception networks, with or without SE blocks: the modules, and a network made of a table.
+"""Inception networks, with or without SE blocks: the modules, and a network built from a table.
 
-The tables are in bn_inception.py, inception_v3.py and inception_resnet.py. Where the SE blocks
-stand is from the SE paper, arXiv:1709.01507, figure 2.
+The tables are in bn_inception.py, inception_v3.py and inception_resnet.py. The SE blocks' positions
+are those of the SE paper, arXiv:1709.01507, figure 2.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ Pool = Callable[[Images], Float[Array, "n h2 w2 c"]]
 
 @dataclasses.dataclass(frozen=True)
 class ConvSpec:
-    """A convolution in a table of layers; batch norm and ReLU follow it.
+    """A table entry for a convolution, which batch norm and ReLU follow.
 
     Attributes:
-        name: of the submodule.
+        name: name of the submodule.
         features: number of output channels.
-        kernel: its height and width; one number stands for both.
-        stride: in both directions.
-        padded: has zeros around, half as many as the kernel is wide, so that with stride 1
-            the size stays.
+        kernel: (height, width) of the kernel, or one number for both.
+        stride: stride in both directions.
+        padded: whether to pad with kernel // 2 zeros on each side, which keeps the size if the
+            stride is 1.
     """
 
     name: str
@@ -43,20 +43,23 @@ class ConvSpec:
     padded: bool = True
 
 
-# A row of layers; a row within a row is of convolutions side by side, to be concatenated.
+# Layers applied in sequence. A nested tuple holds parallel convolutions, whose outputs are
+# concatenated.
 Layers = tuple["ConvSpec | Pool | tuple[ConvSpec, ...]", ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModuleSpec:
-    """An Inception module in a table.
+    """A table entry for an Inception module.
 
     Attributes:
-        name: of the submodule.
-        branches: its rows of layers, all of the same input; their outputs are concatenated.
-        scale: None, or the factor by which the branches, brought to the input's channels by
-            a 1x1 convolution, are multiplied before they are added to the input.
-        activate: a ReLU follows that addition.
+        name: name of the submodule.
+        branches: sequences of layers, all applied to the module's input; their outputs are
+            concatenated.
+        scale: factor of the residual branch, or None for a module without a shortcut. In a
+            residual module, a 1x1 convolution maps the concatenated branches to the input's
+            channels; the result, times `scale`, is added to the input.
+        activate: whether a ReLU follows that addition.
     """
 
     name: str
@@ -66,7 +69,7 @@ class ModuleSpec:
 
 
 class ConvLayer(nn.Module):
-    """Convolution, batch norm and ReLU, as a table's entry says."""
+    """Convolution, batch norm and ReLU, as specified by a table entry."""
 
     entry: ConvSpec
     conv: Callable[..., nn.Module]
@@ -87,7 +90,7 @@ class ConvLayer(nn.Module):
 def apply_layers(
     layers: Layers, x: Images, layer: Callable[..., nn.Module]
 ) -> Float[Array, "n h2 w2 c2"]:
-    """Returns the output of a row of layers; `layer` makes a `ConvLayer` of an entry."""
+    """Applies layers in sequence; `layer` creates a `ConvLayer` from an entry."""
     for entry in layers:
         if isinstance(entry, ConvSpec):
             x = layer(entry, name=entry.name)(x)
@@ -99,15 +102,15 @@ def apply_layers(
 
 
 class InceptionModule(nn.Module):
-    """An Inception module, as a table's entry says: y = se(concatenated branches).
+    """An Inception module, as specified by a table entry: y = se(concatenated branches).
 
     With a scale s it is residual: y = relu(x + s * se(projection(concatenated branches))).
 
     Attributes:
-        entry: the table's entry.
-        layer: makes a `ConvLayer` of an entry.
-        projection: makes the 1x1 convolution of a residual module.
-        se: makes the block that rescales the branches, if any.
+        entry: the table entry.
+        layer: factory that creates a `ConvLayer` from an entry.
+        projection: factory for the 1x1 convolution of a residual module.
+        se: factory for the SE block, or None.
     """
 
     entry: ModuleSpec
@@ -134,21 +137,20 @@ class InceptionModule(nn.Module):
 class Inception(Network, kw_only=True):
     """An Inception network.
 
-    With SE blocks, each Inception module has one, those that reduce the grid included: on its
-    output, the concatenation of its branches (SE paper, figure 2), or in residual modules, in
-    which that is the branch of a residual unit, after the 1x1 convolution and before the
-    scaled addition (figure 3).
+    With SE blocks, every Inception module has one, including those that reduce the resolution. It
+    rescales the module's output, the concatenation of its branches (SE paper, figure 2). In a
+    residual module it follows the 1x1 convolution and precedes the scaled addition (figure 3).
 
     Attributes:
-        stem: the layers before the first module.
-        stages: the modules, in groups of one resolution each.
-        final: the layers after the last module.
-        conv_bias: the convolutions followed by batch norm have biases too.
-        epsilon: what batch norm adds to the variance.
-        auxiliary: there is a second classifier on the output of the last stage but one. In
-            training its logits are sown into the collection `intermediates` as
-            `auxiliary_logits`, for a loss to add to the network's own; otherwise it is not
-            computed. Its parameters are always there.
+        stem: layers before the first module.
+        stages: modules, grouped by resolution.
+        final: layers after the last module.
+        conv_bias: whether the convolutions have biases, besides those of batch norm.
+        epsilon: constant that batch norm adds to the variance.
+        auxiliary: whether there is a second classifier, on the output of the last stage but one.
+            In training its logits are sown into the collection `intermediates` as
+            `auxiliary_logits`, and a loss can use them. Otherwise it is not computed, but its
+            parameters exist.
     """
 
     stem: Layers
@@ -159,7 +161,7 @@ class Inception(Network, kw_only=True):
     auxiliary: bool = False
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
-        """Returns the output of each stage; that of the last one, after the final layers."""
+        """Returns the output of each stage; the last one includes the final layers."""
         layer, projection = self.make_layer(train), self.make_conv(kernel_init=he_normal)
         x = apply_layers(self.stem, x, layer)
         maps = {}
@@ -171,7 +173,7 @@ class Inception(Network, kw_only=True):
         return maps
 
     def classify(self, maps: Maps, train: bool) -> Logits:
-        """Returns logits, and sows those of the auxiliary classifier."""
+        """Returns logits; in training also sows those of the auxiliary classifier."""
         if self.auxiliary and (train or self.is_initializing()):
             logits = self.classify_early(maps[f"stage{len(maps) - 1}"], train)
             self.sow("intermediates", "auxiliary_logits", logits)
@@ -179,13 +181,13 @@ class Inception(Network, kw_only=True):
 
     def classify_early(self, x: Images, train: bool) -> Logits:
         """Returns the logits of the auxiliary classifier."""
-        # Average pooling leaves (size - 5) // 3 + 1 positions, of which the second convolution
-        # needs 5.
+        # Average pooling leaves (size - 5) // 3 + 1 rows and columns; the second convolution
+        # needs at least 5.
         if min(x.shape[1:3]) < 17:
             raise UserError(
-                "the auxiliary classifier needs a map of at least 17x17, as images of 299x299 "
-                f"give, not {x.shape[1]}x{x.shape[2]}; for smaller images build the network with "
-                "auxiliary=False"
+                "the auxiliary classifier needs a feature map of at least 17x17, the size for "
+                f"images of 299x299, not {x.shape[1]}x{x.shape[2]}; use larger images, or build "
+                "the network with auxiliary=False"
             )
         layers = (
             ConvSpec("auxiliary_conv1", 128),
@@ -197,13 +199,13 @@ class Inception(Network, kw_only=True):
         return nn.Dense(self.num_classes, name="auxiliary_classifier")(x)
 
     def make_layer(self, train: bool) -> Callable[..., nn.Module]:
-        """Returns what makes a `ConvLayer` of an entry."""
+        """Returns a factory that creates a `ConvLayer` from an entry."""
         conv = self.make_conv(use_bias=self.conv_bias, kernel_init=he_normal)
         norm = self.make_norm(train, epsilon=self.epsilon)
         return functools.partial(ConvLayer, conv=conv, norm=norm)
 
 
-# The poolings of the tables.
+# Pooling layers for the tables.
 _AROUND = ((1, 1), (1, 1))
 average: Pool = functools.partial(nn.avg_pool, window_shape=(3, 3), padding=_AROUND)
 average_inside: Pool = functools.partial(average, count_include_pad=False)
@@ -214,6 +216,6 @@ halve_same: Pool = functools.partial(halve, padding="SAME")
 
 
 def halve_ceil(x: Images) -> Float[Array, "n h2 w2 c"]:
-    """Without padding, and with the size rounded up, as Caffe does."""
+    """Max-pools 3x3 windows with stride 2, without padding; rounds the size up, as Caffe does."""
     padding = [(0, (size - 3) % 2) for size in x.shape[1:3]]
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)

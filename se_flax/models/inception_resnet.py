@@ -1,6 +1,6 @@
 """Inception-ResNet-v2 (Szegedy et al., arXiv:1602.07261, section 3.2), as released in TF-Slim.
 
-With the names that TensorFlow's weights have in PyTorch.
+Submodules are named like the PyTorch ports of the TensorFlow weights.
 """
 
 from se_flax.models.inception import ConvSpec, Inception, ModuleSpec, average_inside, halve
@@ -36,7 +36,7 @@ def _block17(i: int) -> ModuleSpec:
 
 
 def _block8(i: int) -> ModuleSpec:
-    # The last one is neither scaled nor activated, as with the released weights.
+    # In the released weights, the last block is neither scaled nor activated.
     return ModuleSpec(
         f"block8_{i}",
         (

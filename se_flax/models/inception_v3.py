@@ -1,6 +1,6 @@
-"""Inception-v3 (Szegedy et al., arXiv:1512.00567, section 6), and a form of it for 32x32 images.
+"""Inception-v3 (Szegedy et al., arXiv:1512.00567, section 6), and a variant for 32x32 images.
 
-With the names that TensorFlow's weights have in PyTorch.
+Submodules are named like the PyTorch ports of the TensorFlow weights.
 """
 
 from se_flax.models.inception import ConvSpec, Inception, ModuleSpec, average, halve, halve_around
@@ -85,7 +85,7 @@ def _figure_7(name: str) -> ModuleSpec:
 
 
 def _stages(padded: bool) -> tuple[tuple[ModuleSpec, ...], ...]:
-    """The modules; `padded`, those that reduce the grid halve it exactly."""
+    """Returns the modules; with padding, the reducing ones halve the resolution exactly."""
     pool = halve_around if padded else halve
     mixed_6a = ModuleSpec(
         "mixed_6a",
@@ -133,7 +133,7 @@ register(
     Inception,
     input_size=299,
     interpolation="bicubic",
-    paper=f"{_PAPER}, section 6, as released in TF-Slim: another stem than in table 1",
+    paper=f"{_PAPER}, section 6, as released in TF-Slim: the stem differs from table 1",
     mean=HALF,
     std=HALF,
     stem=STEM,
@@ -142,16 +142,17 @@ register(
     dropout=0.5,
 )
 
-# A form of this project's own, for 32x32 images: the stem has no strides, no pooling and full
-# padding, so that the modules see 32x32, 16x16 and 8x8 (in the published network 35x35, 17x17
-# and 8x8); there is no auxiliary classifier and no dropout. It stands for the "custom"
-# Inception-v3 of a course's reproduction of the SE paper on CIFAR, and does not claim to be it.
+# This project's variant for 32x32 images. All convolutions of the stem are padded, and it has no
+# strides and no pooling, so that the modules see 32x32, 16x16 and 8x8 (35x35, 17x17 and 8x8 in the
+# published network). There is no auxiliary classifier and no dropout. It stands in for the
+# "custom" Inception-v3 in a course's reproduction of the SE paper on CIFAR, but is not that
+# network.
 register(
     "inception_v3_cifar",
     Inception,
     input_size=32,
     num_classes=10,
-    paper=f"this project's form for 32x32 images of {_PAPER}",
+    paper=f"this project's variant, for 32x32 images, of {_PAPER}",
     stem=STEM_CIFAR,
     stages=_stages(padded=True),
 )

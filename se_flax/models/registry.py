@@ -1,4 +1,4 @@
-"""The list of networks: one name gives the module, its input and where it was published."""
+"""The registry of networks: each name gives a module, its input and its source."""
 
 import csv
 import dataclasses
@@ -25,9 +25,10 @@ class Published:
     """A published result of a network.
 
     Attributes:
-        dataset: on whose test or validation images.
-        top1_error, top5_error: in percent; None where it was not published.
-        source: where it was published.
+        dataset: data set whose test or validation images were used.
+        top1_error: top-1 error in percent.
+        top5_error: top-5 error in percent, or None if it was not published.
+        source: publication.
     """
 
     dataset: str
@@ -38,22 +39,23 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a registered network.
+    """Description of a registered network.
 
     Attributes:
-        name: the name `create_model` takes.
-        module: the `nn.Module` class that builds it.
-        fields: the class's fields that make this network of it.
+        name: name for `create_model`.
+        module: the network's `nn.Module` class.
+        fields: values of the class's fields that define this network.
         input_size: height and width, in pixels, of the images it was published for.
         num_classes: number of classes of the data set it was published for.
-        crop_pct: its published accuracy is measured on the centre of input_size of the image,
-            resized to a short side of input_size / crop_pct.
+        crop_pct: for its published accuracy, images were resized to a short side of
+            input_size / crop_pct, and the centre of size input_size was cropped.
         interpolation: how images are resized, "bilinear" or "bicubic".
-        mean, std: of red, green and blue, where white is 1: images are normalised to
-            (image - mean) / std. Those of CIFAR networks are their data set's.
-        paper: where it was published.
-        same_as: the other name of the very same network, under which its results and weights
-            are listed, if it has two.
+        mean, std: mean and standard deviation of red, green and blue on a scale of 0 to 1.
+            Images are normalised to (image - mean) / std. CIFAR networks use the values of
+            their data set instead.
+        paper: publication.
+        same_as: if the same network is registered under two names, the one under which its
+            results and weights are listed; otherwise None.
     """
 
     name: str
@@ -96,15 +98,15 @@ def register(
     se_form: dict[str, Any] | None = None,
     **fields: Any,
 ) -> None:
-    """Adds a network under `name`, and the same with SE blocks under `se_<name>`.
+    """Registers a network as `name`, and the same network with SE blocks as `se_<name>`.
 
     Args:
         name, module, input_size, paper, num_classes, crop_pct, interpolation, mean, std: see
             `ModelInfo`.
-        published_with_se: the network called `name` has SE blocks already (SENet-154,
-            EfficientNet); both names give it, and `se=None` one without.
-        se: makes its SE block; by default with r = 16.
-        se_form: fields of the network with SE blocks that differ, and its `mean`, if that does.
+        published_with_se: whether the published network has SE blocks itself (SENet-154,
+            EfficientNet). Then both names give this network; `se=None` removes the blocks.
+        se: factory for the SE blocks; by default with r = 16.
+        se_form: fields, and possibly `mean`, in which the network with SE blocks differs.
         **fields: see `ModelInfo.fields`.
     """
     info = ModelInfo(
@@ -144,16 +146,16 @@ def _published_results() -> list[tuple[str, Published]]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Returns the names of all networks that match a shell pattern, sorted."""
+    """Returns the names of all registered networks that match a shell pattern, sorted."""
     return sorted(fnmatch.filter(_MODELS, pattern))
 
 
 def model_info(name: str) -> ModelInfo:
-    """Returns what is known of a network; raises `UserError` if there is none of that name."""
+    """Returns a network's description; raises `UserError` if the name is not registered."""
     if name not in _MODELS:
         raise UserError(
             f'there is no model "{name}"{nearest(name, _MODELS)}; '
-            "se_flax.list_models() returns the names of all"
+            "se_flax.list_models() returns all names"
         )
     return _MODELS[name]
 
@@ -173,13 +175,13 @@ def create_model(
         name: one of `list_models()`.
         num_classes: size of the classifier's output.
         dtype: computation type; parameters and batch statistics stay float32.
-        **overrides: fields of the module to set otherwise than the published network does,
-            such as `se_stages=(2, 3)`. `se` is the block: the name of one of
-            `se_flax.layers.blocks.BLOCKS`, or what makes one (see `make_block`). Fields of the
-            block can be given, too, such as `reduction=8`.
+        **overrides: fields in which the module differs from the published network, for example
+            `se_stages=(2, 3)`. `se` is a name in `se_flax.layers.blocks.BLOCKS`, or a factory for
+            blocks (see `make_block`). Fields of the block are accepted, too, for example
+            `reduction=8`.
 
     Raises:
-        UserError: if there is no such model, or it has no such field or value of a field.
+        UserError: if there is no model of this name, or a field or its value is invalid.
     """
     info = model_info(name)
     if not isinstance(num_classes, int) or num_classes < 1:
@@ -194,7 +196,7 @@ def create_model(
             raise UserError(
                 f'the model "{name}" has no field "{field}"'
                 f"{nearest(field, known | of_block)}; its fields are {', '.join(sorted(known))}, "
-                f"and those of its SE blocks {', '.join(sorted(of_block))}"
+                f"and the fields of its SE blocks {', '.join(sorted(of_block))}"
             )
     fields.update({field: value for field, value in overrides.items() if field in known})
     for_block = {field: value for field, value in overrides.items() if field in of_block}
@@ -202,11 +204,11 @@ def create_model(
     if about_se and fields.get("se") is None:
         raise UserError(
             f'"{about_se[0]}" does not apply to "{name}" without SE blocks'
-            + ("" if name.startswith("se_") else f' ("se_{name}" has them)')
+            + ("" if name.startswith("se_") else f'; use "se_{name}"')
         )
     if for_block:
         fields["se"] = functools.partial(fields["se"], **for_block)
-        fields["se"]()  # refuses values that the block does not know
+        fields["se"]()  # raises for invalid field values
     return info.module(**fields)
 
 

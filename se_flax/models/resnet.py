@@ -1,8 +1,8 @@
 """Residual networks for 32x32 images and for ImageNet, with or without SE blocks.
 
 The units are those of He et al., arXiv:1512.03385, figure 5; He et al., arXiv:1603.05027, figure 4;
-and Xie et al., arXiv:1611.05431, figure 3. The SE block's places in them are those of the SE paper,
-arXiv:1709.01507, figures 3 and 5. The table at the end of the file makes the networks of them.
+and Xie et al., arXiv:1611.05431, figure 3. The SE block's positions in them are those of the SE
+paper, arXiv:1709.01507, figures 3 and 5. The table at the end of the file defines the networks.
 """
 
 import functools
@@ -24,23 +24,24 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def pad_shortcut(x: Images, channels: int, stride: int) -> Float[Array, "n h2 w2 channels"]:
-    """Subsamples x and appends zero channels: option A of He et al. 2015, section 3.3."""
+    """Subsamples x and appends zero channels (option A of He et al. 2015, section 3.3)."""
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
 class Unit(nn.Module):
-    """What residual units have in common: y = activation(shortcut(x) + branch(x)).
+    """Base class of residual units: y = activation(shortcut(x) + branch(x)).
 
     Attributes:
         width: channels of the branch's 3x3 convolutions, if not grouped.
         stride: 1, or 2 to halve height and width.
-        conv, norm: make convolutions and batch norms.
-        first: this is the network's first unit, right after the stem.
-        projection: where shapes differ the shortcut is a convolution; otherwise `pad_shortcut`.
-        shortcut_kernel: size of that convolution, if it halves height and width.
+        conv, norm: factories for convolutions and batch norms.
+        first: whether this is the network's first unit, directly after the stem.
+        projection: whether the shortcut is a convolution where shapes differ; otherwise it is
+            `pad_shortcut`.
+        shortcut_kernel: kernel size of that convolution if its stride is 2; it is 1 otherwise.
         zero_init: see `ResNet`.
-        se: makes the SE block, if any.
+        se: factory for the SE block, or None.
         se_placement: see `ResNet`.
     """
 
@@ -56,16 +57,16 @@ class Unit(nn.Module):
     se_placement: str = "standard"
 
     def se_at(self, placement: str, x: Images) -> Images:
-        """Applies the SE block if it stands here."""
+        """Applies the SE block if `placement` is its position."""
         return make_block(self.se)(x) if self.se and placement == self.se_placement else x
 
     def last_norm(self, name: str) -> nn.Module:
-        """Makes the batch norm that ends a branch."""
+        """Creates the batch norm at the end of a branch."""
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         return self.norm(name=name, scale_init=zeros if self.zero_init else ones)
 
     def shortcut(self, x: Images, channels: int, norm: bool = True) -> Images:
-        """Gives x the shape of the branch's output; `norm`: batch norm follows a convolution."""
+        """Gives x the branch's output shape; `norm` adds a batch norm after the convolution."""
         if self.keeps_shape(x, channels):
             return x
         if not self.projection:
@@ -77,13 +78,13 @@ class Unit(nn.Module):
         return self.norm(name="shortcut_bn")(conv(x)) if norm else conv(x)
 
     def keeps_shape(self, x: Images, channels: int) -> bool:
-        """Whether the unit's output has the shape of x."""
+        """Returns whether the unit's output has the same shape as x."""
         return self.stride == 1 and x.shape[-1] == channels
 
     def add(
         self, shortcut: Images, branch: Images, activation: Callable[..., Images] | None = None
     ) -> Images:
-        """Adds branch and shortcut, with the SE block where it stands (SE paper, figure 5)."""
+        """Adds branch and shortcut, and applies the SE block at its position."""
         shortcut = self.se_at("identity", shortcut)
         branch = self.se_at("standard", branch)
         return self.se_at("post", residual_sum(shortcut, branch, activation))
@@ -107,11 +108,13 @@ class BottleneckUnit(Unit):
     """1x1, 3x3 and 1x1 convolutions (He et al. 2015, figure 5, right).
 
     Attributes:
-        groups, group_width: the 3x3 convolution is in so many groups, each this wide where the
-            unit's width is 64: ResNeXt's cardinality and width (Xie et al., figure 3c).
-        narrow_first: the first convolution is half as wide as the second (SENet-154).
-        stride_in_first: the first convolution has the stride, as in networks trained in Caffe,
-            rather than the 3x3 one.
+        groups: number of groups of the 3x3 convolution: ResNeXt's cardinality (Xie et al.,
+            figure 3c).
+        group_width: channels of each group where the unit's width is 64: ResNeXt's width.
+        narrow_first: whether the first convolution has half as many channels as the second
+            (SENet-154).
+        stride_in_first: whether the first convolution has the stride, as in networks trained in
+            Caffe, and not the 3x3 convolution.
     """
 
     groups: int = 1
@@ -140,8 +143,8 @@ class BottleneckUnit(Unit):
 class PreactBasicUnit(Unit):
     """Two 3x3 convolutions, each after batch norm and ReLU (He et al. 2016, figure 4e).
 
-    The first batch norm and ReLU are on the shortcut, too, where shapes differ and in the
-    network's first unit (their appendix).
+    Where shapes differ, and in the network's first unit, the shortcut starts after the first
+    batch norm and ReLU (appendix of the paper).
     """
 
     @nn.compact
@@ -180,25 +183,25 @@ class ResNet(Network, kw_only=True):
     conv2_x is stage 1 here).
 
     Attributes:
-        stage_sizes: number of units of each stage; every stage but the first halves height
-            and width in its first unit.
+        stage_sizes: number of units of each stage. The first unit of every stage except the
+            first halves height and width.
         widths: width of the units of each stage.
-        unit: makes the units: a `Unit` class, or a partial of one with fields of its own.
-        stem: "imagenet", a 7x7 convolution of stride 2 and 3x3 maximum pooling; "deep", three
-            3x3 convolutions and the pooling; or "cifar", one 3x3 convolution.
-        pool_ceil: that pooling has no padding and rounds the size up (Caffe) rather than one
-            pixel of it all around.
-        projection: where shapes differ the shortcut is a convolution, with batch norm unless
-            pre-activated; otherwise it is `pad_shortcut`.
-        zero_init: the last batch norm of each unit's branch starts with scale 0, so that the
-            unit starts as an identity (Goyal et al., arXiv:1706.02677, section 5.1). Units
+        unit: factory for the units: a `Unit` class, or a partial of one.
+        stem: "imagenet", a 7x7 convolution of stride 2 and 3x3 max pooling; "deep", three 3x3
+            convolutions and the pooling; or "cifar", one 3x3 convolution.
+        pool_ceil: whether that pooling is unpadded and rounds the size up, as in Caffe;
+            otherwise it has one pixel of padding on each side.
+        projection: whether the shortcut is a convolution where shapes differ, with batch norm
+            unless the unit has pre-activation; otherwise it is `pad_shortcut`.
+        zero_init: whether the last batch norm of each branch is initialised with scale 0, so that
+            the unit starts as an identity (Goyal et al., arXiv:1706.02677, section 5.1). Units
             with pre-activation have no such batch norm.
-        final_norm: batch norm and ReLU follow the last unit rather than the convolution of the
-            stem, as units with pre-activation need.
-        se_placement: where in a unit the SE block stands (SE paper, figure 5): "standard", on
+        final_norm: whether batch norm and ReLU follow the last unit, and not the stem's
+            convolution. Units with pre-activation need this.
+        se_placement: position of the SE block in a unit (SE paper, figure 5): "standard", on
             the branch before the addition; "pre", before the branch's first layer; "post",
             after the addition and its ReLU; "identity", on the shortcut.
-        se_stages: the stages, counted from 1, whose units have it; None for all.
+        se_stages: stages, counted from 1, whose units have SE blocks; None for all.
     """
 
     stage_sizes: tuple[int, ...]
@@ -218,7 +221,7 @@ class ResNet(Network, kw_only=True):
         for stage in self.se_stages or ():
             if stage not in range(1, len(self.stage_sizes) + 1):
                 raise UserError(
-                    f"there is no stage {stage!r} to have SE blocks; the stages are 1 to "
+                    f"se_stages names stage {stage!r}, which does not exist; choose from 1 to "
                     f"{len(self.stage_sizes)}"
                 )
         super().__post_init__()
@@ -276,9 +279,9 @@ _RESNEXT = "Xie et al., Aggregated Residual Transformations, arXiv:1611.05431"
 _stride_in_first = functools.partial(BottleneckUnit, stride_in_first=True)
 _32x4d = functools.partial(BottleneckUnit, groups=32, group_width=4)
 
-# For ImageNet: in the form now usual, and under `<name>_caffe` in that of the networks trained
-# in Caffe, among them He et al.'s and the SE networks that their authors released. The ResNeXts
-# trained in Caffe differ by their pooling alone.
+# Networks for ImageNet: `<name>` in the form that is usual today, and `<name>_caffe` in the form
+# of networks trained in Caffe, which include those released by He et al. and by the authors of
+# the SE paper. The two forms of a ResNeXt differ only in their pooling.
 for _name, _paper, _stage_sizes, _unit, _caffe_unit in [
     ("resnet18", f"{_RESNET}, table 1", (2, 2, 2, 2), BasicUnit, None),
     ("resnet34", f"{_RESNET}, table 1", (3, 4, 6, 3), BasicUnit, None),

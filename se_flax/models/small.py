@@ -1,4 +1,4 @@
-"""Small convolutional networks for CIFAR-10 on which SE blocks were tried."""
+"""Small convolutional networks for CIFAR-10 with which SE blocks have been tested."""
 
 import flax.linen as nn
 import jax
@@ -10,22 +10,26 @@ from se_flax.models.registry import register
 
 
 class SmallCNN(Network, kw_only=True):
-    """Two stages of two 3x3 convolutions, 2x2 maximum pooling and dropout, and a dense layer.
+    """The network of Keras' CIFAR-10 example.
 
-    ReLU follows each layer. It is the network of Keras' CIFAR-10 example: the first convolution
-    of a stage keeps height and width, the second takes a pixel off each side. SENet_Keras tells
-    that an SE block took "a small CNN" from 75.39% to 76.28% on CIFAR-10, but neither its layers
-    nor where the block stands, its reduction or the training. Here a block stands at the end of
-    each stage's convolutions, before the pooling, with the reduction of 16 that is its default.
+    It has two stages, each of two 3x3 convolutions, 2x2 max pooling and dropout, then a dense
+    layer with dropout and the classifier. ReLU follows each convolution and the dense layer. The
+    first convolution of a stage keeps height and width; the second is unpadded and removes one
+    pixel on each side.
 
-    The dense layer has as many inputs as the images it was initialised for leave it: 2304 for
+    SENet_Keras reports that an SE block improved "a small CNN" from 75.39% to 76.28% on CIFAR-10.
+    It does not describe the layers, the block's position and reduction, or the training. Here each
+    stage has one block, between its second convolution and its pooling, with the default
+    reduction of 16.
+
+    The image size at initialisation fixes the number of inputs of the dense layer: 2304 for
     32 x 32.
 
     Attributes:
         widths: channels of the convolutions of each stage.
         hidden: width of the dense layer.
-        dropout: after each stage's pooling, the rate of it.
-        hidden_dropout: after the dense layer, the rate of it.
+        dropout: dropout rate after each stage's pooling.
+        hidden_dropout: dropout rate after the dense layer.
     """
 
     widths: tuple[int, ...] = (32, 64)
@@ -46,7 +50,7 @@ class SmallCNN(Network, kw_only=True):
         return maps
 
     def classify(self, maps: Maps, train: bool) -> Logits:
-        """Returns logits of two dense layers."""
+        """Returns the logits after two dense layers."""
         x = self.apply_dropout(last(maps), train)
         x = x.reshape(len(x), -1)
         x = jax.nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x))
@@ -55,18 +59,18 @@ class SmallCNN(Network, kw_only=True):
 
 
 class ThreeLayerCNN(Network, kw_only=True):
-    """Three 3x3 convolutions, each with ReLU and 2x2 maximum pooling, and a classifier.
+    """Three 3x3 convolutions, each with ReLU and 2x2 max pooling, and a classifier.
 
     Section 2 of "Variations of Squeeze and Excitation networks" (arXiv:2304.06502) compares the
     SE block and its variants in a "three layer CNN" on CIFAR-10: "we replace the 2nd conv layer
-    with the module". With `se`, accordingly, the block stands *instead* of the second
-    convolution and its ReLU, so that the network has fewer parameters than without. The paper
-    gives no widths, pooling or head. Here the first two convolutions are equally wide, for the
-    replacement to keep every shape; the pooling stays where the convolution goes; and the last
-    map is classified by one dense layer.
+    with the module". Accordingly, with `se` the block *replaces* the second convolution and its
+    ReLU, and the network has fewer parameters than without. The paper does not give widths,
+    pooling or head. Here the first two convolutions have the same width, so that the replacement
+    changes no shapes; the pooling after the replaced convolution remains; and the head is one
+    dense layer.
 
     Attributes:
-        widths: channels of the first two convolutions, and of the third.
+        widths: (channels of the first two convolutions, channels of the third).
     """
 
     widths: tuple[int, int] = (32, 64)
@@ -86,7 +90,7 @@ class ThreeLayerCNN(Network, kw_only=True):
         return maps
 
     def classify(self, maps: Maps, train: bool) -> Logits:
-        """Returns logits of one dense layer."""
+        """Returns the logits after one dense layer."""
         x = self.apply_dropout(last(maps), train)
         return self.make_classifier()(x.reshape(len(x), -1).astype(jnp.float32))
 

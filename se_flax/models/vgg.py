@@ -13,14 +13,15 @@ from se_flax.models.registry import register
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 dense_init = nn.initializers.normal(0.01)
 
-POOLED = 7  # height and width of what the first dense layer sees
+POOLED = 7  # height and width of the first dense layer's input
 
 
 def adaptive_average_pool(x: Images, size: int) -> Float[Array, "n {size} {size} c"]:
-    """Averages over size x size windows that share the map out as evenly as they can.
+    """Averages over a grid of size x size windows that covers the feature map.
 
-    Window i goes from floor(i h / size) up to, not including, ceil((i + 1) h / size): windows
-    of a height that size does not divide overlap, and a smaller map is repeated.
+    Window i covers the rows from floor(i h / size) up to, but not including,
+    ceil((i + 1) h / size), and columns likewise. If size does not divide h, some windows overlap;
+    if h is less than size, rows are repeated.
     """
 
     def averages(length: int) -> np.ndarray:
@@ -39,22 +40,23 @@ def adaptive_average_pool(x: Images, size: int) -> Float[Array, "n {size} {size}
 
 
 class VGG(Network, kw_only=True):
-    """A VGG network: stages of 3x3 convolutions and ReLU, 2x2 maximum pooling after each.
+    """A VGG network: stages of 3x3 convolutions with ReLU, each stage followed by 2x2 max pooling.
 
-    Two dense layers of 4096 with ReLU and dropout follow, and the classifier. The convolutions
-    of stage i are the submodules `stage{i}_conv{j}`, counted from 1. Images of other sizes than
-    224 are averaged to the 7x7 map that the dense layers take (`adaptive_average_pool`).
+    After the stages come two dense layers of width 4096, with ReLU and dropout, and the
+    classifier. The convolutions of stage i are the submodules `stage{i}_conv{j}`, counted from 1.
+    The dense layers take a 7x7 feature map; for image sizes other than 224 the last map is
+    averaged to 7x7 (`adaptive_average_pool`).
 
-    SE blocks stand after the ReLU of every convolution: "the SE block can be integrated into
+    SE blocks follow the ReLU of every convolution: "the SE block can be integrated into
     standard architectures such as VGGNet by insertion after the non-linearity following each
     convolution" (SE paper, section 3.3).
 
     Attributes:
         stage_sizes: number of convolutions of each stage.
         widths: channels of the convolutions of each stage.
-        batch_norm: whether batch norm stands between each convolution and its ReLU, as in the
-            SE paper's own VGG-16.
-        dropout: after each of the two dense layers, the rate of it.
+        batch_norm: whether there is a batch norm between each convolution and its ReLU, as in
+            the SE paper's VGG-16.
+        dropout: dropout rate after each of the two dense layers.
     """
 
     stage_sizes: tuple[int, ...]
@@ -78,7 +80,7 @@ class VGG(Network, kw_only=True):
         return maps
 
     def classify(self, maps: Maps, train: bool) -> Logits:
-        """Returns logits of three dense layers."""
+        """Returns the logits after three dense layers."""
         x = adaptive_average_pool(last(maps), POOLED)
         x = x.reshape(len(x), -1)
         for name in ("fc6", "fc7"):

@@ -1,4 +1,4 @@
-"""Published weights: how they are read and how they map to our networks."""
+"""Published weights: reading them and mapping them to this package's networks."""
 
 from se_flax.pretrained.load import load_pretrained
 

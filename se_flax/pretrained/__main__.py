@@ -16,11 +16,14 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table of the weights of networks whose names match."""
+    """Prints a table of the published weights of all models that match a pattern."""
     pattern = argv[1] if len(argv) > 1 else "*"
     chosen = [weights for weights in catalogue() if fnmatch.fnmatch(weights.model, pattern)]
     if not chosen:
-        raise UserError(f'no weights are known of a model whose name matches "{pattern}"')
+        raise UserError(
+            f'the catalogue has no weights for a model that matches "{pattern}"; without a pattern '
+            "this command lists all weights"
+        )
     print(
         f"{'model':<27}{'source':<41}{'input':>5}{'crop':>7} {'resized by':<11}"
         f"{'mean':<18}{'std':<18}{'top-1 err.':>10}{'top-5 err.':>11}"
@@ -33,11 +36,12 @@ def main(argv: list[str]) -> None:
             f"{weights.top1_error:>10}{weights.top5_error:>11}"
         )
     print(
-        f"\nErrors in percent, of the centre crop of ImageNet's validation images: {FIGURES}.\n"
-        "Images are resized to a short side of input / crop, and scaled to 0..1 before the mean "
-        "(red, green, blue)\nis taken away. SE-BN-Inception was released for Caffe: its "
-        ".caffemodel, from\ngithub.com/hujie-frank/SENet, is read as a file and should score "
-        "23.62 and 7.04."
+        "\nErrors in percent, on centre crops of ImageNet's validation images; source: "
+        f"{FIGURES}.\n"
+        "Images are resized to a short side of input / crop and scaled to 0..1; then the mean "
+        "(red, green, blue) is\nsubtracted, and the result divided by std. SE-BN-Inception was "
+        "released for Caffe: pass its .caffemodel,\nfrom github.com/hujie-frank/SENet, as a "
+        "file. Its errors should be 23.62 and 7.04."
     )
 
 

@@ -12,14 +12,14 @@ _OLD_SHAPE = ("num", "channels", "height", "width")
 
 
 def read_caffe(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a `.caffemodel` file, named as PyTorch would name them.
+    """Returns the tensors of a `.caffemodel` file by name, following PyTorch's naming scheme.
 
-    Those of the layer `a/b` are `a.b.weight`, `a.b.bias`, or of a batch norm `a.b.running_mean`
-    and `a.b.running_var`; its scale and bias, in Caffe of a layer `a/b/scale`, are `a.b.weight`
-    and `a.b.bias`.
+    The tensors of layer `a/b` are named `a.b.weight` and `a.b.bias`. Those of a batch norm are
+    named `a.b.running_mean` and `a.b.running_var`; its scale and bias, which Caffe keeps in a
+    separate layer `a/b/scale`, are named `a.b.weight` and `a.b.bias`.
 
     Raises:
-        UserError: if it is no such file.
+        UserError: if the file is not a Caffe model, or is damaged.
     """
     from google.protobuf.message import DecodeError
 
@@ -27,7 +27,7 @@ def read_caffe(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         net.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise UserError(f"{path} is damaged or not a Caffe model") from error
+        raise UserError(f"{path} is damaged or not a Caffe model; download it again") from error
     tensors = {}
     for layer in net.layer:
         name = layer.name.removesuffix("/scale").replace("/", ".")
@@ -41,7 +41,10 @@ def read_caffe(path: pathlib.Path) -> dict[str, np.ndarray]:
                 {f"{name}.{kind}": b for kind, b in zip(("weight", "bias"), blobs, strict=False)}
             )
     if not tensors:
-        raise UserError(f"{path} is damaged or not a Caffe model: it has no layers with weights")
+        raise UserError(
+            f"{path} is damaged or not a Caffe model: it has no layers with weights; download it "
+            "again"
+        )
     return tensors
 
 
@@ -52,7 +55,7 @@ def _array(blob: Any) -> np.ndarray:
 
 @functools.cache
 def _net_parameter() -> type:
-    """Returns the message `NetParameter` of Caffe's `caffe.proto`, in what is read of it."""
+    """Returns the message type `NetParameter` of `caffe.proto`, with only the fields read here."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     fields = descriptor_pb2.FieldDescriptorProto

@@ -1,4 +1,4 @@
-"""The catalogue of published weights: what each set of them takes, and should score."""
+"""The catalogue of published weights: the input that each set expects, and its published errors."""
 
 import csv
 import dataclasses
@@ -12,18 +12,18 @@ FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at
 
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
-    """A set of weights for ImageNet that `load_pretrained` reads.
+    """A set of ImageNet weights that `load_pretrained` can read.
 
     Images are normalised by `model_info(model).mean` and `.std`.
 
     Attributes:
-        model: the network they are of.
-        source: where they are, a `source` for `load_pretrained`.
-        input_size, crop_pct, interpolation: of the images their errors are measured on, as in
-            `se_flax.models.registry.ModelInfo`; not always those that the network was published
-            with.
-        top1_error, top5_error: on ImageNet's 50,000 validation images, single crop, in percent,
-            by `FIGURES`.
+        model: name of the network.
+        source: location of the weights, a `source` for `load_pretrained`.
+        input_size, crop_pct, interpolation: how images were resized and cropped to measure the
+            errors, as in `se_flax.models.registry.ModelInfo`. They may differ from those of the
+            network's publication.
+        top1_error, top5_error: errors in percent on ImageNet's 50,000 validation images, single
+            crop, according to `FIGURES`.
     """
 
     model: str
@@ -37,7 +37,7 @@ class PublishedWeights:
 
 @functools.cache
 def catalogue() -> tuple[PublishedWeights, ...]:
-    """Returns all published weights that are known; of a network, the first are the default."""
+    """Returns all weights in the catalogue; a network's first entry is its default."""
     table = importlib.resources.files("se_flax.pretrained") / "catalogue.csv"
     with table.open(newline="") as file:
         return tuple(
@@ -55,7 +55,7 @@ def catalogue() -> tuple[PublishedWeights, ...]:
 
 
 def find_weights(model: str, source: str | None = None) -> PublishedWeights | None:
-    """Returns the weights of a network from a source, or from the default one, if known."""
+    """Returns a network's entry for a source, or its default entry; None if there is none."""
     own = model_info(model).same_as or model
     return next(
         (

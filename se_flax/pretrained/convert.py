@@ -1,4 +1,4 @@
-"""Turns tensors published for PyTorch into the variables of our networks."""
+"""Converts tensors published for PyTorch to variables of this package's networks."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ _LEAVES = {
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
 }
-_SHOWN = 5  # names told of each kind of mismatch
+_SHOWN = 5  # tensor names shown for each kind of mismatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Layout:
     """How one library names the tensors of a family of networks.
 
     Attributes:
-        source: whose layout it is, for messages.
-        rules: (pattern, replacement) pairs; each rewrites, in order, every match in the path
-            of one of our modules, such as `stage1_unit2/se/reduce`.
-        ignored: pattern of the names of tensors that our network has no use for.
-        transforms: (pattern, function) pairs; the function is applied to the tensors whose
-            names match, before their axes are put in our order.
+        source: the library's name in the possessive, for messages.
+        rules: (pattern, replacement) pairs, applied in order to the path of one of our modules,
+            for example `stage1_unit2/se/reduce`. Each replaces all its matches.
+        ignored: pattern for the names of tensors that our network does not use.
+        transforms: (pattern, function) pairs. The function is applied to tensors whose names
+            match, before their axes are transposed to our order.
     """
 
     source: str
@@ -45,7 +45,7 @@ class Layout:
     transforms: tuple[tuple[str, Transform], ...] = ()
 
     def name(self, path: tuple[str, ...]) -> str:
-        """Returns the tensor's name for a leaf's path, (collection, *modules, leaf)."""
+        """Returns the name of the tensor for a variable's path (collection, *modules, leaf)."""
         collection, *modules, leaf = path
         prefix = "/".join(modules)
         for pattern, replacement in self.rules:
@@ -60,17 +60,18 @@ def convert(
     layouts: Iterable[Layout],
     new_head: bool = False,
 ) -> dict[str, Any]:
-    """Returns the variables of a network, made of tensors in one of the layouts.
+    """Converts tensors in one of several layouts to the variables of a network.
 
     Args:
-        tensors: by name, convolutions [out, in, height, width] and dense layers [out, in].
+        tensors: tensors by name; convolutions are [out, in, height, width] and dense layers
+            [out, in].
         model: the network.
-        input_size: height and width of images it can take.
-        layouts: those that the tensors may be in.
-        new_head: the tensors of the classifiers are left out, and those of the result random.
+        input_size: height and width of images that the network accepts.
+        layouts: possible layouts of the tensors.
+        new_head: whether to ignore the tensors of the classifiers and initialise these at random.
 
     Raises:
-        UserError: if a tensor is missing, left over or of another shape than the network's.
+        UserError: if a tensor is missing, is left over or has the wrong shape.
     """
     images = jnp.zeros((1, input_size, input_size, 3))
     abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -95,11 +96,11 @@ def convert(
     problems = {
         "missing": missing,
         "left over": left_over,
-        "of the wrong shape, in our order of axes": misshapen,
+        "of the wrong shape, in JAX's order of axes": misshapen,
     }
     if any(problems.values()):
         raise UserError(
-            f"the weights do not fit the network, read with {layout.source} names: "
+            f"the weights do not fit the network under {layout.source} tensor names: "
             + "; ".join(_listed(kind, items) for kind, items in problems.items() if items)
         )
     if head:

@@ -1,4 +1,4 @@
-"""How published weights name the tensors of each family of networks."""
+"""The tensor names in published weights, for each family of networks."""
 
 import dataclasses
 import fnmatch
@@ -52,16 +52,16 @@ CAFFE_BN_INCEPTION = Layout(
         ("/bn$", "_bn"),
         ("^classifier$", "last_linear"),
     ),
-    # It takes blue, green and red in this order, our network red, green and blue.
+    # The Caffe network takes blue, green, red; ours takes red, green, blue.
     transforms=((r"conv1_7x7_s2\.weight$", lambda tensor: tensor[:, ::-1]),),
 )
 
 
 def _in_order_of_synsets(tensor: np.ndarray) -> np.ndarray:
-    """Puts the rows of a classifier in the now usual order of ImageNet's classes.
+    """Sorts the rows of a classifier by synset, today's usual order of ImageNet's classes.
 
-    The authors of the SE paper kept the order of the ILSVRC development kits
-    (github.com/hujie-frank/SENet/issues/25), which TFDS's `imagenet_resized` keeps too.
+    The authors of the SE paper used the order of the ILSVRC development kits
+    (github.com/hujie-frank/SENet/issues/25), as does TFDS's `imagenet_resized`.
     """
     import tensorflow_datasets as tfds
 
@@ -97,7 +97,7 @@ INCEPTION_V3 = Layout(
         ("^auxiliary_classifier$", "AuxLogits/fc"),
         ("^classifier$", "fc"),
     ),
-    # There, and of no use to a network with `auxiliary=False`.
+    # These tensors are in the file, but a network with `auxiliary=False` does not use them.
     ignored=r"AuxLogits\.",
 )
 
@@ -127,7 +127,7 @@ TIMM_EFFICIENTNET = Layout(
         ("^stem_bn$", "bn1"),
         ("^head_conv$", "conv_head"),
         ("^head_bn$", "bn2"),
-        # The units of the first stage have no convolution that expands.
+        # The units of the first stage have no expanding convolution.
         (r"^(stage1_unit\d+)/depthwise_bn", r"\1/bn1"),
         (r"^(stage1_unit\d+)/project_conv", r"\1/conv_pw"),
         (r"^(stage1_unit\d+)/project_bn", r"\1/bn2"),
@@ -148,8 +148,8 @@ TIMM_EFFICIENTNET = Layout(
 
 
 def _vgg16_layout(layers_per_convolution: int) -> Layout:
-    # `features` counts every layer: of a convolution itself, any batch norm and the ReLU, and
-    # of each stage its pooling.
+    # `features` numbers all layers: each convolution, its batch norm if any, its ReLU, and the
+    # pooling of each stage.
     def index(match: re.Match) -> str:
         stage, layer, convolution = int(match[1]), match[2], int(match[3])
         before = sum((2, 2, 3, 3, 3)[: stage - 1]) + convolution - 1
@@ -164,7 +164,7 @@ def _vgg16_layout(layers_per_convolution: int) -> Layout:
             ("^fc6$", "classifier/0"),
             ("^fc7$", "classifier/3"),
         ),
-        # The first dense layer sees channels, rows and columns there, channels last here.
+        # The inputs of the first dense layer are [c, h, w] in torchvision and [h, w, c] here.
         transforms=(
             (
                 r"classifier\.0\.weight",
@@ -177,7 +177,7 @@ def _vgg16_layout(layers_per_convolution: int) -> Layout:
 TORCHVISION_VGG16 = _vgg16_layout(layers_per_convolution=2)
 TORCHVISION_VGG16_BN = _vgg16_layout(layers_per_convolution=3)
 
-# The first pattern that a network's name matches counts.
+# The first pattern that matches a network's name applies.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("bn_inception", (CAFFE_BN_INCEPTION,)),
     ("se_bn_inception", (RELEASED_SE_BN_INCEPTION,)),
@@ -196,7 +196,7 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
 
 
 def hub_names_of(name: str) -> str:
-    """Returns a pattern of the ids, on the hub, of timm's networks that compute as a network."""
+    """Returns a pattern for the hub ids of timm's networks that compute the same as a network."""
     if "efficientnet" in name:
         return "timm/tf_efficientnet_*"
     if name.endswith("_caffe") or name == "senet154":
@@ -205,5 +205,5 @@ def hub_names_of(name: str) -> str:
 
 
 def layouts_of(name: str) -> tuple[Layout, ...]:
-    """Returns the layouts in which weights of a registered network are published."""
+    """Returns the layouts in which a registered network's weights are published."""
     return next((value for pattern, value in _LAYOUTS if fnmatch.fnmatch(name, pattern)), ())

@@ -1,4 +1,4 @@
-"""Reads published weights from a file or a hub into the variables of our networks."""
+"""Reads published weights from a file or the Hugging Face hub."""
 
 import fnmatch
 import pathlib
@@ -16,42 +16,44 @@ from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.convert import convert
 from se_flax.pretrained.layouts import hub_names_of, layouts_of
 
-# Under what a checkpoint keeps its state dict, beside other things.
+# Keys under which checkpoints with more than a state dict store it.
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 
 
 class NewClassifier(UserWarning):
-    """Weights are for another number of classes, so the classifier is new and random."""
+    """The weights have a different number of classes, so the classifier is newly initialised."""
 
 
 def load_pretrained(
     name: str, source: str | pathlib.Path, *, num_classes: int | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    """Returns a network's variables, read from published weights.
+    """Reads published weights; returns a network's variables.
 
         variables = load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
         logits = create_model("se_resnet50_caffe").apply(variables, images, train=False)
 
-    What images must be like (size, mean and standard deviation) is in
-    `se_flax.models.model_info(name)`. Nothing in a file is ever executed: a PyTorch file that
-    holds more than tensors is refused. What a file cannot show is how its network computes: the
-    same tensors may be of one with its stride in another convolution (`resnet50` and
-    `resnet50_caffe`) or another padding and epsilon (EfficientNet in TensorFlow, which is ours,
-    and ports to PyTorch).
+    The size, mean and standard deviation of the images are in `se_flax.models.model_info(name)`.
+    No code in a file is ever executed: a PyTorch file that contains more than tensors is
+    rejected.
+
+    A file does not show how its network computes. Two networks can have the same tensors but
+    different strides (`resnet50` and `resnet50_caffe`), or a different padding and epsilon
+    (EfficientNet in TensorFlow, as here, and its ports to PyTorch). Make sure that `name` is the
+    network that the weights were trained for.
 
     Args:
-        name: one of `list_models()`.
-        source: id of a repository on the Hugging Face hub with a `model.safetensors`; or path
-            of a `.safetensors` or a PyTorch file (.pth, .pt, .th, .bin) of a state dict; or, for
-            `se_bn_inception`, of the `.caffemodel` that its authors released.
-        num_classes: size of the classifier's output; by default that of the weights. With
-            another one, the classifier is a new, random one, and a warning says so.
-        **overrides: as for `create_model`.
+        name: a name in `list_models()`.
+        source: id of a Hugging Face hub repository with a `model.safetensors`; or path of a
+            `.safetensors` file, of a PyTorch file with a state dict (.pth, .pt, .th, .bin) or,
+            for `se_bn_inception`, of the `.caffemodel` that its authors released.
+        num_classes: size of the classifier's output; by default that of the weights. For any
+            other value the classifier is newly initialised, and a `NewClassifier` warning issued.
+        **overrides: see `create_model`.
 
     Raises:
-        UserError: if the source cannot be read, or its tensors are not those of the network;
-            the message lists what is missing, left over or of the wrong shape.
+        UserError: if the source cannot be read, or its tensors do not fit the network. The
+            message lists tensors that are missing, left over or of the wrong shape.
     """
     check_source(name, source)
     info, layouts = model_info(name), layouts_of(name)
@@ -62,8 +64,8 @@ def load_pretrained(
     if new_head:
         have = f"are for {own_classes} classes" if own_classes else "have no classifier"
         warnings.warn(
-            f"the weights in {source} {have}; the body is kept, and the classifier of "
-            f"{num_classes} is new and random",
+            f"the weights in {source} {have}; the backbone is loaded, and the classifier for "
+            f"{num_classes} classes is newly initialised",
             NewClassifier,
             stacklevel=2,
         )
@@ -71,27 +73,33 @@ def load_pretrained(
     try:
         return convert(tensors, model, info.input_size, layouts, new_head)
     except UserError as error:
-        raise UserError(f'{source} does not hold weights of "{name}": {error}') from error
+        raise UserError(f'{source} has no weights for "{name}": {error}') from error
 
 
 def check_source(name: str, source: str | pathlib.Path) -> None:
-    """Raises `UserError` if the source is known to hold no weights of a network."""
+    """Raises `UserError` if the source is known not to have weights for a network."""
     own = model_info(name).same_as or name
     of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
     if of_others and own not in of_others:
-        raise UserError(f'{source} are weights of "{of_others[0]}", not of "{name}"')
+        raise UserError(
+            f'{source} has weights for "{of_others[0]}", not for "{name}"; '
+            "python -m se_flax.pretrained lists the sources of each model"
+        )
     hub_names = hub_names_of(own)
     if str(source).startswith("timm/") and not fnmatch.fnmatch(str(source), hub_names):
         raise UserError(
-            f'{source} are not weights of "{name}", which computes otherwise than networks whose '
-            f"id is not like {hub_names}"
+            f'{source} has no weights for "{name}", which computes differently from that network; '
+            f"choose an id that matches {hub_names}"
         )
     if not layouts_of(name):
-        raise UserError(f'no weights are known to be published for "{name}"')
+        raise UserError(
+            f'no published weights are known for "{name}"; python -m se_flax.pretrained lists the '
+            "models that have some"
+        )
 
 
 def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a hub id or file by name; raises `UserError` if it cannot."""
+    """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
     path = pathlib.Path(source).expanduser()
     if path.is_file():
         if path.suffix == ".safetensors":
@@ -101,18 +109,20 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
         if path.suffix == ".caffemodel":
             return read_caffe(path)
         raise UserError(
-            f"{source} is neither a .safetensors nor a .caffemodel file, nor a PyTorch file "
+            f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
             f"({', '.join(_TORCH_SUFFIXES)})"
         )
     files = (".safetensors", ".caffemodel", *_TORCH_SUFFIXES)
     if path.suffix in files or str(source).count("/") != 1:
-        raise UserError(f"there is no file {source}")
+        raise UserError(
+            f"there is no file {source}; give an existing file or a hub id OWNER/REPOSITORY"
+        )
     return _read_safetensors(_download(str(source)))
 
 
 def _download(repository: str) -> pathlib.Path:
     huggingface_hub = _import("huggingface_hub.utils", "huggingface_hub")
-    # It warns of each of its attempts; what matters is how the last one ends.
+    # The library warns at each attempt; only the outcome of the last one matters.
     huggingface_hub.utils.logging.set_verbosity_error()
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
@@ -128,7 +138,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged; download it again ({error})") from error
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -137,10 +147,10 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is damaged or holds more than tensors, and is not read, because that could "
-            "run code"
+            f"{path} is damaged or contains more than tensors, and reading it could run code; "
+            "give a file with a state dict"
         ) from error
-    except Exception as error:  # of a damaged file, PyTorch raises many kinds
+    except Exception as error:  # PyTorch raises many types for a damaged file
         reason = str(error).strip().partition("\n")[0] or "it ends too soon"
         raise UserError(f"{path} is damaged or not a PyTorch file: {reason}") from error
     if isinstance(content, Mapping):
@@ -148,7 +158,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
-        raise UserError(f"{path} does not hold a state dict, tensors by name")
+        raise UserError(f"{path} must contain a state dict, a mapping from names to tensors")
     return {name.removeprefix("module."): value.float().numpy() for name, value in content.items()}
 
 
@@ -159,5 +169,5 @@ def _import(name: str, package: str | None = None) -> Any:
         return __import__(package)
     except ImportError as error:
         raise UserError(
-            f"these weights need {package} to be read: pip install {package}"
+            f"reading these weights requires {package}; install it with pip install {package}"
         ) from error

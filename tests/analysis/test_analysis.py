@@ -45,7 +45,7 @@ def test_the_mean_of_a_class_activation_map_is_the_logit(name):
 
 def test_networks_that_do_not_pool_at_the_end_have_no_class_activation_maps():
     model, variables, images = network("cnn3", 32)
-    with pytest.raises(UserError, match="classify the mean of their last map"):
+    with pytest.raises(UserError, match="classifies the mean of its last feature map"):
         class_activation_maps(model, variables, images)
 
 
@@ -139,7 +139,7 @@ def test_images_sorted_by_class_are_chosen_evenly_too():
     ("command", "options", "says"),
     [
         ("excitations", ("--classes=0,8", "--bands"), "stage1_unit1/se: mean 0."),
-        ("heatmaps", ("--count=3",), "of 3 right"),
+        ("heatmaps", ("--count=3",), "of 3 correct"),
         ("confusion", (), "most confused:"),
     ],
 )
@@ -162,8 +162,8 @@ def test_each_analysis_is_a_command_that_draws(
 def test_a_bad_command_line_is_told_in_one_sentence(run_python, tmp_path, run_of_two_seeds):
     for options, expected in (
         ((), "give either --workdir"),
-        ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "--image_dir does not go with"),
-        (("--model=se_resnet50", "--step=latest"), "--step does not go with --model"),
+        ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "--image_dir cannot be combined with"),
+        (("--model=se_resnet50", "--step=latest"), "--step cannot be combined with --model"),
         ((f"--workdir={run_of_two_seeds}", "--classes=cat"), 'there is no class "cat"'),
         ((f"--workdir={run_of_two_seeds}", "--output=x.pdf"), "must end in .png"),
     ):

@@ -33,14 +33,16 @@ def test_images_are_labelled_by_their_folder(folder):
 def test_classes_can_be_given_in_another_order(folder):
     source = ImageFolder.of(folder, ("dog", "bird", "cat"))
     assert [source[i]["label"] for i in range(len(source))] == [2, 2, 0, 0]
-    with pytest.raises(UserError, match="folders of no known class: dog; known are cat"):
+    with pytest.raises(
+        UserError, match=r"folders of unknown classes: dog; .* known classes are cat"
+    ):
         ImageFolder.of(folder, ("cat",))
 
 
 def test_folders_without_images_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         ImageFolder.of(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="has no images; they are looked for in"):
+    with pytest.raises(UserError, match=r"has no images; put them in .*/<class>/ with"):
         ImageFolder.of(folder / "cat" / "more")
 
 
@@ -116,7 +118,7 @@ def test_bad_images_can_be_left_out(mixed, capsys):
     assert {path.name for path in kept.paths} == set(GOOD)
     assert len(kept.labels) == len(GOOD)
     assert kept.class_names == ("class", "nothing")
-    assert f"left out {len(BAD)} of {len(BAD) + len(GOOD)} images" in capsys.readouterr().out
+    assert f"skipped {len(BAD)} of {len(BAD) + len(GOOD)} images" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):

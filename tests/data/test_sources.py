@@ -190,7 +190,7 @@ def test_a_data_set_that_does_not_fit_together_is_refused(stripes, changes, word
 
 
 def test_a_validation_split_of_ones_own_is_not_replaced(stripes):
-    with pytest.raises(UserError, match="of its own"):
+    with pytest.raises(UserError, match="already has a validation split; set"):
         stripes.hold_out(0.2).hold_out(0.2)
 
 
@@ -223,7 +223,7 @@ def test_tfds_images_are_read_one_at_a_time(tfds_dir):
 
 
 def test_a_split_that_tfds_does_not_have_is_told(tfds_dir):
-    with pytest.raises(UserError, match='no split "validation"; known are train, test'):
+    with pytest.raises(UserError, match='no split "validation"; its splits are train, test'):
         TfdsImages("cifar10", "validation", tfds_dir)
     with pytest.raises(UserError, match=r'no data set "cifar11".*"cifar10'):
         TfdsImages("cifar11", "test", tfds_dir)

@@ -152,7 +152,7 @@ class Broken(Numbers):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (Broken(), "cannot read number 2: it is no image, or damaged"),
+        (Broken(), "cannot read number 2: it is not an image or is damaged"),
         (Broken(b""), "cannot read number 2: it is empty"),
         (Broken(np.zeros((4, 4, 3), np.uint8), 3), "number 2 has the label 3, .* 3 classes"),
     ],

@@ -37,7 +37,7 @@ def test_reduction_reaches_every_block():
 
 
 def test_reduction_without_se_is_refused():
-    with pytest.raises(UserError, match='"se_resnet18" has'):
+    with pytest.raises(UserError, match='without SE blocks; use "se_resnet18"'):
         se_flax.create_model("resnet18", reduction=4)
     with pytest.raises(UserError, match="reduction must be a whole number"):
         se_flax.create_model("se_resnet18", reduction=0)

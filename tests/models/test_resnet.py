@@ -242,8 +242,8 @@ def test_only_the_stages_asked_for_carry_se():
     ("overrides", "words"),
     [
         ({"se_placement": "prior"}, 'no se_placement "prior"'),
-        ({"se_stages": (0, 1)}, "no stage 0"),
-        ({"se_stages": (4,)}, "stages are 1 to 3"),
+        ({"se_stages": (0, 1)}, "stage 0, which does not exist"),
+        ({"se_stages": (4,)}, "stage 4, .* choose from 1 to 3"),
         ({"variant": "bmp"}, '"bump"'),
     ],
 )

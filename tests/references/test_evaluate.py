@@ -87,7 +87,9 @@ def test_loss_and_accuracies_are_those_of_pytorch(image_dir, weights):
 
 def test_classes_that_are_not_the_weights_are_refused(image_dir, weights):
     source = dataclasses.replace(ImageFolder.of(image_dir), class_names=("a", "b", "c"))
-    with pytest.raises(UserError, match=r"of 3 classes \(a, b, c, ...\), the weights for 1000"):
+    with pytest.raises(
+        UserError, match=r"have 3 classes \(a, b, c, ...\), but the weights have 1000"
+    ):
         evaluate_pretrained("resnet18", weights[0], source)
 
 

@@ -79,7 +79,9 @@ def test_without_a_network_the_hub_is_one_sentence(monkeypatch):
 
 
 def test_another_number_of_classes_keeps_the_body_and_says_so(files):
-    with pytest.warns(UserWarning, match="for 1000 classes; the body is kept.* 7 is new"):
+    with pytest.warns(
+        UserWarning, match="for 1000 classes; the backbone is loaded.* 7 classes is newly"
+    ):
         variables = se_flax.load_pretrained(
             "se_resnet50_caffe", files / "weights.safetensors", num_classes=7
         )
@@ -87,7 +89,7 @@ def test_another_number_of_classes_keeps_the_body_and_says_so(files):
 
 
 def test_the_usual_form_refuses_weights_of_the_caffe_form(files):
-    with pytest.raises(UserError, match='not hold weights of "se_resnet50"'):
+    with pytest.raises(UserError, match='has no weights for "se_resnet50"'):
         se_flax.load_pretrained("se_resnet50", files / "weights.safetensors")
 
 
@@ -132,11 +134,11 @@ def test_what_is_no_weight_file_is_told(tmp_path):
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     (tmp_path / "weights.txt").write_text("0.1")
     for source, words in (
-        (tmp_path / "list.pth", "not hold a state dict"),
-        (tmp_path / "weights.txt", "neither a .safetensors"),
+        (tmp_path / "list.pth", "must contain a state dict"),
+        (tmp_path / "weights.txt", "unknown file type; give a .safetensors"),
         (tmp_path / "none.pth", "there is no file"),
     ):
         with pytest.raises(UserError, match=words):
             se_flax.load_pretrained("se_resnet50_caffe", source)
-    with pytest.raises(UserError, match="no weights are known to be published"):
+    with pytest.raises(UserError, match='no published weights are known for "resnet20_cifar"'):
         se_flax.load_pretrained("resnet20_cifar", tmp_path / "list.pth")

@@ -1,4 +1,4 @@
-"""Tiny ImageNet-200: the TFDS data set `tiny_imagenet`, and its preparation from the zip."""
+"""Tiny ImageNet-200 as the TFDS data set `tiny_imagenet`, prepared from the official zip."""
 
 from se_flax.data.tiny_imagenet.builder import TinyImagenet, prepare, words
 

@@ -11,16 +11,18 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "zip",
         None,
-        "The official tiny-imagenet-200.zip; by default the one in DATA_DIR/downloads/manual, "
-        "or where there is none, downloaded.",
+        "The official tiny-imagenet-200.zip; by default the file in DATA_DIR/downloads/manual, "
+        "or if there is none, a download.",
     )
     flags.DEFINE_string(
-        "data_dir", None, "Where to; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."
+        "data_dir",
+        None,
+        "Folder to write to; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.",
     )
 
 
 def main(argv: list[str]) -> None:
-    """Prepares the data set and prints where it is and what it has."""
+    """Prepares the data set and prints its location and size."""
     builder = prepare(flags.FLAGS.zip, flags.FLAGS.data_dir)
     counts = ", ".join(
         f"{split.num_examples} {name} images" for name, split in builder.info.splits.items()

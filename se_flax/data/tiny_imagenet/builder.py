@@ -1,4 +1,4 @@
-"""Tiny ImageNet-200 as a TFDS data set, made from the zip that its authors publish."""
+"""Tiny ImageNet-200 as a TFDS data set, made from its authors' zip."""
 
 import contextlib
 import dataclasses
@@ -24,12 +24,12 @@ SIZE = 64  # height and width of the images, in pixels
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What an archive says it holds.
+    """The contents of an archive.
 
     Attributes:
-        wnids: the WordNet number of each class; its place here is the class's label.
-        words: what each class is called, in the same order.
-        images: of each split, name in the archive and wnid of each image.
+        wnids: WordNet id of each class, in the order of the labels.
+        words: name of each class in words, in the same order.
+        images: for each split, (name in the archive, wnid) of each image.
     """
 
     wnids: tuple[str, ...]
@@ -38,18 +38,20 @@ class Contents:
 
 
 def read_contents(archive: pathlib.Path) -> Contents:
-    """Returns what a zip in the official layout holds; decodes no image.
+    """Returns the contents of a zip in the official layout, without decoding images.
 
-    Classes are numbered as the lines of `wnids.txt`, which are not sorted. The boxes, and the
-    images of `test`, whose labels were not published, are left out.
+    Classes are numbered in the order of the lines in `wnids.txt`, which are not sorted. Bounding
+    boxes are ignored, and so are the images of `test`, whose labels were not published.
 
     Args:
-        archive: `tiny-imagenet-200.zip`, or one with the same layout and fewer classes or
-            images: `wnids.txt`, `words.txt`, `train/<wnid>/images/*.JPEG`,
-            `val/images/*.JPEG` and `val/val_annotations.txt`, all in one folder or in none.
+        archive: path of `tiny-imagenet-200.zip`, or of a zip with the same layout and fewer
+            classes or images: `wnids.txt`, `words.txt`, `train/<wnid>/images/*.JPEG`,
+            `val/images/*.JPEG` and `val/val_annotations.txt`, all in one folder or at the top
+            level.
 
     Raises:
-        UserError: if it is no zip or has another layout, or an image has no known class.
+        UserError: if the file is not a zip, has a different layout, or has an image without a
+            known class.
     """
     with _open(archive) as file:
         members = [item.filename for item in file.infolist() if not item.is_dir()]
@@ -69,18 +71,24 @@ def read_contents(archive: pathlib.Path) -> Contents:
             images["train"].append((name, match[1]))
         elif validation.fullmatch(name):
             if name not in labels:
-                raise UserError(f"{archive}: {annotations} gives no class for {_last(name)}")
+                raise UserError(
+                    f"{archive}: {annotations} gives no class for {_last(name)}; give the official "
+                    f"{FILE_NAME}"
+                )
             images["validation"].append((name, labels[name]))
     known = set(wnids)
     for split, found in images.items():
         if not found:
             raise UserError(
-                f"{archive} has no {split} images where those of Tiny ImageNet are, in "
-                f"train/<wnid>/images/ and val/images/; give the official {FILE_NAME}"
+                f"{archive} has no {split} images in train/<wnid>/images/ and val/images/; give "
+                f"the official {FILE_NAME}"
             )
         for name, wnid in found:
             if wnid not in known:
-                raise UserError(f"{archive}: {name} is of the class {wnid}, not in wnids.txt")
+                raise UserError(
+                    f"{archive}: {name} has the class {wnid}, which is not in wnids.txt; give the "
+                    f"official {FILE_NAME}"
+                )
     return Contents(wnids, tuple(names.get(wnid, wnid) for wnid in wnids), images)
 
 
@@ -90,7 +98,7 @@ def _open(archive: pathlib.Path) -> zipfile.ZipFile:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {archive}; give a downloaded {FILE_NAME}") from error
     except zipfile.BadZipFile as error:
-        raise UserError(f"{archive} is not a whole zip ({error}); download it again") from error
+        raise UserError(f"{archive} is not a complete zip ({error}); download it again") from error
 
 
 def _last(name: str) -> str:
@@ -120,23 +128,24 @@ def _read_image(file: zipfile.ZipFile, name: str) -> bytes:
         found = None
     if found not in (("JPEG", (SIZE, SIZE), mode) for mode in ("RGB", "L")):
         raise UserError(
-            f"{file.filename}: {name} is no RGB or grey JPEG of {SIZE}x{SIZE} pixels; give the "
+            f"{file.filename}: {name} is not an RGB or grey JPEG of {SIZE}x{SIZE} pixels; give the "
             f"official {FILE_NAME}"
         )
     return image
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
-    """Tiny ImageNet: 200 classes of ImageNet in 64x64 pixels (Le and Yang, 2015).
+    """Tiny ImageNet: 200 classes of ImageNet at 64x64 pixels (Le and Yang, 2015).
 
-    100,000 images to train on and 10,000 to validate on, the official `test` being without
-    labels. The images are stored as they are in the archive; the grey ones among them become
-    RGB when they are read. Label names are wnids in the order of the archive's `wnids.txt`, kept
-    beside the data as is `info.metadata["words"]`, so a prepared data set is read without it.
+    It has 100,000 training and 10,000 validation images. The official `test` split has no labels
+    and is not included. The encoded images are copied from the archive; grey images become RGB
+    when they are read. Label names are wnids in the order of `wnids.txt`. They are saved with the
+    data, as is `info.metadata["words"]`, so reading a prepared data set does not need the
+    archive.
 
     Attributes:
-        archive: the zip to prepare the data from; by default the one in TFDS's folder for
-            manual downloads, and where that has none, the official one, downloaded.
+        archive: zip to prepare the data from; by default the one in TFDS's folder for manual
+            downloads, or if there is none, a download of the official one.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -175,20 +184,20 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
     def _find_archive(self, dl_manager: tfds.download.DownloadManager) -> pathlib.Path:
         manual = pathlib.Path(dl_manager.download_dir) / "manual" / FILE_NAME
-        with contextlib.suppress(AssertionError):  # if the folder is not there, or empty
+        with contextlib.suppress(AssertionError):  # the folder is missing or empty
             manual = pathlib.Path(dl_manager.manual_dir) / FILE_NAME
         if manual.is_file():
             return manual
         try:
-            # A download that cannot succeed is retried for minutes; this one fails at once.
+            # TFDS retries a failing download for minutes; this request fails immediately.
             requests.head(URL, timeout=20).raise_for_status()
             return pathlib.Path(dl_manager.download(URL))
         except OSError as error:
             raise UserError(
                 f'"{self.name}" is not prepared in {self.data_dir_root} and {URL} cannot be '
                 f"downloaded ({type(error).__name__}); run python -m se_flax.data.tiny_imagenet "
-                "where there is a network, or give it a zip you have by --zip=PATH, or place "
-                f"that at {manual}"
+                "on a machine with a network connection, pass it an existing zip with --zip=PATH, "
+                f"or copy the zip to {manual}"
             ) from error
 
     def _generate_examples(
@@ -204,23 +213,23 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 def prepare(
     archive: str | pathlib.Path | None = None, data_dir: str | None = None
 ) -> tfds.core.DatasetBuilder:
-    """Prepares Tiny ImageNet as ArrayRecord, unless that was done; returns its builder.
+    """Prepares Tiny ImageNet as ArrayRecord, if necessary; returns its builder.
 
     Args:
-        archive: the zip; by default `<data_dir>/downloads/manual/tiny-imagenet-200.zip`, or
-            where there is none, the official one, downloaded.
-        data_dir: where TFDS keeps data; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archive: path of the zip; by default `<data_dir>/downloads/manual/tiny-imagenet-200.zip`,
+            or if there is none, a download of the official one.
+        data_dir: folder of TFDS data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: if there is no archive to be had, or it cannot be used, or there is one
-            although the data set is prepared already.
+        UserError: if no archive is available, it cannot be used, or `archive` is given although
+            the data set is already prepared.
     """
     if archive is None:
         return prepared_builder(TinyImagenet.name, data_dir)
     builder = TinyImagenet(data_dir=data_dir)
     if builder.is_prepared():
         raise UserError(
-            f'"{builder.name}" is prepared already in {builder.data_path}; delete that folder to '
+            f'"{builder.name}" is already prepared in {builder.data_path}; delete that folder to '
             f"prepare it from {archive}"
         )
     builder.archive = pathlib.Path(archive).expanduser()
@@ -229,12 +238,12 @@ def prepare(
 
 
 def words(data_dir: str | None = None) -> tuple[str, ...]:
-    """Returns what each class is called, such as "Egyptian cat" or "lemon".
+    """Returns the name of each class in words, for example "Egyptian cat" or "lemon".
 
-    Synonyms are separated by commas. A class of which `words.txt` knew nothing has its wnid.
+    Synonyms are separated by commas. The name of a class that is not in `words.txt` is its wnid.
 
     Args:
-        data_dir: as for `prepare`; the data set is prepared if it was not.
+        data_dir: see `prepare`; the data set is prepared first if necessary.
 
     Raises:
         UserError: if the data set is neither prepared nor downloadable.
