@@ -36,7 +36,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
         wait_for_row(tmp_path, count, process)
         time.sleep(generator.uniform(0, 0.2))
         kill(process)
-    assert "going on from step" in finish(tmp_path)
+    assert "continuing from step" in finish(tmp_path)
     assert_same_result(tmp_path, undisturbed)
 
 
@@ -46,7 +46,7 @@ def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undist
     process = start(tmp_path, options)
     wait_for_row(tmp_path, random_generator().randint(1, 60), process)
     kill(process)
-    assert "going on from step" in finish(tmp_path, options)
+    assert "continuing from step" in finish(tmp_path, options)
     assert_same_result(tmp_path, undisturbed_streamed)
 
 
@@ -55,7 +55,7 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
     wait_for_row(tmp_path, 10, process)
     process.send_signal(signal.SIGTERM)
     output = end(process, 75)
-    assert output.splitlines()[-1].endswith("the same command goes on from there")
+    assert output.splitlines()[-1].endswith("the same command continues from there")
     assert "Traceback" not in output
     assert "tracked_metric" not in output
     finish(tmp_path)

@@ -1,4 +1,4 @@
-"""What a run needs of a data set, whether its images live on the devices or are streamed."""
+"""The interface of a data set, whether its images live on the devices or are streamed."""
 
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any, Protocol, Self
@@ -10,7 +10,7 @@ from se_flax import rng
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 
-# What a step is given: arrays that all devices share, and arrays [devices, ...] of their own.
+# The inputs of a step: arrays that all devices share, and arrays [devices, ...] split among them.
 Inputs = tuple[Any, Any]
 HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
 
@@ -19,17 +19,17 @@ class TrainFeed(Protocol):
     """The inputs of a run's training steps."""
 
     def inputs(self, step: int) -> Inputs:
-        """Returns the inputs of the steps from a step on (of one, if images are streamed)."""
+        """Returns the inputs of the steps from this one on (of this one only, if streamed)."""
 
     def prefetch(self, step: int) -> None:
         """Reads the inputs of a step ahead, while the devices compute."""
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Stops reading ahead."""
 
 
 class EvalFeed(Protocol):
-    """The inputs of an evaluation, which hold every image of a split once."""
+    """The inputs of an evaluation, which contain every image of a split once."""
 
     def __len__(self) -> int:
         """Returns the number of batches."""
@@ -41,10 +41,10 @@ class ImageDataset(Protocol):
     """A classification data set.
 
     Attributes:
-        name: what the data set is called.
-        mean, std: of each channel, on a scale of 0 to 1.
-        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
-        on_device: whether the images live on the devices. Then several steps can be given to the
+        name: name of the data set.
+        mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
+        horizontal_flip: whether a flipped image keeps its meaning (a digit does not).
+        on_device: whether the images live on the devices. If so, several steps can be given to the
             devices at once, and networks of several seeds take the same inputs.
     """
 
@@ -56,7 +56,7 @@ class ImageDataset(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of each class."""
+        """Name of each class."""
 
     @property
     def num_classes(self) -> int:
@@ -68,7 +68,7 @@ class ImageDataset(Protocol):
 
     @property
     def splits(self) -> Mapping[str, Sized]:
-        """The splits there are: "train", "validation" and "test"."""
+        """The existing splits among "train", "validation" and "test"."""
 
     def hold_out(self, fraction: float) -> Self:
         """Moves a fraction of "train" to "validation" (see `held_out`)."""
@@ -79,10 +79,10 @@ class ImageDataset(Protocol):
         """Returns the inputs of a run's steps.
 
         Args:
-            batch_size: over all devices.
-            seed: of the run.
-            total_steps: length of the run.
-            num_feeds: how many feeds are read in parallel, and share cores and memory.
+            batch_size: images per step, over all devices.
+            seed: seed of the run.
+            total_steps: length of the run, in steps.
+            num_feeds: number of feeds that are read in parallel, and share cores and memory.
         """
 
     def train_batch(
@@ -101,14 +101,14 @@ class ImageDataset(Protocol):
 
         Args:
             split: one of `splits`.
-            batch_size: over all devices; rounded to a multiple of their number.
+            batch_size: images per batch, over all devices; rounded to a multiple of their number.
         """
 
     def eval_batch(self, preprocessing: Preprocessing, shared: Any, own: Any) -> Batch:
-        """Returns a device's share of a batch to evaluate; runs inside the jitted step."""
+        """Returns a device's share of an evaluation batch; runs inside the jitted step."""
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
-        """Yields the images of a split, in order, as the network sees them, and their labels."""
+        """Yields the images of a split in order, as the network sees them, with their labels."""
 
 
 def present(**splits: Sized | None) -> dict[str, Sized]:
@@ -119,15 +119,15 @@ def present(**splits: Sized | None) -> dict[str, Sized]:
 def held_out(
     name: str, splits: Mapping[str, Sized], fraction: float
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
-    """Returns which training images stay, and which are held out: the same every time.
+    """Returns which training images are kept and which are held out, the same every time.
 
     Args:
-        name: of the data set, for messages.
-        splits: of the data set.
-        fraction: of the training images that is held out.
+        name: name of the data set, for messages.
+        splits: splits of the data set.
+        fraction: fraction of the training images to hold out.
 
     Raises:
-        UserError: if there is a validation split already, or one of the two would be empty.
+        UserError: if there is already a validation split, or one of the two would be empty.
     """
     if "validation" in splits:
         raise UserError(f"{name} has a validation split of its own; leave validation_fraction at 0")
@@ -139,5 +139,5 @@ def held_out(
             "one of the two splits empty; give a fraction between 0 and 1"
         )
     order = rng.generator(0, rng.Stream.HOLD_OUT).permutation(size)
-    # In the original order, so that neither split depends on how it was drawn.
+    # Sorted, so that the order of neither split depends on the draw.
     return np.sort(order[count:]), np.sort(order[:count])

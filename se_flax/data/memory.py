@@ -1,7 +1,7 @@
 """Data sets whose images live on the devices; batches are made inside the jitted step.
 
-What a step sees is a function of (seed, step) alone: nothing needs to be saved to resume, and
-neither the number of devices nor that of steps in a dispatch changes it.
+The images of a step are a function of (seed, step) alone. Resuming needs no saved state, and the
+number of devices and the number of steps in a dispatch change nothing.
 """
 
 import dataclasses
@@ -61,11 +61,12 @@ class Dataset:
     """A classification data set, held in memory (see `dataset.ImageDataset`).
 
     Attributes:
-        name: what the data set is called.
+        name: name of the data set.
         train, test: the splits.
-        class_names: of each class; their number is the number of classes.
-        mean, std: of each channel of the training images, on a scale of 0 to 1.
-        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
+        class_names: name of each class.
+        mean, std: mean and standard deviation of each channel of the training images, on a scale of
+            0 to 1.
+        horizontal_flip: whether a flipped image keeps its meaning (a digit does not).
         validation: images held out of `train`, or None.
     """
 
@@ -83,8 +84,8 @@ class Dataset:
         for name, split in self.splits.items():
             if split.images.shape[1:] != self.image_shape:
                 raise UserError(
-                    f"{self.name} {name}: images of {list(split.images.shape[1:])}, but those to "
-                    f"train on are of {list(self.image_shape)}"
+                    f"{self.name} {name}: images of shape {list(split.images.shape[1:])}, but "
+                    f"training images are of shape {list(self.image_shape)}"
                 )
             labels = split.labels
             if labels.min() < 0 or labels.max() >= self.num_classes:
@@ -113,14 +114,14 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits there are, by name."""
+        """The existing splits, by name."""
         return present(train=self.train, validation=self.validation, test=self.test)
 
     def hold_out(self, fraction: float) -> "Dataset":
-        """Moves a fraction of `train` to `validation`: the same images every time.
+        """Moves a fraction of `train` to `validation`, the same images every time.
 
         Raises:
-            UserError: if there is a `validation` already, or one of the two would be empty.
+            UserError: if there is already a `validation`, or one of the two would be empty.
         """
         kept, held = held_out(self.name, self.splits, fraction)
         return dataclasses.replace(self, train=self.train[kept], validation=self.train[held])
@@ -135,7 +136,7 @@ class Dataset:
         self, preprocessing: Preprocessing, batch_size: int, shared: "DeviceSplit",
         own: Int[Array, " b"], seed: Int[Array, ""], step: Int[Array, ""],
     ) -> Batch:  # fmt: skip
-        """Returns a device's share of a step's batch, that of its slots."""
+        """Returns a device's share of a step's batch, given by its slots."""
         return train_batch(shared, preprocessing, seed, step * batch_size + own)
 
     def eval_feed(self, split: str, batch_size: int) -> "MemoryEvalFeed":
@@ -145,11 +146,11 @@ class Dataset:
     def eval_batch(
         self, preprocessing: Preprocessing, shared: "DeviceSplit", own: Int[Array, " b"]
     ) -> Batch:
-        """Returns a device's share of a batch, that of its positions."""
+        """Returns a device's share of a batch, given by its positions."""
         return eval_batch(shared, preprocessing, own)
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
-        """Yields the images of a split, in order, and their labels."""
+        """Yields the images of a split in order, with their labels."""
         images = self.splits[split]
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
@@ -165,12 +166,12 @@ class DeviceSplit:
 
     @classmethod
     def of(cls, split: Split) -> "DeviceSplit":
-        """A split, still on the host; `jax.device_put` places it."""
+        """Returns a split that is still on the host; `jax.device_put` moves it."""
         return cls(split.images, split.labels)
 
 
 class MemoryTrainFeed:
-    """All training images, and which slots of the batch each device fills."""
+    """All training images, and the slots of the batch that each device fills."""
 
     def __init__(self, split: Split, batch_size: int):
         self._inputs = replicate(DeviceSplit.of(split)), batch_slots(batch_size)
@@ -187,7 +188,7 @@ class MemoryTrainFeed:
 
 
 class MemoryEvalFeed:
-    """All images of a split, and which positions of it each device evaluates."""
+    """All images of a split, and the positions that each device evaluates."""
 
     def __init__(self, split: Split, batch_size: int):
         self._size, self._batch_size = len(split), divisible(min(batch_size, len(split)))
@@ -209,8 +210,9 @@ def train_batch(
 ) -> Batch:
     """Returns the training images at the given positions of the run's endless stream.
 
-    Position p is the p-th image the run sees, counted over all steps and devices; every n
-    positions hold each of the n images once. Image and augmentation depend on (seed, p) only.
+    Position p is the p-th image that the run sees, counted over all steps and devices. Each block
+    of n positions contains each of the n images once. The image at p and its augmentation depend
+    on (seed, p) only.
     """
     chosen = shuffled(rng.key(seed, rng.Stream.ORDER), positions, len(split.labels))
     return preprocessing.train(seed, split.images[chosen], split.labels[chosen], positions)

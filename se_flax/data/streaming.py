@@ -1,4 +1,4 @@
-"""Images that do not fit in memory, read as they are needed."""
+"""Images that do not fit in memory, and are read when they are needed."""
 
 import dataclasses
 import functools
@@ -27,10 +27,10 @@ _BYTES_AHEAD = 2**31
 
 
 class ImageSource(Protocol):
-    """Labelled images, one at a time, in any order.
+    """Labelled images, read one at a time, in any order.
 
     Attributes:
-        class_names: one a class.
+        class_names: name of each class.
     """
 
     class_names: tuple[str, ...]
@@ -50,7 +50,7 @@ class Subset:
 
     Attributes:
         source: the other source.
-        indices: of its images.
+        indices: which of its images.
     """
 
     source: ImageSource
@@ -79,8 +79,8 @@ class HostBatch:
     Attributes:
         images: uint8 [b, size, size, 3].
         labels: int32 [b].
-        positions: of the images in the run's endless stream, or in the split.
-        mask: False for images that only fill up the last batch and do not count.
+        positions: places of the images in the run's endless stream, or in the split.
+        mask: False for images that only pad the last batch and do not count.
     """
 
     images: UInt8[np.ndarray, "b size size 3"]
@@ -89,25 +89,25 @@ class HostBatch:
     mask: Bool[np.ndarray, " b"]
 
     def by_device(self) -> "HostBatch":
-        """Returns it shared out among the local devices, arrays [devices, b / devices, ...]."""
+        """Returns it split among the local devices, as arrays [devices, b / devices, ...]."""
         devices = jax.local_device_count()
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Batch i of a stream of images, as a sequence that Grain reads ahead.
+    """The batches of a stream of images, as a sequence that Grain reads ahead.
 
-    Which images it holds, and how they are cropped, is a function of (seed, i) alone.
+    The images of batch i, and their crops, are a function of (seed, i) alone.
     """
 
     source: ImageSource
     crop: Crop
     batch_size: int  # over all hosts
-    first: int  # place of this host's share in a batch
-    share: int  # images of a batch that are this host's
-    count: int  # of batches
-    seed: int | None  # of the order and the crops; None: in order, each once
+    first: int  # first place of this host's share in a batch
+    share: int  # number of images in this host's share
+    count: int  # number of batches
+    seed: int | None  # for order and crops; None: each image once, in order
 
     def __len__(self) -> int:
         return self.count
@@ -127,7 +127,7 @@ class _Batches:
         if self.seed is None:
             return [[]] * self.share
         generator = rng.generator(self.seed, rng.Stream.CROP, i)
-        draws = generator.random((self.batch_size, self.crop.draws))  # of all hosts
+        draws = generator.random((self.batch_size, self.crop.draws))  # for all hosts
         return draws[self.first : self.first + self.share].tolist()
 
     def _read(self, position: int, draws: list[float], out: np.ndarray) -> int:
@@ -153,16 +153,16 @@ class _Batches:
 
 @dataclasses.dataclass(frozen=True)
 class StreamedDataset:
-    """A classification data set that is read as it is needed (see `dataset.ImageDataset`).
+    """A classification data set that is streamed (see `dataset.ImageDataset`).
 
     Attributes:
-        name: what the data set is called.
+        name: name of the data set.
         train, test: the splits.
-        train_crop, eval_crop: make images of one size of them.
-        mean, std: of each channel, on a scale of 0 to 1.
+        train_crop, eval_crop: crop images to one size.
+        mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
         horizontal_flip: whether a flipped image keeps its meaning.
         validation: images held out of `train`, or None.
-        workers: processes that read images; 0 reads in threads.
+        workers: number of processes that read images; 0 reads in threads.
     """
 
     name: str
@@ -180,8 +180,8 @@ class StreamedDataset:
     def __post_init__(self):
         if self.train_crop.size != self.eval_crop.size:
             raise UserError(
-                f"{self.name}: training crops of {self.train_crop.size} pixels, but those for "
-                f"evaluation of {self.eval_crop.size}"
+                f"{self.name}: training crops of {self.train_crop.size} pixels, but evaluation "
+                f"crops of {self.eval_crop.size}"
             )
 
     @property
@@ -201,7 +201,7 @@ class StreamedDataset:
 
     @property
     def splits(self) -> dict[str, ImageSource]:
-        """The splits there are, by name."""
+        """The existing splits, by name."""
         return present(train=self.train, validation=self.validation, test=self.test)
 
     def hold_out(self, fraction: float) -> "StreamedDataset":
@@ -240,12 +240,12 @@ class StreamedDataset:
         return eval_batch(preprocessing, shared, own)
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
-        """Yields the images of a split, in order, cropped, and their labels."""
+        """Yields the cropped images of a split in order, with their labels."""
         return host_images(self.splits[split], self.eval_crop, batch_size, self.workers)
 
 
 class StreamedTrainFeed:
-    """Batches on the devices, one ahead of the step that is computed.
+    """Batches on the devices, one ahead of the current step.
 
     Args:
         batches_from: `batches_from(step)` yields the host's batches from a step on.
@@ -276,12 +276,12 @@ class StreamedTrainFeed:
 
 
 class StreamedEvalFeed:
-    """Batches that hold every image of a source once.
+    """Batches that contain every image of a source once.
 
     Args:
         source: the images.
-        crop: makes them all of one size.
-        batch_size: over all devices; rounded to a multiple of their number.
+        crop: crops them to one size.
+        batch_size: images per batch, over all devices; rounded to a multiple of their number.
         workers: see `StreamedDataset`.
     """
 
@@ -298,28 +298,28 @@ class StreamedEvalFeed:
 
 
 def eval_batch(preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
-    """Returns a device's share of a batch to evaluate."""
+    """Returns a device's share of an evaluation batch."""
     return Batch(preprocessing.normalize(own.images), own.labels, own.mask)
 
 
 def host_images(
     source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
 ) -> Iterator[HostImages]:
-    """Yields the images of a source, in order, cropped, and their labels."""
+    """Yields the cropped images of a source in order, with their labels."""
     for batch in eval_batches(source, crop, batch_size, workers):
         yield batch.images[batch.mask], batch.labels[batch.mask]
 
 
 def shuffled_place(seed: int, position: int, size: int) -> int:
-    """Returns which image of a split stands at a position of the run's endless stream.
+    """Returns the index of the image at a position of the run's endless stream.
 
-    Every `size` positions hold each image once, in an order of their own.
+    Each block of `size` positions contains each image once, in a new order.
     """
     epoch, place = divmod(position, size)
     return int(_order(seed, epoch, size)[place])
 
 
-@functools.lru_cache(maxsize=64)  # batches read side by side may be of two epochs, each seed
+@functools.lru_cache(maxsize=64)  # batches in progress may be of two epochs, for each seed
 def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
     generator = rng.generator(seed, rng.Stream.ORDER, epoch)
     return generator.permutation(size).astype(np.int32)
@@ -337,17 +337,17 @@ def train_batches(
 ) -> Iterator[HostBatch]:
     """Yields this host's share of the batches of steps first_step to last_step - 1.
 
-    Which image stands at a position is a function of (seed, position), and how it is cropped of
-    (seed, step, place in the batch), whatever the number of hosts, workers and interruptions.
+    The image at a position is a function of (seed, position), and its crop of (seed, step, place in
+    the batch), regardless of the number of hosts, workers and interruptions.
 
     Args:
         source: the images.
-        crop: makes them all of one size.
-        batch_size: over all hosts.
-        seed: of order and crops.
-        first_step, last_step: which batches.
-        workers: processes that read; 0 reads in threads of this one.
-        streams: how many streams of batches are read side by side, and share cores and memory.
+        crop: crops them to one size.
+        batch_size: images per batch, over all hosts.
+        seed: seed of the order and the crops.
+        first_step, last_step: the range of steps.
+        workers: number of processes that read; 0 reads in threads of this process.
+        streams: number of streams that are read in parallel, and share cores and memory.
     """
     batches = _Batches(source, crop, batch_size, *_own_places(batch_size), last_step, seed)
     yield from _read_ahead(batches, first_step, workers, streams)
@@ -356,10 +356,10 @@ def train_batches(
 def eval_batches(
     source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
 ) -> Iterator[HostBatch]:
-    """Yields this host's share of batches that hold every image once, in order.
+    """Yields this host's share of batches that contain every image once, in order.
 
-    The last ones are filled up with what the mask does not count, so that all hosts have as
-    many. For the arguments, see `train_batches`.
+    The last batch is padded with images that the mask does not count, so that all hosts have
+    equally many. For the arguments, see `train_batches`.
     """
     count = -(-len(source) // batch_size)
     batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
@@ -367,7 +367,7 @@ def eval_batches(
 
 
 def _own_places(batch_size: int) -> tuple[int, int]:
-    """Returns the first of this host's places in a batch, and how many it has."""
+    """Returns the first of this host's places in a batch, and their number."""
     share = batch_size // jax.process_count()
     return share * jax.process_index(), share
 
@@ -377,16 +377,16 @@ def _read_ahead(
 ) -> Iterator[HostBatch]:
     import grain
 
-    cv2.setNumThreads(0)  # images, not parts of one, are what is read side by side
+    cv2.setNumThreads(0)  # parallelism is over images, not within one
     dataset = grain.MapDataset.source(batches)[start:]
-    # Each thread reads a batch; several are held at a time, as far as memory allows.
+    # Each thread reads one batch. Several batches are held at a time, as memory allows.
     size = batches.share * batches.crop.size**2 * 3
     held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size) // streams)
     options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
     dataset = dataset.to_iter_dataset(options)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads its own, also where no command was given
+            flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, even outside a command
         count = max(1, workers // streams)
         options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
@@ -394,7 +394,7 @@ def _read_ahead(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Makes a worker process end with the one it reads for, and not before, on Ctrl-C."""
+    """Makes a worker ignore Ctrl-C, and end when its parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

@@ -64,7 +64,7 @@ def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, s
     assert half_written(workdir)
 
     output = finish(workdir, **slow)
-    assert "going on from step" in output
+    assert "continuing from step" in output
     assert "damaged" not in output
     assert_same_result(workdir, undisturbed)
 
@@ -93,7 +93,7 @@ def test_a_run_whose_folder_is_moved_away_stops_and_goes_on_from_there(tmp_path,
     assert "No such file or directory" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert not saved_steps(tmp_path / "here")
-    assert "going on from step" in finish(tmp_path / "there")
+    assert "continuing from step" in finish(tmp_path / "there")
     assert_same_result(tmp_path / "there", undisturbed)
 
 

@@ -40,7 +40,7 @@ def seconds(tmp_path_factory, undisturbed):
 def assert_continues_and_ends_as(undisturbed, workdir):
     has_checkpoint = bool(saved_steps(workdir))
     output = finish(workdir)
-    assert ("going on from step" in output) == has_checkpoint
+    assert ("continuing from step" in output) == has_checkpoint
     assert "damaged" not in output
     assert_same_result(workdir, undisturbed)
 

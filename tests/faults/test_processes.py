@@ -89,7 +89,7 @@ def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_p
     for process in processes:
         end(process, 75)
     first, *_ = [end(process) for process in started(others)]
-    assert "going on from step" in first
+    assert "continuing from step" in first
     assert_ends_alike(tmp_path, one_process)
 
 
@@ -105,13 +105,13 @@ def test_all_processes_stop_at_the_step_that_one_is_asked_to(
         processes[asked].send_signal(number)
         asked_at = len(rows(tmp_path))
         outputs = [end(process, 75) for process in processes]
-        assert f"going on from step {stopped}" in outputs[0] or not stopped
+        assert f"continuing from step {stopped}" in outputs[0] or not stopped
         stopped, of_the_other = map(stopped_at, outputs)
         assert stopped == of_the_other
         print(f"stopped {len(rows(tmp_path)) - asked_at} rows after it was asked to")
         assert len(rows(tmp_path)) - asked_at < 12
     first, second = (end(process) for process in start_processes(tmp_path, 2, SHARED))
-    assert f"going on from step {stopped}" in first
+    assert f"continuing from step {stopped}" in first
     assert "epoch" not in second
     assert_same_result(tmp_path, two_processes)
 
@@ -152,7 +152,7 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victi
     assert "error" in output
     output_of(processes[victim])
     first, _ = (end(process) for process in start_processes(tmp_path, 2, SHARED))
-    assert "going on from step" in first
+    assert "continuing from step" in first
     assert_same_result(tmp_path, two_processes)
 
 
@@ -171,7 +171,7 @@ def test_a_second_run_is_refused_until_the_first_has_died(tmp_path):
     (error,) = end(start(tmp_path), 2).splitlines()
     assert f"is being written to by process {first.pid} on" in error
     kill(first)
-    assert "going on from step" in finish(tmp_path)
+    assert "continuing from step" in finish(tmp_path)
 
 
 def test_a_run_listens_nowhere(tmp_path):
