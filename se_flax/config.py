@@ -179,9 +179,7 @@ FIELDS: dict[str, Field] = {
         "random_resized_crop: smallest and largest share of the image that a crop covers",
     ),
     "augment.horizontal_flip": Field(
-        True,
-        _FLAG,
-        "flip half of the images, if the data set allows it (digits and house numbers do not)",
+        True, _FLAG, "flip half of the images, in data sets where that keeps their meaning"
     ),
     "augment.policy": Field(
         "",
@@ -189,18 +187,14 @@ FIELDS: dict[str, Field] = {
         '"randaugment" or the name of an AutoAugment policy; empty: none',
     ),
     "augment.num_ops": Field(2, _whole(1, 16), "randaugment: number of operations on each image"),
-    "augment.magnitude": Field(
-        9.0, _number(), "randaugment: strength of the operations; 10 is full strength"
-    ),
+    "augment.magnitude": Field(9.0, _number(), "randaugment: strength; 10 is full strength"),
     "augment.cutout": Field(0, _whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
     "augment.random_erasing": Field(0.0, _number(0, 1), "probability of random erasing"),
     "augment.mixup": Field(0.0, _number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, _number(), "alpha of cutmix; 0: none"),
     "batch_size": Field(128, _whole(1, 2**20), "images per step, over all devices"),
     "num_epochs": Field(200, _whole(1), "length of the run, in epochs"),
-    "optimizer.name": Field(
-        "sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
-    ),
+    "optimizer.name": Field("sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "rule"),
     "optimizer.learning_rate": Field(0.1, _number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(
         0,
@@ -217,16 +211,12 @@ FIELDS: dict[str, Field] = {
     "optimizer.epsilon": Field(
         0.0, _number(), "added to the mean squared gradient or its root; 0: the rule's usual value"
     ),
-    "optimizer.weight_decay": Field(
-        1e-4, _number(), "coefficient of half the squared norm of the weights"
-    ),
+    "optimizer.weight_decay": Field(1e-4, _number(), "coefficient of half the squared norm"),
     "optimizer.decay_norm_and_bias": Field(
         False, _FLAG, "apply weight decay to batch norm and biases, too"
     ),
     "optimizer.clip_norm": Field(
-        0.0,
-        _number(),
-        "largest global norm of the gradient, which is scaled down to it; 0: no limit",
+        0.0, _number(), "largest global norm of the gradient; 0: no limit"
     ),
     "optimizer.lr_multipliers": Field(
         (),
@@ -234,9 +224,7 @@ FIELDS: dict[str, Field] = {
         'layer-wise learning rates: (pattern, factor) pairs, as in (("classifier/*", 1.0), '
         '("*", 0.1)); the first pattern that matches a parameter\'s path applies',
     ),
-    "schedule.name": Field(
-        "step", _one_of("step", "cosine", "constant", "exponential"), "shape of the schedule"
-    ),
+    "schedule.name": Field("step", _one_of("step", "cosine", "constant", "exponential"), "shape"),
     "schedule.warmup_epochs": Field(1.0, _number(), "length of the linear warm-up, in epochs"),
     "schedule.warmup_factor": Field(
         0.1, _number(0, 1), "the warm-up starts at this factor times the peak"
@@ -248,9 +236,7 @@ FIELDS: dict[str, Field] = {
     "schedule.decay_rate": Field(
         0.97, _positive(1), "exponential: factor every decay_epochs epochs"
     ),
-    "schedule.decay_epochs": Field(
-        2.4, _positive(), "exponential: epochs between two factors of decay_rate"
-    ),
+    "schedule.decay_epochs": Field(2.4, _positive(), "exponential: see decay_rate"),
     "schedule.staircase": Field(
         True, _FLAG, "exponential: drop once every decay_epochs epochs, not smoothly"
     ),

@@ -71,7 +71,7 @@ def run(folder, seeds=2):
 def page_of(folder, monkeypatch):
     monkeypatch.setattr(report, "STUDIES", (TINY,))
     # How long it took is all that may differ.
-    return re.sub(r"[\d,]+ seconds in all", "", report.report(folder / "out"))
+    return re.sub(r"[\d,]+ seconds in total", "", report.report(folder / "out"))
 
 
 @pytest.fixture(scope="module")
