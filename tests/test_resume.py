@@ -1,4 +1,4 @@
-"""Runs of the real command, killed and started again."""
+"""Runs of the real command that are killed or stopped, and started again."""
 
 import json
 import signal
@@ -50,7 +50,7 @@ def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undist
     assert_same_result(tmp_path, undisturbed_streamed)
 
 
-def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
+def test_a_run_asked_to_stop_saves_reports_it_and_can_continue(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)
     process.send_signal(signal.SIGTERM)
@@ -62,7 +62,7 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
     assert_same_result(tmp_path, undisturbed)
 
 
-def test_ctrl_c_that_ends_what_a_run_is_piped_into_saves_too(tmp_path, undisturbed):
+def test_a_run_saves_when_ctrl_c_also_ends_the_command_it_is_piped_into(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)
     process.stdout.close()

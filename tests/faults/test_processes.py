@@ -1,4 +1,4 @@
-"""Runs of several processes, of which one is stopped or dies; and runs that meet in a workdir."""
+"""Runs of several processes, one of which stops or dies, and runs that share a workdir."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ from tests.runs import (
 pytestmark = pytest.mark.faults
 
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-# So that no step depends on how the devices are shared out among processes.
+# Shared statistics, so that no step depends on how devices are split among processes.
 SHARED = ("--config.sync_batch_norm=True",)
 
 
@@ -52,7 +52,7 @@ def losses(workdir):
 
 
 def assert_ends_alike(workdir, other):
-    """As sums over devices of two processes are, in another order, than those of one."""
+    """Equal up to rounding, because two processes sum over devices in another order."""
     np.testing.assert_allclose(losses(workdir), losses(other), rtol=1e-3)
     assert len(losses(workdir)) == 66
     assert [json.loads(row)["step"] for row in rows(workdir)] == [
@@ -75,7 +75,7 @@ def test_two_processes_follow_one(one_process, two_processes):
 
 
 @pytest.mark.parametrize("others", [2, 1])
-def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_process, others):
+def test_a_run_continues_on_another_number_of_processes(tmp_path, one_process, others):
     """From one process to two, and from two to one."""
 
     def started(count):
@@ -95,11 +95,11 @@ def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_p
 
 @pytest.mark.parametrize("asked", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_all_processes_stop_at_the_step_that_one_is_asked_to(
+def test_all_processes_stop_at_the_same_step_when_one_is_asked_to(
     tmp_path, two_processes, asked, number
 ):
     stopped = 0
-    for _ in range(2):  # begun, and gone on with
+    for _ in range(2):  # started, then continued
         processes = start_processes(tmp_path, 2, SHARED)
         wait_for_row(tmp_path, len(rows(tmp_path)) + 12, processes[0])
         processes[asked].send_signal(number)
@@ -128,7 +128,7 @@ def test_the_others_wait_for_the_last_save_however_long_it_takes(tmp_path, slow_
     print(f"the processes stopped {time.monotonic() - begun:.0f} s after they were asked to")
 
 
-def test_a_disk_that_fails_the_first_process_ends_all(tmp_path, slow_disk):
+def test_a_disk_failure_in_the_first_process_ends_all_processes(tmp_path, slow_disk):
     workdir = tmp_path / "run"
     processes = start_processes(workdir, 2, SHARED, **slow_disk(workdir, fails_one_in=1))
     wait_for_row(workdir, 10, processes[0])
@@ -141,7 +141,7 @@ def test_a_disk_that_fails_the_first_process_ends_all(tmp_path, slow_disk):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victim):
+def test_the_other_process_ends_when_one_dies(tmp_path, two_processes, victim):
     processes = start_processes(tmp_path, 2, SHARED)
     wait_for_row(tmp_path, 20, processes[0])
     processes[victim].send_signal(signal.SIGKILL)
@@ -156,7 +156,7 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victi
     assert_same_result(tmp_path, two_processes)
 
 
-def test_processes_given_different_configs_are_told(tmp_path):
+def test_processes_with_different_configs_are_refused(tmp_path):
     for process in start_processes(tmp_path, 2, SHARED, last=["--config.seed=1"]):
         assert (
             "process 1 has another config than process 0; start all processes with the same"
@@ -174,7 +174,7 @@ def test_a_second_run_is_refused_until_the_first_has_died(tmp_path):
     assert "continuing from step" in finish(tmp_path)
 
 
-def test_a_run_listens_nowhere(tmp_path):
+def test_a_run_opens_no_network_port(tmp_path):
     process = start(tmp_path)
     wait_for_row(tmp_path, 5, process)
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -183,7 +183,7 @@ def test_a_run_listens_nowhere(tmp_path):
     end(process)
 
 
-def test_of_several_processes_only_the_first_listens_for_the_others(tmp_path):
+def test_only_the_first_of_several_processes_opens_a_network_port(tmp_path):
     processes = start_processes(tmp_path, 2)
     wait_for_row(tmp_path, 5, processes[0])
     address = next(a for a in processes[0].args if a.startswith("--coordinator_address="))

@@ -67,7 +67,7 @@ def test_a_hub_id_is_fetched_from_the_hub(files, monkeypatch):
     assert variables["params"]["classifier"]["bias"].shape == (1000,)
 
 
-def test_without_a_network_the_hub_is_one_sentence(monkeypatch):
+def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
     import huggingface_hub
 
     def download(*args):
@@ -78,7 +78,7 @@ def test_without_a_network_the_hub_is_one_sentence(monkeypatch):
         se_flax.load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
 
 
-def test_another_number_of_classes_keeps_the_body_and_says_so(files):
+def test_another_number_of_classes_keeps_the_backbone_and_says_so(files):
     with pytest.warns(UserWarning, match="for 1000 classes; the body is kept.* 7 is new"):
         variables = se_flax.load_pretrained(
             "se_resnet50_caffe", files / "weights.safetensors", num_classes=7
@@ -126,7 +126,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path, zipped):
     assert trace.exists()  # it would have
 
 
-def test_what_is_no_weight_file_is_told(tmp_path):
+def test_a_file_that_holds_no_weights_is_reported(tmp_path):
     import torch
 
     torch.save([torch.zeros(3)], tmp_path / "list.pth")

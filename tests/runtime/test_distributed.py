@@ -55,7 +55,7 @@ def test_jax_is_told_what_it_cannot_find_out(monkeypatch, environment, arguments
         (("host:1", 2, 2), "--process_id must be from 0 to 1, not 2"),
     ],
 )
-def test_arguments_that_make_no_run_of_several_processes_are_refused(arguments, message):
+def test_arguments_that_describe_no_run_of_several_processes_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         distributed.join(*arguments)
 

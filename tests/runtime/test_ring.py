@@ -1,4 +1,4 @@
-"""The runtime knows no network, no data set and no config."""
+"""The runtime imports no network, no data set and no config."""
 
 import ast
 
@@ -13,7 +13,7 @@ EXCEPTIONS = {"progress.py": {"se_flax.steps"}}
 
 
 def imported(path):
-    """Returns the modules a file imports, those it imports in functions, too."""
+    """Yields the modules that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -26,7 +26,7 @@ def imported(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_the_runtime_imports_itself_and_the_errors_alone(path):
+def test_the_runtime_imports_only_itself_and_the_errors(path):
     modules = set(imported(path)) - EXCEPTIONS.get(path.name, set())
     own = {name for name in modules if name.partition(".")[0] == "se_flax"}
     assert {

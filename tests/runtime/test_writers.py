@@ -3,7 +3,7 @@ import json
 from se_flax.runtime.writers import JsonlWriter, make_writer
 
 
-def test_rows_after_the_last_checkpoint_are_written_anew(tmp_path):
+def test_rows_after_the_last_checkpoint_are_written_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = JsonlWriter(path, last_step=0)
     for step in (10, 20, 30):
