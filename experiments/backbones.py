@@ -1,4 +1,4 @@
-"""Networks with SE blocks against the same without: python -m experiments.backbones."""
+"""Networks with SE blocks and without: python -m experiments.backbones."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def _resnet(depth: str, preactivation: bool = False) -> Callable[..., ConfigDict
     return config_of
 
 
-# Name, title, config, and what the reproduction of a course, or else a paper, calls it.
+# Name, title, config, and (study, model) of results published by a course project or a paper.
 ON_CIFAR = (
     ("resnet20", "ResNet-20", _resnet("20"), ("Course reproduction", "ResNet (custom)")),
     ("resnet56", "ResNet-56", _resnet("56"), None),
@@ -98,12 +98,12 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="backbones",
     title="Plain against SE",
-    question="What do SE blocks add to a network's accuracy?",
+    question="How much accuracy do SE blocks add to a network?",
     cells=cells,
     over_size=True,
     scales={
-        "full": "every network by its own recipe (configs/).",
-        "small": f"the small CNN on CIFAR-10, {SMALL_EPOCHS} epochs in place of 100; no other.",
+        "full": "every network with its own recipe (configs/).",
+        "small": f"only the small CNN on CIFAR-10, for {SMALL_EPOCHS} epochs instead of 100.",
         "smoke": f"the small CNN on {SMOKE}",
     },
 )

@@ -1,7 +1,7 @@
 """What SE blocks cost in inference: python -m experiments.inference_time.
 
-Plain network and SE network are timed in turn, in one process, each seed being one more round; a
-cell is a network at a batch size.
+The plain network and the SE network are timed in turn, in one process. A cell is a network at a
+batch size, and a "seed" is a round of timings.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ NAME = "inference_time"
 SCALES = {
     "full": "ResNet-18, 34 and 50 on images of Tiny ImageNet's size, and ResNet-50 on ImageNet's.",
     "small": "ResNet-18 and 50 on images of Tiny ImageNet's size, batches of up to 16.",
-    "smoke": "ResNet-20 on images of CIFAR's size, to see that everything works.",
+    "smoke": "ResNet-20 on images of CIFAR's size, to check that everything works.",
 }
-SECONDS = {"full": 1.0, "small": 1.0, "smoke": 0.05}  # of a round
+SECONDS = {"full": 1.0, "small": 1.0, "smoke": 0.05}  # length of a round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Timing:
     """A network at a batch size.
 
     Attributes:
-        network: its name, without "se_".
-        title: for the report.
-        image_size: height and width.
+        network: name of the network, without "se_".
+        title: title in the report.
+        image_size: height and width, in pixels.
         batch_size: number of images.
-        published: (study, data set, model) of published results of its like.
+        published: (study, data set, model) of comparable rows of `published_results.csv`.
     """
 
     network: str
@@ -50,7 +50,7 @@ class Timing:
 
     @property
     def name(self) -> str:
-        """Name of the file of its results."""
+        """Name of its file of results."""
         return f"{self.network}_{self.image_size}_batch{self.batch_size}"
 
 
@@ -77,7 +77,7 @@ def cells(scale: str) -> list[Timing]:
 
 
 def forward(name: str, timing: Timing, dtype: str):
-    """Returns a function that runs a network once on images that are there already."""
+    """Returns a function that runs a network once, on images that are already on the device."""
     model = create_model(name, 200, dtype=jnp.dtype(dtype))
     shape = (timing.batch_size, timing.image_size, timing.image_size, 3)
     images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
@@ -88,8 +88,7 @@ def forward(name: str, timing: Timing, dtype: str):
 
 
 def milliseconds(run, seconds: float) -> float:
-    """Returns how long run() takes, on average over so many seconds, after one that is not
-    counted."""
+    """Returns the mean time of run() over the given seconds, after one call that does not count."""
     run()
     begun, times = time.perf_counter(), 0
     while times == 0 or time.perf_counter() - begun < seconds:
@@ -101,10 +100,10 @@ def milliseconds(run, seconds: float) -> float:
 def run_timing(
     timing: Timing, scale: str, rounds: int, path: pathlib.Path, note: str
 ) -> dict[str, Any]:
-    """Returns the results of a cell with so many rounds, adding to those that the file has.
+    """Returns a cell's results with the given rounds, of which it times those not in the file.
 
     Raises:
-        UserError: if those are of another device.
+        UserError: if the rounds in the file are of another device.
     """
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     about = environment()
@@ -125,7 +124,7 @@ def run_timing(
     for before in result["runs"]:
         if (before["device"], before["dtype"]) != (run["device"], dtype):
             raise UserError(
-                f"{path} was measured on {before['device']} in {before['dtype']}, this is "
+                f"{path} was measured on {before['device']} in {before['dtype']}, but this is "
                 f"{run['device']} in {dtype}; give another --out"
             )
     first = len(result["plain"])
@@ -147,7 +146,7 @@ def run_timing(
 
 
 def main(argv: list[str]) -> None:
-    """Times what is missing."""
+    """Times the missing rounds."""
     options = flags.FLAGS
     scale = options.scale
     chosen = matching(cells(scale), options.cells, NAME)

@@ -18,7 +18,7 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="no_squeeze",
     title="Without squeeze",
-    question="Does the block need the whole map's mean, or would a gate for each position do "
+    question="Does the block need the mean of the whole map, or is a gate for each position enough "
     "(SE paper, section 7.1)?",
     cells=cells,
     scales=shallow_scales(SMALL_EPOCHS),

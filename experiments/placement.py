@@ -1,4 +1,4 @@
-"""Where in a residual unit the SE block stands: python -m experiments.placement."""
+"""The place of the SE block in a residual unit: python -m experiments.placement."""
 
 from experiments.study import Cell, Study, ablation_cells, main_of, shallow_scales
 
@@ -30,7 +30,7 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="placement",
     title="Placement",
-    question="Where in a residual unit does the SE block stand best (SE paper, figure 5)?",
+    question="Which place in a residual unit is best for the SE block (SE paper, figure 5)?",
     cells=cells,
     scales=shallow_scales(SMALL_EPOCHS),
 )

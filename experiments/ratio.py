@@ -21,8 +21,8 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="ratio",
     title="Reduction ratio",
-    question="How narrow may the bottleneck of an SE block be? The first stage has 16 channels, so "
-    "that r = 32 is there the same as r = 16, one.",
+    question="How narrow can the bottleneck of an SE block be? The first stage has 16 channels, so "
+    "its bottleneck has one channel both for r = 16 and for r = 32.",
     cells=cells,
     scales=shallow_scales(SMALL_EPOCHS),
     x_label="reduction ratio r",

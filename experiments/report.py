@@ -1,7 +1,7 @@
 """Turns the results of the studies into a page: python -m experiments.report.
 
-Writes report.md, figures/*.png and report.html, which holds the figures itself, beside the results.
-Cells that were not run are shown as such.
+Writes report.md, figures/*.png and report.html, which contains the figures, next to the results.
+Cells that have not been run are marked.
 """
 
 import base64
@@ -67,16 +67,16 @@ AUGMENTED = {"ResNet-18": "#0072B2", "ResNet-34": "#D55E00", "ResNet-50": "#E69F
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 INTRODUCTION = """\
-Made by `python -m experiments.report` from the files beside this page;
-[experiments/README.md](../README.md) has the commands that made those.
+Made by `python -m experiments.report` from the files next to this page.
+[experiments/README.md](../README.md) has the commands that made those files.
 
-Top-1 is the accuracy in percent on the test images after the last epoch, mean and standard
-deviation over n seeds. What SE changes is the mean over the seeds of the difference to the plain
-network of the same seed, with its 95% confidence interval (Student's t); one that holds 0 is called
-within the noise, and with one seed there is none. Published figures are of papers and, not
-reviewed, of a course project and a repository. They are in percent, errors where they say so and
-accuracies otherwise, but what SE changes is always in accuracy. They are of other recipes, often of
-other networks and data sets, and only the difference that SE makes compares with ours.\
+Top-1 is the accuracy on the test images after the last epoch, in percent: the mean and standard
+deviation over n seeds. "What SE changes" is the difference from the plain network with the same
+seed, averaged over the seeds, with its 95% confidence interval (Student's t). An interval that
+contains 0 is marked "within the noise"; a single seed has no interval. Published figures come from
+papers, and from a course project and a repository, which were not reviewed. They are accuracies in
+percent, or errors where marked; the change due to SE is always in accuracy. Their recipes differ
+from ours, and often their networks and data sets do, too, so compare only the change due to SE.\
 """
 
 
@@ -90,15 +90,15 @@ class Interval:
 
     @property
     def within_noise(self) -> bool:
-        """Whether it may as well be 0."""
+        """Whether the interval contains 0, or there is none."""
         return self.low is None or self.low <= 0 <= self.high
 
 
 def paired_difference(ours: dict[int, float], baseline: dict[int, float]) -> Interval | None:
-    """Returns the mean over the seeds of both of (ours - baseline); None if they share none.
+    """Returns the mean of (ours - baseline) over the seeds of both; None if they share no seed.
 
-    The interval is mean -+ t s / sqrt(n), with the standard deviation s of the n differences and
-    the 97.5% quantile t of Student's distribution with n - 1 degrees of freedom.
+    The interval is mean -+ t s / sqrt(n), where s is the standard deviation of the n differences,
+    and t the 97.5% quantile of Student's distribution with n - 1 degrees of freedom.
     """
     shared = sorted(ours.keys() & baseline.keys())
     if not shared:
@@ -122,7 +122,7 @@ def published_rows() -> dict[tuple[str, str, str], list[dict[str, str]]]:
 
 
 def published_cell(cell: Cell) -> str:
-    """Returns the published figures that stand beside a cell."""
+    """Returns the published figures to show next to a cell."""
     table, texts = published_rows(), []
     for key in cell.published:
         for row in table[key]:
@@ -159,7 +159,7 @@ def spread(values: Iterable[float], digits: int = 2) -> str:
 
 
 def difference_text(difference: Interval | None) -> str:
-    """Returns a difference with its interval in words."""
+    """Returns a difference and its interval as text."""
     if difference is None:
         return "-"
     if difference.low is None:
@@ -171,19 +171,19 @@ def difference_text(difference: Interval | None) -> str:
 
 
 def results_of(study: Study, scale: str, out: pathlib.Path) -> dict[str, Any]:
-    """Returns the results of each cell by its name, None for one that was not run."""
+    """Returns the results of each cell by name; None for a cell that has not been run."""
     results = {}
     for cell in study.cells(scale):
         path = result_path(out, study.name, scale, cell.name)
         results[cell.name] = read_result(path)
         if results[cell.name] and not same_config(results[cell.name], cell):
-            print(f"left out, because it is of another config: {path}")
+            print(f"left out, because it is a result of another config: {path}")
             results[cell.name] = None
     return results
 
 
 def overview(out: pathlib.Path) -> list[str]:
-    """Returns a table of how much of each study has been run."""
+    """Returns a table that shows how much of each study has been run."""
     lines = ["| study | " + " | ".join(SCALES) + " |", "|---" * (1 + len(SCALES)) + "|"]
     for study in STUDIES:
         counts = []
@@ -204,7 +204,7 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
     lines = [f"## {study.title}", "", study.question]
     for scale in SCALES:
         cells = study.cells(scale)
-        if scale == "smoke":  # nothing was published on those images
+        if scale == "smoke":  # nothing has been published on these images
             cells = [dataclasses.replace(cell, published=()) for cell in cells]
         results = results_of(study, scale, out)
         if not any(results.values()) and scale != "full":
@@ -225,7 +225,7 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
 
 
 def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
-    """Returns the table of cells, those without results included."""
+    """Returns the table of all cells, including those without results."""
     lines = [
         "| network | parameters | multiply-adds, millions | top-1, % | n | loss | "
         "what SE changes | published |",
@@ -250,7 +250,7 @@ def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
 
 
 def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
-    """Returns how results were obtained: data, device, time, versions."""
+    """Returns the data, device, versions and time of results."""
     seconds: dict[str, float] = {}
     for result in results:
         for run in result["runs"] if result else ():
@@ -267,7 +267,7 @@ def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
                 f"{(run['git_revision'] or 'unknown')[:10]}.{note}"
             )
             seconds[about] = seconds.get(about, 0) + run["seconds"]
-    return [f"{about} {total:,.0f} seconds in all." for about, total in seconds.items()]
+    return [f"{about} {total:,.0f} seconds in total." for about, total in seconds.items()]
 
 
 def _capital(text: str) -> str:
@@ -281,7 +281,7 @@ def _pyplot():
 
 
 def _style(study: Study, cell: Cell) -> dict[str, Any]:
-    """Returns a cell's colour and line; a network, or a variant of its block, keeps its own."""
+    """Returns a cell's colour and line style; each network and each variant has its own colour."""
     dash = "--" if cell.baseline is None else "-"
     network, _, how = cell.label.removeprefix("SE-").partition(", ")
     if how == "augmented":
@@ -293,7 +293,7 @@ def _style(study: Study, cell: Cell) -> dict[str, Any]:
 
 
 def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
-    """Draws training loss and accuracy by epoch, a band from the lowest to the highest seed."""
+    """Draws training loss and accuracy by epoch, with a band from lowest to highest seed."""
     shown = [cell for cell in cells if results[cell.name]]
     if not shown:
         return False
@@ -321,7 +321,7 @@ def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], pa
 
 
 def draw_chart(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
-    """Draws accuracy over what the study varies, over sizes, or by the row of the table."""
+    """Draws accuracy over what the study varies, over network size, or by row of the table."""
     shown = [cell for cell in cells if results[cell.name]]
     if study.x_label:
         return _draw_over_x(study, shown, results, path)
@@ -375,7 +375,9 @@ def _draw_over_size(study: Study, shown: Sequence[Cell], results: dict[str, Any]
             axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.margins(x=0.15)
-        if max(values) < 1.5 * min(values):  # lest what a block adds fills the width
+        if max(values) < 1.5 * min(
+            values
+        ):  # or the small cost of a block would fill the whole width
             axis.set_xlim(0.5 * min(values) / unit, 1.5 * max(values) / unit)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("top-1 on test images, %")
@@ -415,14 +417,14 @@ def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], p
 
 def _save(figure, path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the time and version that matplotlib writes, equal results give equal files.
+    # Without matplotlib's time and version, equal results give equal files.
     figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
     _pyplot().close(figure)
 
 
 def inference_section(out: pathlib.Path) -> list[str]:
-    """Returns the lines on inference time, and draws its figure."""
-    lines = ["## Inference time", "", "What does an SE block cost, over batch sizes?"]
+    """Returns the lines on inference time, and draws the figure."""
+    lines = ["## Inference time", "", "What does an SE block cost at each batch size?"]
     for scale in SCALES:
         cells = inference_time.cells(scale)
         results = [
@@ -432,8 +434,8 @@ def inference_section(out: pathlib.Path) -> list[str]:
             continue
         lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
         lines += [
-            "| network | pixels | batch | plain, ms an image | with SE, ms an image | "
-            "with SE, images/s | SE costs, % | rounds | published, ms an image |",
+            "| network | pixels | batch | plain, ms per image | with SE, ms per image | "
+            "with SE, images/s | cost of SE, % | rounds | published, ms per image |",
             "|---" * 9 + "|",
         ]
         for cell, result in zip(cells, results, strict=True):
@@ -486,7 +488,7 @@ def _draw_latency(cells, results, path) -> bool:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xlabel("batch size")
-    axis.set_ylabel("ms an image")
+    axis.set_ylabel("ms per image")
     axis.grid(alpha=0.25)
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     _save(figure, path)
@@ -494,7 +496,7 @@ def _draw_latency(cells, results, path) -> bool:
 
 
 def speed_section(out: pathlib.Path) -> list[str]:
-    """Returns the lines on speed on each platform."""
+    """Returns the lines on the speed on each platform."""
     lines = []
     for platform in ("cpu", "gpu", "tpu"):
         path = out / f"speed_{platform}.json"
@@ -507,7 +509,7 @@ def speed_section(out: pathlib.Path) -> list[str]:
 
 
 def report(out: pathlib.Path) -> str:
-    """Returns the page, and draws its figures, from the results in a folder."""
+    """Returns the page for the results in a folder, and draws its figures."""
     lines = ["# Results", "", INTRODUCTION, "", "Cells run so far:", "", *overview(out), ""]
     for study in STUDIES:
         lines += study_section(study, out)
@@ -529,7 +531,7 @@ img {{ max-width: 100%; }}
 
 
 def html(page: str, folder: pathlib.Path) -> str:
-    """Returns a page of Markdown as HTML that holds its images itself."""
+    """Returns a Markdown page as HTML with its images embedded."""
 
     def embed(match):
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
@@ -551,5 +553,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "experiments/results", "Folder of the results, and for the report.")
+    flags.DEFINE_string(
+        "out", "experiments/results", "Folder that holds the results and gets the report."
+    )
     app.run(run_command(main), flags_parser=parse_flags)

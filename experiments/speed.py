@@ -1,17 +1,17 @@
-"""How fast the networks are, beside other implementations: python -m experiments.speed.
+"""Speed of the networks compared with other implementations: python -m experiments.speed.
 
-In one process, in turn and repeatedly: a training step and inference of ResNet-20, ResNet-50 and
-EfficientNet-B0, with SE blocks and without, by
+Measures a training step and inference of ResNet-20, ResNet-50 and EfficientNet-B0, with SE blocks
+and without. These implementations take turns in one process, several times each:
 
 - se_flax;
-- the same networks of Flax's own layers (`experiments/peers/stock_flax.py`);
-- PyTorch, eager and compiled, in channels-last memory: ResNet-20 written for it
-  (`experiments/peers/pytorch.py`), the others timm's.
+- the same networks built from Flax's own layers (`experiments/peers/stock_flax.py`);
+- PyTorch, eager and compiled, in channels-last memory: a ResNet-20 of this project
+  (`experiments/peers/pytorch.py`), and timm's networks for the others.
 
-A training step is forward, backward and an SGD update, on images that are there already. Then the
-whole training run beside its bare step, the time from the command to the first step, and images
-per second over batch size, depth and number of devices. Results go to speed_<platform>.json, .md
-and .png in --out.
+A training step is forward, backward and an SGD update, on images that are already on the device.
+Then it compares a whole training run with its bare steps, and measures the time from the command to
+the first step, and images per second over batch size, depth and number of devices. Results go to
+speed_<platform>.json, .md and .png in --out.
 """
 
 import contextlib
@@ -69,14 +69,14 @@ STARTUP_CONFIG = "configs/se_resnet_cifar10.py:20"
 
 @dataclasses.dataclass
 class Contender:
-    """An implementation of a network at work.
+    """An implementation of a network, ready to be timed.
 
     Attributes:
         name, network, mode, batch_size: what it is.
         run: does the work once, and waits for it.
-        first_seconds: what building it and the first time took, compilation included.
-        working_mb: memory in use at the peak beyond that before, in MB.
-        seconds: of each round, for one time.
+        first_seconds: time to build it and run it once, including compilation.
+        working_mb: peak memory minus memory in use before, in MB.
+        seconds: time per run in each round.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Contender:
 
     @classmethod
     def ready(cls, name: str, network: str, mode: str, batch_size: int) -> "Contender":
-        """Returns a contender that has nothing left to compile."""
+        """Returns a contender that has already compiled everything."""
         begun = time.perf_counter()
         run = IMPLEMENTATIONS[name](network, mode, batch_size, _dtype())
         run()
@@ -99,9 +99,9 @@ class Contender:
         return cls(name, network, mode, batch_size, run, first_seconds, working_memory(run))
 
     def measure(self, seconds: float) -> None:
-        """Adds a round of so many seconds, or of one time, after one that does not count.
+        """Adds a round of at least the given seconds, after one run that does not count.
 
-        What ran before leaves threads that still spin and caches full of its own.
+        The previous contender leaves spinning threads and filled caches behind.
         """
         self.run()
         begun, times = time.perf_counter(), 0
@@ -111,7 +111,7 @@ class Contender:
         self.seconds.append((time.perf_counter() - begun) / times)
 
     def row(self, macs: int, limit_gflops: float) -> dict[str, Any]:
-        """Returns the result, of a network of so many multiply-adds an image."""
+        """Returns the result, given the network's multiply-adds per image."""
         median = statistics.median(self.seconds)
         work = 2 * macs * self.batch_size * (3 if self.mode == "training" else 1)
         return {
@@ -214,7 +214,7 @@ def pytorch_work(
     name: str, mode: str, batch_size: int, dtype: str, compiled: bool
 ) -> Callable[[], None]:
     """Returns a training step or inference in PyTorch."""
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # the first time is to compile
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # the first run must compile
     import torch
 
     from experiments.peers import pytorch
@@ -254,7 +254,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Callable[[], None]]] = {
 
 
 def working_memory(run: Callable[[], None]) -> float | None:
-    """Returns how much more memory is resident during run() than before, in MB; on Linux CPUs."""
+    """Returns how much run() adds to resident memory, in MB; None except on CPUs under Linux."""
     status, reset = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
     if jax.default_backend() != "cpu" or not reset.exists():
         return None
@@ -266,13 +266,13 @@ def working_memory(run: Callable[[], None]) -> float | None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     before = megabytes("VmRSS")
-    reset.write_text("5")  # the peak begins anew
+    reset.write_text("5")  # resets the peak
     run()
     return megabytes("VmHWM") - before
 
 
 def limits() -> dict[str, float]:
-    """Returns the largest speed of a matrix product in GFLOP/s and of a copy in GB/s."""
+    """Returns the best speed of a matrix product, in GFLOP/s, and of a copy, in GB/s."""
     dtype = _dtype()
     n = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((n, n), dtype)
@@ -299,7 +299,7 @@ def _dtype() -> str:
 
 
 def batch_sizes(name: str, mode: str) -> tuple[int, ...]:
-    """Returns the batch sizes to measure at."""
+    """Returns the batch sizes to measure."""
     if "cifar" in name:
         return (128,) if mode == "training" else (1, 128)
     training = 16 if jax.default_backend() == "cpu" else 128
@@ -309,7 +309,7 @@ def batch_sizes(name: str, mode: str) -> tuple[int, ...]:
 def measure_steps(
     names: list[str], implementations: list[str], rounds: int, seconds: float
 ) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
-    """Yields, for each group, mode and batch size, its rows and what could not be measured."""
+    """Yields rows and failures for each group, mode and batch size."""
     limit = limits()["matrix_product_gflops"]
     for group in GROUPS:
         group = [name for name in group if name in names]
@@ -318,10 +318,10 @@ def measure_steps(
             for batch_size in batch_sizes(group[0], mode) if group else ():
                 contenders, missing = [], []
                 for implementation in implementations:
-                    for name in group:  # plain and SE one after the other
+                    for name in group:  # plain and SE in a row
                         try:
                             contender = Contender.ready(implementation, name, mode, batch_size)
-                        except Exception as error:  # of a library that is not there or fails
+                        except Exception as error:  # a library is missing or fails
                             missing.append(f"{implementation}, {name}, {mode}: {error!r:.200}")
                             continue
                         contenders.append(contender)
@@ -335,7 +335,7 @@ def measure_steps(
 
 
 def noise_dataset(train: int, test: int) -> Dataset:
-    """Returns a data set of the form of CIFAR-10, of noise."""
+    """Returns a data set of noise in the format of CIFAR-10."""
     generator = np.random.default_rng(0)
 
     def split(n):
@@ -354,7 +354,7 @@ def noise_dataset(train: int, test: int) -> Dataset:
 
 
 def measure_loop(rounds: int) -> dict[str, Any]:
-    """Returns images per second of a training run and of nothing but its steps."""
+    """Returns images per second of a training run and of its bare steps."""
     config = default_config()
     config.model.name, config.num_epochs, config.dtype = "se_resnet20_cifar", 1, _dtype()
     steps = 30 if jax.default_backend() == "cpu" else 2000
@@ -383,7 +383,7 @@ def measure_loop(rounds: int) -> dict[str, Any]:
 
 
 def measure_startup(config: str) -> dict[str, Any]:
-    """Returns the seconds from the command to the first step, without and with what is kept."""
+    """Returns the seconds from the command to the first step, with empty and with filled caches."""
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         kept = {
@@ -417,7 +417,7 @@ def measure_startup(config: str) -> dict[str, Any]:
 
 
 def se_flax_speed(name: str, batch_size: int, devices: int = 1) -> float:
-    """Returns images per second in training, on so many devices."""
+    """Returns images per second in training, on the given number of devices."""
     config = default_config()
     config.model.name, config.batch_size, config.dtype = name, batch_size, _dtype()
     program = build_program(config, noise_dataset(batch_size, 8))
@@ -460,15 +460,15 @@ def measure_scaling() -> dict[str, dict[int, float]]:
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Returns how many times as fast se_flax is as each other, and what SE costs, by name.
+    """Returns the speed-up of se_flax over each other implementation, and the cost of SE, by name.
 
-    Medians over the rounds, in each of which all were measured one after another.
+    These are medians over the rounds; in each round, all are measured one after another.
     """
     return {name: statistics.median(values) for name, values in ratios_of_rounds(rows).items()}
 
 
 def ratios_of_rounds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Returns what `ratios` takes the medians of."""
+    """Returns the ratios in each round, whose medians `ratios` returns."""
     fields = ("network", "mode", "batch_size", "implementation")
     seconds = {tuple(row[field] for field in fields): row["seconds"] for row in rows}
 
@@ -496,16 +496,17 @@ def ratios_of_rounds(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Returns the results as a page, ratios first."""
+    """Returns the results as a page, speed-ups first."""
     machine = results["environment"]
     lines = [
         f"# Speed on {machine['platform'].upper()}",
         "",
         f"On {machine['device_count']} x {machine['device']} ({machine['platform']}), "
         f"{results['cores']} cores, {results['dtype']}, JAX {machine['versions']['jax']}; made by "
-        "`python -m experiments.speed`. Medians of rounds in turn, in one process; ratios are "
-        "medians of those in each round. On a CPU se_flax is compiled with its own options "
-        "(`se_flax.runtime.compiler.compiler_options`), stock Flax with XLA's. Revisions: "
+        "`python -m experiments.speed`. Times are medians over rounds, in which all take turns in "
+        "one process; ratios are medians of the ratios in each round. On a CPU, se_flax is "
+        "compiled with its own options (`se_flax.runtime.compiler.compiler_options`), and stock "
+        "Flax with the defaults of XLA. Revisions: "
         + ", ".join(
             f"{name} {(revision or 'unknown')[:10]}"
             for name, revision in results["revisions"].items()
@@ -515,7 +516,7 @@ def markdown(results: dict[str, Any]) -> str:
     if rows := results.get("steps"):
         compared, of_rounds = ratios(rows), ratios_of_rounds(rows)
         others = [name for name in IMPLEMENTATIONS if name != "se_flax"]
-        lines += ["", "## How many times as fast as", ""]
+        lines += ["", "## Speed-up of se_flax over", ""]
         lines += [f"| network | mode | batch | {' | '.join(others)} | cost of SE (quartiles) |"]
         lines += ["|---" * (4 + len(others)) + "|"]
         for row in rows:
@@ -532,12 +533,13 @@ def markdown(results: dict[str, Any]) -> str:
             "",
             "## Measured",
             "",
-            f"Limits: a matrix product {results['limits']['matrix_product_gflops']:.0f} GFLOP/s, "
-            f"a copy {results['limits']['copy_gb_per_second']:.1f} GB/s. Share: multiply-adds "
-            "(three times those of inference for a training step) against the former.",
+            f"Limits: {results['limits']['matrix_product_gflops']:.0f} GFLOP/s in a matrix "
+            f"product, {results['limits']['copy_gb_per_second']:.1f} GB/s in a copy. Share: speed "
+            "of the multiply-adds (a training step has three times those of inference) relative to "
+            "the matrix product.",
             "",
             "| network | mode | batch | implementation | ms (fastest to slowest) | images/s | "
-            "share | first time, s | working memory, MB |",
+            "share | first run, s | working memory, MB |",
             "|---" * 9 + "|",
         ]
         lines += [
@@ -553,11 +555,11 @@ def markdown(results: dict[str, Any]) -> str:
     if loop := results.get("loop"):
         lines += [
             "",
-            "## A run beside its bare steps",
+            "## A run compared with its bare steps",
             "",
             f"SE-ResNet-20, batch 128: {statistics.median(loop['images_per_second']['run']):.0f} "
-            f"images/s against {statistics.median(loop['images_per_second']['step']):.0f}, "
-            f"{loop['ratio']:.1%}.",
+            f"images/s in a run, {statistics.median(loop['images_per_second']['step']):.0f} in its "
+            f"bare steps: {loop['ratio']:.1%}.",
         ]
     if startup := results.get("startup"):
         lines += ["", f"## From the command to the first step (`--config={STARTUP_CONFIG}`)", ""]
@@ -608,12 +610,10 @@ def define_flags() -> None:
     """Declares the options of this command."""
     flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
     flags.DEFINE_multi_enum("section", SECTIONS, SECTIONS, "What to measure; may be repeated.")
-    flags.DEFINE_list(
-        "networks", NETWORKS, "Which networks; replaces all that was measured of them."
-    )
-    flags.DEFINE_list("implementations", list(IMPLEMENTATIONS), "By which implementations.")
-    flags.DEFINE_integer("rounds", 7, "How often each is measured, in turn.", 1)
-    flags.DEFINE_float("seconds", 1.0, "How long each time.", 0)
+    flags.DEFINE_list("networks", NETWORKS, "Networks to measure; replaces their earlier results.")
+    flags.DEFINE_list("implementations", list(IMPLEMENTATIONS), "Implementations to measure.")
+    flags.DEFINE_integer("rounds", 7, "Number of rounds.", 1)
+    flags.DEFINE_float("seconds", 1.0, "Seconds per measurement in a round.", 0)
 
 
 def main(argv: list[str]) -> None:
@@ -623,7 +623,7 @@ def main(argv: list[str]) -> None:
         for value in options[name].value:
             if value not in known:
                 raise UserError(f'--{name}: there is no "{value}"; known are {", ".join(known)}')
-    if len(options.section) > 1:  # each in a process of its own, because XLA's options differ
+    if len(options.section) > 1:  # each in its own process, because XLA's options differ
         given = {name: options[name].value for name in ("out", "rounds", "seconds")}
         given |= {name: ",".join(options[name].value) for name in ("networks", "implementations")}
         for section in options.section:
@@ -633,8 +633,8 @@ def main(argv: list[str]) -> None:
                 sys.exit(status)
         return
     (section,) = options.section
-    jax.config.update("jax_enable_compilation_cache", False)  # the first time is to compile
-    if section == "steps":  # those of others are not compiled with our options
+    jax.config.update("jax_enable_compilation_cache", False)  # the first run must compile
+    if section == "steps":  # others must not be compiled with our options
         flags_of_xla = os.environ.get("XLA_FLAGS", "")
         for option, value in compiler_options().items():
             os.environ["XLA_FLAGS"] = flags_of_xla.replace(f"--{option}={value}", "")
@@ -674,7 +674,7 @@ def main(argv: list[str]) -> None:
             path.write_text(json.dumps(results, indent=1) + "\n")
     elif section == "loop":
         results["loop"] = measure_loop(options.rounds)
-        print(f"a run beside its bare steps: {results['loop']['ratio']:.3f}", flush=True)
+        print(f"a run compared with its bare steps: {results['loop']['ratio']:.3f}", flush=True)
     elif section == "startup":
         results["startup"] = measure_startup(STARTUP_CONFIG)
         print(results["startup"], flush=True)

@@ -18,7 +18,7 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="squeeze_operator",
     title="Squeeze operator",
-    question="Is a channel better described by its mean or by its maximum?",
+    question="Does the mean or the maximum describe a channel better?",
     cells=cells,
     scales=shallow_scales(SMALL_EPOCHS),
 )

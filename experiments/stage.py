@@ -1,4 +1,4 @@
-"""SE blocks in one stage of a network alone: python -m experiments.stage."""
+"""SE blocks in only one stage of a network: python -m experiments.stage."""
 
 from experiments.study import Cell, Study, ablation_cells, main_of, shallow_scales
 

@@ -1,13 +1,13 @@
 """How fast images are read: python -m experiments.streaming_speed --image_dir=DIR.
 
-Training crops of JPEGs in DIR/<class>/, in images a second and core, measured in turn, several
-times each, in one run:
+Measures training crops of the JPEGs in DIR/<class>/, in images per second and core. These take
+turns in one run, several times each:
 
-- plain loops that read, decode, crop and resize with OpenCV, and keep nothing, one process for
-  each core at the same time: the limit;
-- `se_flax.data.streaming`, in threads and in processes, one for each core;
-- PyTorch's DataLoader (if PyTorch is there) over the same files with the same crops, one process
-  for each core.
+- plain loops that read, decode, crop and resize with OpenCV, and keep nothing, in one process per
+  core at the same time: the limit;
+- `se_flax.data.streaming`, in threads and in processes, one per core;
+- PyTorch's DataLoader (if PyTorch is installed) over the same files with the same crops, in one
+  process per core.
 """
 
 import itertools
@@ -35,7 +35,7 @@ CORES = os.cpu_count() or 1
 
 
 def loop_speed(source: ImageFolder, crop: RandomResizedCrop, seconds: float) -> float:
-    """Returns images a second and core of plain loops, one on each core at the same time."""
+    """Returns images per second and core of plain loops, one on each core at the same time."""
     context = multiprocessing.get_context("spawn")
     started = context.Barrier(CORES)
     with ProcessPoolExecutor(CORES, context, _keep, (started,)) as pool:
@@ -61,7 +61,7 @@ def _loop(source: ImageFolder, crop: RandomResizedCrop, seconds: float) -> float
 
 def _rate(batches, batch_size: int, seconds: float) -> float:
     iterator = iter(batches)
-    for _ in range(2 * CORES):  # what was read ahead while the workers started
+    for _ in range(2 * CORES):  # skip what was read ahead while the workers started
         next(iterator)
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -73,7 +73,7 @@ def _rate(batches, batch_size: int, seconds: float) -> float:
 def streaming_speed(
     source: ImageFolder, crop: RandomResizedCrop, batch_size: int, seconds: float, workers: int
 ) -> float:
-    """Returns images a second and core of `se_flax.data.streaming`."""
+    """Returns images per second and core of `se_flax.data.streaming`."""
     batches = train_batches(source, crop, batch_size, 0, 0, 10**6, workers)
     try:
         return _rate(batches, batch_size, seconds)
@@ -82,7 +82,7 @@ def streaming_speed(
 
 
 class _TorchFolder:
-    """The same images for a DataLoader; a dataset by its methods."""
+    """The same images as a dataset for a DataLoader."""
 
     def __init__(self, source: ImageFolder, crop: RandomResizedCrop):
         self.source, self.crop = source, crop
@@ -100,7 +100,7 @@ class _TorchFolder:
 def torch_speed(
     source: ImageFolder, crop: RandomResizedCrop, batch_size: int, seconds: float
 ) -> float:
-    """Returns images a second and core of PyTorch's DataLoader."""
+    """Returns images per second and core of PyTorch's DataLoader."""
     from torch.utils.data import DataLoader
 
     loader = DataLoader(
@@ -110,7 +110,7 @@ def torch_speed(
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table, ratios to the limit first, and writes it as JSON."""
+    """Prints a table, with ratios to the limit first, and writes it as JSON."""
     options = flags.FLAGS
     if options.image_dir is None:
         raise UserError("--image_dir=DIR is missing, a folder of class folders")
@@ -137,9 +137,9 @@ def main(argv: list[str]) -> None:
     kilobytes = statistics.mean(path.stat().st_size for path in source.paths) / 1000
     print(
         f"{len(source)} images of {kilobytes:.0f} kB, crops of {options.size}, {CORES} cores, "
-        f"{options.repeats} times {seconds} s each"
+        f"{options.repeats} rounds of {seconds} s"
     )
-    print(f"{'':<22}{'of the limit':>13}{'images/s a core':>17}{'least':>8}{'most':>8}")
+    print(f"{'':<22}{'of the limit':>13}{'images/s, core':>17}{'lowest':>8}{'highest':>8}")
     for name, values in rates.items():
         median = statistics.median(values)
         share, least, most = median / limit, min(values), max(values)
@@ -164,8 +164,8 @@ def define_flags() -> None:
     flags.DEFINE_string("image_dir", None, "Folder of class folders.")
     flags.DEFINE_integer("size", 224, "Height and width of the crops.", 1)
     flags.DEFINE_integer("batch_size", 64, "Images in a batch.", 1)
-    flags.DEFINE_float("seconds", 5.0, "How long to measure each way.", 0.1)
-    flags.DEFINE_integer("repeats", 5, "How many times.", 1)
+    flags.DEFINE_float("seconds", 5.0, "Seconds per measurement.", 0.1)
+    flags.DEFINE_integer("repeats", 5, "Number of rounds.", 1)
     flags.DEFINE_string("out", "", "JSON file to write.")
 
 

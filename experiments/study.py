@@ -1,8 +1,8 @@
-"""What the studies share: their cells, running what is missing of them, and the files of results.
+"""What all studies share: their cells, how missing cells are run, and the files of results.
 
-A cell is one network trained by one recipe with several seeds. Its results are one JSON file,
-`<out>/<study>/<scale>/<cell>.json`, written when it is finished; the run itself is an ordinary one
-(`se_flax.train`), and goes on where it was interrupted.
+A cell is one network, trained with one recipe and several seeds. Its results are one JSON file,
+`<out>/<study>/<scale>/<cell>.json`, written when the cell is finished. The run is an ordinary
+training run (`se_flax.train`), and continues if it was interrupted.
 """
 
 import dataclasses
@@ -30,22 +30,23 @@ from se_flax.train import RunInterrupted, train
 from se_flax.workdir import changed_fields
 
 SCALES = ("smoke", "small", "full")
-SMOKE = "256 images of digits, enlarged to 32x32, for 2 epochs: only to see that everything works."
+SMOKE = (
+    "256 images of digits, enlarged to 32x32, for 2 epochs, only to check that everything works."
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A network trained by a recipe.
+    """A network trained with a recipe.
 
     Attributes:
-        name: of its file; unique in the study.
-        group: the table it is a row of, such as a data set.
-        label: of the row.
-        config: of the run, but for the seeds.
+        name: name of its file, unique in the study.
+        group: the table that it belongs to, such as a data set.
+        label: label of its row in the table.
+        config: config of the run, without the seeds.
         baseline: name of the cell of the network without SE.
-        published: (study, data set, model) of published results of its like, in
-            `published_results.csv`.
-        x: its place on the axis of the study's chart, if it has one.
+        published: (study, data set, model) of comparable rows of `published_results.csv`.
+        x: its place on the x axis of the study's chart, if any.
     """
 
     name: str
@@ -62,13 +63,13 @@ class Study:
     """A table of cells.
 
     Attributes:
-        name: of its module and its folder of results.
-        title: for the report.
+        name: name of its module and of its folder of results.
+        title: title in the report.
         question: what it asks, in a sentence or two.
-        cells: makes the cells of a scale.
-        scales: what each scale does.
-        x_label: of the axis of its chart of accuracy over `Cell.x`; empty for none.
-        over_size: its chart is of accuracy over parameters and multiply-adds.
+        cells: returns the cells of a scale.
+        scales: describes each scale.
+        x_label: label of the x axis of a chart of accuracy over `Cell.x`; empty for no such chart.
+        over_size: whether to draw accuracy over parameters and multiply-adds.
     """
 
     name: str
@@ -81,12 +82,12 @@ class Study:
 
 
 def result_path(out: str | pathlib.Path, study: str, scale: str, cell: str) -> pathlib.Path:
-    """Returns where the results of a cell are."""
+    """Returns the path of a cell's results."""
     return pathlib.Path(out) / study / scale / f"{cell}.json"
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the results of a cell, None if it was not run; raises `UserError` if damaged."""
+    """Returns a cell's results, or None if it has not been run; raises `UserError` if damaged."""
     if not path.exists():
         return None
     try:
@@ -96,13 +97,13 @@ def read_result(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes the results of a cell, all or nothing."""
+    """Writes a cell's results, either completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result, indent=1)
 
 
 def smoke_dataset() -> Dataset:
-    """Returns 256 training and 64 test images of digits, of the form of CIFAR's."""
+    """Returns 256 training and 64 test images of digits, in the format of CIFAR."""
     digits = load_dataset("digits")
 
     def enlarged(split, n):
@@ -127,21 +128,21 @@ def run_study(
     pattern: str = "*",
     note: str = "",
 ) -> None:
-    """Runs what is missing of a study.
+    """Runs the missing cells and seeds of a study.
 
     Args:
-        study: which.
+        study: the study.
         scale: one of `SCALES`.
-        seeds: how many seeds each cell is to have, from 0 on.
+        seeds: number of seeds that each cell is to have, counted from 0.
         out: folder of the results.
-        runs: folder of the runs: checkpoints and logs.
-        pattern: of the names of the cells to run.
-        note: kept with the results, and shown in the report.
+        runs: folder of checkpoints and logs.
+        pattern: pattern for the names of the cells to run.
+        note: sentence to keep with the results and show in the report.
 
     Raises:
-        UserError: if no cell matches, or a cell has results of another config; after the
-            others were run, if some could not be.
-        RunInterrupted: after SIGINT or SIGTERM; called again, it goes on from there.
+        UserError: if no cell matches, or a cell has results of another config; or, after all other
+            cells have run, if some could not be run.
+        RunInterrupted: after SIGINT or SIGTERM; the next call continues from there.
     """
     cells = matching(study.cells(scale), pattern, study.name)
     print(f"{study.title}, {scale}: {study.scales[scale]}", flush=True)
@@ -153,8 +154,8 @@ def run_study(
         config = json.loads(cell.config.to_json_best_effort())
         if found and not same_config(found, cell):
             raise UserError(
-                f"{path} holds results of another config of {cell.name}; give another --out, or "
-                "remove it"
+                f"{path} holds results of another config of {cell.name}; remove it, or give "
+                "another --out"
             )
         result = found or {
             "study": study.name,
@@ -167,7 +168,7 @@ def run_study(
         present = {each["seed"] for each in result["results"]}
         missing = [seed for seed in range(seeds) if seed not in present]
         if not missing:
-            print(f"{title}: has {seeds} seeds", flush=True)
+            print(f"{title}: already has {seeds} seeds", flush=True)
         for first, count in _stretches(missing):
             print(f"{title}: seeds {first} to {first + count - 1}", flush=True)
             workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
@@ -193,7 +194,7 @@ def matching(cells: Sequence[Any], pattern: str, study: str) -> list[Any]:
 
 
 def same_config(result: dict[str, Any], cell: Cell) -> bool:
-    """Whether results are of a cell's config; fields that came later had their defaults."""
+    """Whether results are of a cell's config; fields added since count as their defaults."""
     stored = modernized(result["config"])
     return json.loads(stored.to_json_best_effort()) == json.loads(cell.config.to_json_best_effort())
 
@@ -250,9 +251,9 @@ def _curve(rows, mark: str, summary) -> dict[str, list[float]]:
 
 
 def shortened(config: ConfigDict, scale: str, small_epochs: int) -> ConfigDict:
-    """Returns the config of a scale: as it is, with few epochs, or for `smoke_dataset`.
+    """Returns a config for a scale: unchanged, with fewer epochs, or for `smoke_dataset`.
 
-    Milestones are shortened in proportion.
+    Milestones shrink in proportion.
     """
     if scale == "full":
         return config
@@ -268,12 +269,12 @@ def shortened(config: ConfigDict, scale: str, small_epochs: int) -> ConfigDict:
 
 
 def shallow_scales(epochs: int) -> dict[str, str]:
-    """Returns what the scales of `ablation_config` do."""
+    """Returns the descriptions of the scales of `ablation_config`."""
     return {
-        "full": "ResNet-20 on CIFAR-10 by the published recipe, 200 epochs.",
-        "small": "ResNet-8, with one unit a stage where ResNet-20 has three, on CIFAR-10 for "
-        f"{epochs} epochs in place of 200, the schedule shortened in proportion but for the "
-        "warm-up, a tenth of the run.",
+        "full": "ResNet-20 on CIFAR-10 with the published recipe, 200 epochs.",
+        "small": "ResNet-8, which has one unit per stage where ResNet-20 has three, on CIFAR-10 "
+        f"for {epochs} epochs instead of 200. The milestones shrink in proportion, and the warm-up "
+        "is a tenth of the run.",
         "smoke": f"ResNet-8 on {SMOKE}",
     }
 
@@ -284,7 +285,7 @@ def ablation_config(scale: str, se: bool, epochs: int, **overrides: Any) -> Conf
     Args:
         scale: one of `SCALES`.
         se: whether the network has SE blocks.
-        epochs: of the small scale.
+        epochs: number of epochs of the small scale.
         **overrides: fields of the network and its blocks.
     """
     config = se_resnet_cifar10.get_config("20", se=se)
@@ -300,11 +301,11 @@ def ablation_cells(
     epochs: int,
     rows: Sequence[tuple[str, str, dict[str, Any], Sequence[tuple[str, str, str]], float | None]],
 ) -> list[Cell]:
-    """Returns the plain network and, for each row, one with SE blocks.
+    """Returns the cell of the plain network and, for each row, a cell with SE blocks.
 
     Args:
         scale, epochs: see `ablation_config`.
-        rows: (name, label, overrides, published, x) of each.
+        rows: (name, label, overrides, published, x) of each cell with SE blocks.
     """
     group = "CIFAR-10" if scale != "smoke" else "digits"
     network = "ResNet-20" if scale == "full" else "ResNet-8"
@@ -318,13 +319,15 @@ def ablation_cells(
 def define_flags() -> None:
     """Declares the options of a study's command."""
     flags.DEFINE_enum(
-        "scale", "small", SCALES, "How much: a test of the machinery, about an hour, as published."
+        "scale", "small", SCALES, "How much to run: a quick check, about an hour, or as published."
     )
-    flags.DEFINE_integer("seeds", 3, "How many seeds a cell.", 1)
+    flags.DEFINE_integer("seeds", 3, "Number of seeds per cell.", 1)
     flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
     flags.DEFINE_string("runs", "runs/studies", "Folder for checkpoints and logs.")
-    flags.DEFINE_string("cells", "*", "Which cells: a pattern of their names.")
-    flags.DEFINE_string("note", "", "What to tell of these results, such as whence the data.")
+    flags.DEFINE_string("cells", "*", "Cells to run: a pattern for their names.")
+    flags.DEFINE_string(
+        "note", "", "A sentence about the results, such as where the data came from."
+    )
 
 
 def main_of(study: Study) -> None:

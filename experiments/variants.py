@@ -5,7 +5,7 @@ from experiments.study import SMOKE, Cell, Study, main_of, shortened
 
 SMALL_EPOCHS = 8
 PLAIN = "default"  # the paper's word for the network without a block
-# Our names, and those of arXiv:2304.06502.
+# Our names, and the names in arXiv:2304.06502.
 VARIANTS = {
     PLAIN: "Default",
     "standard": "SE module",
@@ -36,7 +36,7 @@ def cells(scale: str) -> list[Cell]:
                 config = se_variants_cnn3.get_config(variant)
             else:
                 config = se_variants_resnet18.get_config(f"{variant},{dataset}")
-            # The table gives the network without a block beside each of the others.
+            # In the paper's table, each row has the network without a block next to a variant.
             model = "SE module" if variant == PLAIN else label
             result.append(
                 Cell(
@@ -54,15 +54,15 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="variants",
     title="Variants of the SE block",
-    question="Do slower squeezes and excitations, or one more layer between them (Bump), help? In "
-    "the 3-layer CNN the block takes the place of the second convolution (arXiv:2304.06502).",
+    question="Do slower squeezes and excitations help, or one more layer between them (Bump)? In "
+    "the 3-layer CNN the block replaces the second convolution (arXiv:2304.06502).",
     cells=cells,
     scales={
-        "full": "by the paper's recipe, 50 epochs (configs/se_variants_cnn3.py and "
-        "configs/se_variants_resnet18.py). ResNet-18 has a stem for 32x32 pixels, the paper's "
-        "probably that for ImageNet: compare what SE changes.",
-        "small": f"the 3-layer CNN on CIFAR-10 for {SMALL_EPOCHS} epochs in place of 50; after "
-        f"those the learning rate has fallen to {0.7**SMALL_EPOCHS:.1%} of the first.",
+        "full": "with the paper's recipe, 50 epochs (configs/se_variants_cnn3.py and "
+        "configs/se_variants_resnet18.py). Our ResNet-18 has a stem for 32x32 pixels, and the "
+        "paper's probably the stem for ImageNet, so compare only what SE changes.",
+        "small": f"the 3-layer CNN on CIFAR-10 for {SMALL_EPOCHS} epochs instead of 50. By their "
+        f"end the learning rate has fallen to {0.7**SMALL_EPOCHS:.1%} of its initial value.",
         "smoke": f"the 3-layer CNN on {SMOKE}",
     },
 )

@@ -18,11 +18,11 @@ from se_flax.pretrained.load import check_source
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """The values that a field can have.
+    """The values that a field may have.
 
     Attributes:
-        allows: whether it can have a value.
-        expected: what is expected, to follow "must be".
+        allows: whether a value is allowed.
+        expected: what is expected; completes a sentence after "must be".
     """
 
     allows: Callable[[Any], bool]
@@ -35,8 +35,8 @@ class Field:
 
     Attributes:
         default: its value in a new configuration.
-        kind: the values it can have.
-        meaning: what it does.
+        kind: the values it may have.
+        meaning: what it does, in a phrase.
     """
 
     default: Any
@@ -90,7 +90,7 @@ def _rising(kind: Kind) -> Kind:
 
 
 _FLAG = Kind(lambda value: isinstance(value, bool), "True or False")
-_TEXT = Kind(lambda value: isinstance(value, str), "a text")
+_TEXT = Kind(lambda value: isinstance(value, str), "a string")
 _FRACTION = Kind(lambda value: _is_number(value) and value < 1, "a number from 0 to below 1")
 _CROP_PCT = Kind(
     lambda value: value == 0 or _is_number(value, 0.1, 1), "0, or a number from 0.1 to 1"
@@ -104,43 +104,46 @@ _LR_MULTIPLIERS = _sequence(_is_lr_multiplier, "pairs of a pattern and a factor 
 _OVERRIDES = Kind(lambda value: isinstance(value, Mapping | ConfigDict), "a dictionary")
 
 FIELDS: dict[str, Field] = {
-    "seed": Field(0, _whole(0, 2**32 - 1), "of every random stream of the run (se_flax.rng)"),
+    "seed": Field(0, _whole(0, 2**32 - 1), "seed of every random stream of the run (se_flax.rng)"),
     "num_seeds": Field(
-        1, _whole(1, 2**16), "networks trained as one run, with seeds seed, seed + 1, ..."
+        1, _whole(1, 2**16), "networks to train as one run, with seeds seed, seed + 1, ..."
     ),
     "seed_mode": Field(
         "auto",
         _one_of("auto", "vmap", "in_turn"),
-        'how: "vmap" computes all seeds at once, "in_turn" one after the other at each step; '
-        '"auto" is "vmap" on GPU and TPU for images held in memory',
+        'how to train several seeds: "vmap" computes them at once, "in_turn" one after the other '
+        'at each step; "auto" is "vmap" on GPU and TPU for images held in memory, else "in_turn"',
     ),
     "model.name": Field("se_resnet20_cifar", _TEXT, "one of se_flax.list_models()"),
     "model.overrides": Field({}, _OVERRIDES, "keyword arguments for se_flax.create_model"),
     "init_from": Field(
         "",
         _TEXT,
-        "published weights to start from, a hub id or a file (se_flax.load_pretrained); the "
+        "published weights to start from: a hub id or a file (see se_flax.load_pretrained); the "
         "classifier is new if the number of classes differs",
     ),
     "freeze_backbone": Field(
         False, _FLAG, "train the classifier only; the backbone computes as in evaluation"
     ),
     "dtype": Field(
-        "float32", _one_of("float32", "bfloat16"), "of computation; parameters stay float32"
+        "float32", _one_of("float32", "bfloat16"), "type to compute in; parameters stay float32"
     ),
     "sync_batch_norm": Field(
-        False, _FLAG, "batch statistics over all devices instead of each device's own"
+        False, _FLAG, "compute batch statistics over all devices, not on each device alone"
     ),
     "dataset.name": Field(
-        "cifar10", _TEXT, "held in memory, or any TFDS data set with images and labels"
+        "cifar10",
+        _TEXT,
+        "digits, cifar10, cifar100 or svhn_cropped, which are held in memory, or any TFDS data set "
+        "with images and labels, which is streamed",
     ),
     "dataset.data_dir": Field(
-        "", _TEXT, "where TFDS keeps data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+        "", _TEXT, "folder of TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     ),
     "dataset.image_dir": Field(
         "",
         _TEXT,
-        "instead of a name: a folder with train/<class>/*.jpg and val/<class>/*.jpg",
+        "folder of images, used instead of name: train/<class>/*.jpg and val/<class>/*.jpg",
     ),
     "dataset.skip_bad": Field(False, _FLAG, "leave out images of image_dir that cannot be read"),
     "dataset.image_size": Field(
@@ -162,7 +165,7 @@ FIELDS: dict[str, Field] = {
         0, _whole(0, 1024), "streamed images: processes that read them; 0: threads"
     ),
     "validation_fraction": Field(
-        0.0, _FRACTION, "of the training images, held out to choose the best checkpoint on"
+        0.0, _FRACTION, "share of the training images to hold out for choosing the best checkpoint"
     ),
     "augment.crop_padding": Field(
         4, _whole(0, 4096), "zeros around the image before a random crop of its size; 0: no crop"
@@ -171,7 +174,9 @@ FIELDS: dict[str, Field] = {
         False, _FLAG, "streamed images: a crop of random area and shape, resized"
     ),
     "augment.crop_area": Field(
-        (0.08, 1.0), _CROP_AREA, "random_resized_crop: share of the image that a crop takes"
+        (0.08, 1.0),
+        _CROP_AREA,
+        "random_resized_crop: smallest and largest share of the image that a crop covers",
     ),
     "augment.horizontal_flip": Field(
         True, _FLAG, "flip half of the images, in data sets where that keeps their meaning"
@@ -181,34 +186,34 @@ FIELDS: dict[str, Field] = {
         _one_of("", "randaugment", *POLICIES),
         '"randaugment" or the name of an AutoAugment policy; empty: none',
     ),
-    "augment.num_ops": Field(2, _whole(1, 16), "randaugment: operations on each image"),
-    "augment.magnitude": Field(9.0, _number(), "randaugment: 10 is the full strength"),
-    "augment.cutout": Field(
-        0, _whole(0, 4096), "side of a square that is blanked, in pixels; 0: none"
-    ),
+    "augment.num_ops": Field(2, _whole(1, 16), "randaugment: number of operations on each image"),
+    "augment.magnitude": Field(9.0, _number(), "randaugment: strength; 10 is full strength"),
+    "augment.cutout": Field(0, _whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
     "augment.random_erasing": Field(0.0, _number(0, 1), "probability of random erasing"),
     "augment.mixup": Field(0.0, _number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, _number(), "alpha of cutmix; 0: none"),
-    "batch_size": Field(128, _whole(1, 2**20), "images in a step, over all devices"),
-    "num_epochs": Field(200, _whole(1), "length of the run"),
+    "batch_size": Field(128, _whole(1, 2**20), "images per step, over all devices"),
+    "num_epochs": Field(200, _whole(1), "length of the run, in epochs"),
     "optimizer.name": Field("sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "rule"),
-    "optimizer.learning_rate": Field(0.1, _number(), "peak of the schedule"),
+    "optimizer.learning_rate": Field(0.1, _number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(
         0,
         _whole(0),
-        "learning_rate is for batches of this size and scales with batch_size; 0: it does not",
+        "batch size that learning_rate is for; the rate scales with batch_size; 0: no scaling",
     ),
-    "optimizer.momentum": Field(0.9, _number(0, 1), "momentum; beta_1 of Adam"),
+    "optimizer.momentum": Field(0.9, _number(0, 1), "momentum; beta_1 of adam and adamw"),
     "optimizer.nesterov": Field(True, _FLAG, "sgd: Nesterov momentum"),
     "optimizer.decay": Field(
         0.0,
         _FRACTION,
-        "decay of the mean squared gradient, not of sgd; 0: see se_flax.optim.make_optimizer",
+        "decay of the mean squared gradient (not sgd); 0: the rule's usual value (se_flax.optim)",
     ),
-    "optimizer.epsilon": Field(0.0, _number(), "added to the mean squared gradient; 0: likewise"),
+    "optimizer.epsilon": Field(
+        0.0, _number(), "added to the mean squared gradient or its root; 0: the rule's usual value"
+    ),
     "optimizer.weight_decay": Field(1e-4, _number(), "coefficient of half the squared norm"),
     "optimizer.decay_norm_and_bias": Field(
-        False, _FLAG, "weight decay of batch norm and biases, too"
+        False, _FLAG, "apply weight decay to batch norm and biases, too"
     ),
     "optimizer.clip_norm": Field(
         0.0, _number(), "largest global norm of the gradient; 0: no limit"
@@ -217,12 +222,12 @@ FIELDS: dict[str, Field] = {
         (),
         _LR_MULTIPLIERS,
         'layer-wise learning rates: (pattern, factor) pairs, as in (("classifier/*", 1.0), '
-        '("*", 0.1)); the first pattern that matches a parameter\'s path counts',
+        '("*", 0.1)); the first pattern that matches a parameter\'s path applies',
     ),
     "schedule.name": Field("step", _one_of("step", "cosine", "constant", "exponential"), "shape"),
-    "schedule.warmup_epochs": Field(1.0, _number(), "length of a linear warm-up"),
+    "schedule.warmup_epochs": Field(1.0, _number(), "length of the linear warm-up, in epochs"),
     "schedule.warmup_factor": Field(
-        0.1, _number(0, 1), "the warm-up starts at this times learning_rate"
+        0.1, _number(0, 1), "the warm-up starts at this factor times the peak"
     ),
     "schedule.milestones": Field(
         (100, 150), _MILESTONES, "step: epochs after which the rate is multiplied by gamma"
@@ -233,34 +238,36 @@ FIELDS: dict[str, Field] = {
     ),
     "schedule.decay_epochs": Field(2.4, _positive(), "exponential: see decay_rate"),
     "schedule.staircase": Field(
-        True, _FLAG, "exponential: in steps of decay_epochs instead of smoothly"
+        True, _FLAG, "exponential: drop once every decay_epochs epochs, not smoothly"
     ),
-    "label_smoothing": Field(0.0, _FRACTION, "share of the target spread over all classes"),
+    "label_smoothing": Field(0.0, _FRACTION, "share of the target that is spread over all classes"),
     "auxiliary_weight": Field(
-        0.4, _number(), "of the loss of a network's auxiliary logits, if it has any"
+        0.4, _number(), "weight of the loss of auxiliary logits, in networks that have them"
     ),
     "ema_decay": Field(
         0.0,
         _FRACTION,
-        "per step, of a moving average of parameters and batch statistics; 0: none is kept",
+        "decay per step of a moving average of parameters and batch statistics; 0: no average",
     ),
     "on_nonfinite": Field(
         "stop",
         _one_of("stop", "skip"),
-        'if loss or gradient is not finite: "stop" the run, or "skip" the update and count it',
+        'if the loss or the gradient is not finite: "stop" the run, or "skip" and count the update',
     ),
     "steps_per_dispatch": Field(
-        0, _whole(0), "training steps the devices are given at once; 0: one on a CPU, else chosen"
+        0,
+        _whole(0),
+        "training steps given to the devices at once; 0: one on a CPU, elsewhere chosen to fit",
     ),
     "log_every_steps": Field(100, _whole(1), "steps between rows of metrics.jsonl"),
     "eval_every_epochs": Field(1, _whole(1), "epochs between evaluations"),
     "eval_batch_size": Field(500, _whole(1, 2**20), "images evaluated at once, over all devices"),
     "checkpoint_every_minutes": Field(
-        5.0, _number(), "between evaluations, each of which saves a checkpoint, too"
+        5.0, _number(), "minutes between checkpoints; each evaluation saves one, too"
     ),
 }
 
-# Fields that act on streamed images only; data sets held in memory refuse other values.
+# Fields that act on streamed images only, with the values that data sets in memory accept.
 STREAMED_ONLY = {
     "dataset.image_size": 0,
     "dataset.crop_pct": 0.0,
@@ -360,7 +367,7 @@ def check_held_in_memory(config: ConfigDict, dataset: str) -> None:
             )
 
 
-# Fields of version 0.1, their present names, and what makes their values of (value, num_epochs).
+# Fields of version 0.1: their new names, and the new value as a function of (value, num_epochs).
 _RENAMED: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
     "freeze_body": ("freeze_backbone", lambda value, _: value),
     "dataset.eval_crop": ("dataset.crop_pct", lambda value, _: value),
@@ -379,12 +386,12 @@ _SQUEEZES = {"average": "avg", "maximum": "max"}
 
 
 def modernized(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns the configuration that an earlier version wrote, in the fields of this one.
+    """Returns a configuration that an earlier version wrote, converted to the present fields.
 
-    Fields that it lacks get their defaults, which are what versions without them did.
+    Missing fields get their defaults, which are what versions without those fields did.
     """
     given = dict(leaves(values))
-    if "augment.mirror" in given:  # one of the two ways to crop had no effect, and could be set
+    if "augment.mirror" in given:  # 0.1 ignored one of the two ways to crop
         if given.get("dataset.image_dir") or given["dataset.name"] not in known_datasets():
             if given["augment.random_resized_crop"]:
                 given["augment.crop_padding"] = 0
@@ -410,7 +417,7 @@ def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = No
         sync_axis: mapped axis over which batch statistics are shared, if any.
     """
     overrides = config.model.overrides.to_dict()
-    # A config that went through a file has lists where it had tuples.
+    # Reading a config from JSON turns tuples into lists.
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     return create_model(
         config.model.name,

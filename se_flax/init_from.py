@@ -1,4 +1,4 @@
-"""Published weights as the start of a run."""
+"""Runs that start from published weights."""
 
 import warnings
 from typing import Any
@@ -14,10 +14,10 @@ from se_flax.state import TrainState
 def published_variables(
     name: str, source: str, num_classes: int, overrides: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns a network's published variables to start from.
+    """Returns the published variables of a network to start from.
 
-    The classifiers are left out where the weights are for another number of classes; a line says
-    so.
+    If the weights are for another number of classes, the classifiers are left out, and a printed
+    line says so.
 
     Raises:
         UserError: if the weights cannot be read or are not the network's.
@@ -34,13 +34,13 @@ def published_variables(
 
 
 def with_published(state: TrainState, variables: dict[str, Any]) -> TrainState:
-    """Returns an initial state whose network starts from published variables.
+    """Returns an initial state that starts from published variables.
 
-    Classifiers that the variables lack stay as they were initialised.
+    Classifiers that the variables lack keep their initial values.
     """
     params = {**state.params, **variables["params"]}
     variables = {"params": params, "batch_stats": variables["batch_stats"]}
     current = {"params": state.params, "batch_stats": state.batch_stats}
-    # The states of several networks have an axis for them in front.
+    # The states of several networks have a leading axis of networks.
     variables = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), variables, current)
     return state.with_variables(variables)

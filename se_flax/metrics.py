@@ -14,13 +14,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 @flax.struct.dataclass
 class Metrics:
-    """Sums over images; divided by `count` they are means.
+    """Sums over images; dividing by `count` gives means.
 
     Attributes:
-        loss: of the cross entropy (in training, with label smoothing), in nats.
-        top1, top3, top5: images whose label is among the 1, 3, 5 largest logits.
+        loss: sum of the cross entropy (in training, with label smoothing), in nats.
+        top1, top3, top5: number of images whose label is among the 1, 3, 5 largest logits.
         count: number of images.
-        skipped: number of updates left out because the loss or the gradient was not finite;
+        skipped: number of updates skipped because the loss or the gradient was not finite;
             their images do not count.
         first_skipped: step, loss in nats and gradient norm of the first of those updates.
     """
@@ -60,7 +60,7 @@ class Metrics:
     def if_finite(
         self, is_finite: Bool[Array, ""], step: Int[Array, ""], norm: Float[Array, ""]
     ) -> "Metrics":
-        """Returns these metrics of a step, or those of an update that is left out."""
+        """Returns these metrics of a step, or those of a skipped update if it is not finite."""
         loss = self.loss / self.count
         skipped = Metrics(
             *jnp.zeros(5), jnp.ones(()), jnp.stack([step.astype(jnp.float32), loss, norm])
@@ -74,7 +74,7 @@ class Metrics:
         return total.replace(first_skipped=where(before, self.first_skipped, other.first_skipped))
 
     def on_host(self) -> "Metrics":
-        """Returns the same as float64 NumPy arrays, once they are computed."""
+        """Waits for the sums, and returns them as float64 NumPy arrays."""
         return jax.tree.map(lambda x: np.asarray(x, float), jax.device_get(self))
 
     def means(self) -> dict[str, float]:
@@ -86,18 +86,18 @@ class Metrics:
 
 
 def total(each: Iterable[Metrics]) -> Metrics:
-    """Returns the sum of metrics, of which there is at least one."""
+    """Returns the sum of one or more metrics."""
     return functools.reduce(Metrics.__add__, each)
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An update that was left out.
+    """A skipped update.
 
     Attributes:
-        step: how many updates came before it.
-        loss: in nats.
-        norm: of the gradient.
+        step: number of updates before it.
+        loss: its loss, in nats.
+        norm: norm of its gradient.
     """
 
     step: int
@@ -106,14 +106,14 @@ class Skipped:
 
 
 class Meter:
-    """The metrics of a network in training, row by row of its log.
+    """The training metrics of a network, averaged over each row of the log.
 
     Args:
-        state: `state()` of the run that this one continues.
+        state: the `state()` of the run that this one continues.
 
     Attributes:
-        skipped: number of updates left out so far.
-        skipped_in_a_row: number of updates left out since the last one that was not.
+        skipped: number of updates skipped so far.
+        skipped_in_a_row: number of updates skipped since the last one that was not.
         first_in_a_row: the first of those.
     """
 
@@ -129,7 +129,7 @@ class Meter:
         self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
 
     def add(self, metrics: Metrics) -> None:
-        """Adds the metrics of one or several steps, which are on the host."""
+        """Adds the metrics of one or more steps, already on the host."""
         skipped = int(metrics.skipped)
         self.skipped += skipped
         if metrics.count > 0 or not skipped:
@@ -141,12 +141,12 @@ class Meter:
         self._sums += metrics
 
     def means(self) -> dict[str, float]:
-        """Returns the means since the last row; right after a row, its own."""
+        """Returns the means since the last row, or those of that row if nothing was added since."""
         return self._sums.means() if self._sums.count else self._last_row
 
     @property
     def first_skipped(self) -> Skipped | None:
-        """The first update that was left out since the last row, if any."""
+        """The first update skipped since the last row, if any."""
         return _skipped(self._sums.first_skipped) if self._sums.skipped else None
 
     def finish_row(self) -> dict[str, float]:
@@ -155,7 +155,7 @@ class Meter:
         return dict(self._last_row)
 
     def state(self) -> dict[str, Any]:
-        """Returns what a new meter needs to continue: numbers and lists of them."""
+        """Returns numbers and lists of numbers from which a new meter continues."""
         return {
             **{name: np.asarray(value).tolist() for name, value in vars(self._sums).items()},
             "total_skipped": self.skipped,

@@ -1,4 +1,4 @@
-"""The metrics and the speed of a run while it trains."""
+"""Metrics and speed of a run during training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,20 +10,20 @@ from se_flax.errors import RunDiverged
 from se_flax.metrics import Meter, Metrics
 from se_flax.runtime.progress import Stopwatch
 
-# With on_nonfinite="skip", so many updates left out in a row are the end of a run.
+# With on_nonfinite="skip", a run ends after this many skipped updates in a row.
 _MOST_SKIPPED = 100
 
 
 class Monitor:
     """Follows the metrics of a run's networks, and its speed.
 
-    What a dispatch returns is read only when the next one has been issued, so that the devices
+    The result of a dispatch is read only after the next one has been issued, so that the devices
     never wait for the host.
 
     Args:
         networks: the seeds of the networks.
-        read: waits for what a dispatch returned, and returns the metrics of each network.
-        states: `states()` of the run that this one continues.
+        read: waits for the result of a dispatch, and returns the metrics of each network.
+        states: the `states()` of the run that this one continues.
 
     Attributes:
         stopwatch: counts the images of the dispatches that have been read.
@@ -41,12 +41,12 @@ class Monitor:
         self.stopwatch = Stopwatch()
 
     def add(self, sums: Any, images: int) -> None:
-        """Takes what a dispatch of a number of images returned; reads the one before."""
+        """Takes the result of a dispatch and its number of images; reads the previous result."""
         self.read()
         self._pending = sums, images
 
     def read(self) -> None:
-        """Waits until the last dispatch is done, and reads what it returned."""
+        """Waits for the last dispatch, and reads its result."""
         if self._pending is not None:
             (sums, images), self._pending = self._pending, None
             for meter, metrics in zip(self._meters, self._read(sums), strict=True):
@@ -64,33 +64,33 @@ class Monitor:
 
     @property
     def skipped(self) -> int:
-        """Number of updates left out so far, of all networks."""
+        """Number of updates skipped so far, over all networks."""
         return sum(meter.skipped for meter in self._meters)
 
     def start_clock(self) -> None:
-        """Measures the speed from now on, once the last dispatch is done."""
+        """Starts to measure the speed, after waiting for the last dispatch."""
         self.read()
         self.stopwatch.start()
 
     def stop_clock(self) -> None:
-        """Leaves out of the speed what follows, once the last dispatch is done."""
+        """Stops measuring the speed, after waiting for the last dispatch."""
         self.read()
         self.stopwatch.stop()
 
     def states(self) -> list[dict[str, Any]]:
-        """Returns what a new monitor needs to continue: plain values, once they are computed."""
+        """Waits for the last dispatch; returns plain values from which a new monitor continues."""
         self.read()
         return [meter.state() for meter in self._meters]
 
     def check_finite(self, learning_rate: optax.Schedule, skips: bool) -> None:
-        """Checks that no update had to be left out, of those that have been read.
+        """Checks that no update was skipped, among those that have been read.
 
         Args:
-            learning_rate: as a function of the step, for the message.
-            skips: whether the run goes on without such updates, unless there are many in a row.
+            learning_rate: the rate as a function of the step, for the message.
+            skips: whether the run may skip updates, as long as there are not too many in a row.
 
         Raises:
-            RunDiverged: if there is one, or if there are too many.
+            RunDiverged: if an update was skipped, or too many in a row if the run may skip some.
         """
         for seed, meter in zip(self._seeds, self._meters, strict=True):
             first = meter.first_skipped
@@ -98,9 +98,9 @@ class Monitor:
                 first = meter.first_in_a_row if meter.skipped_in_a_row >= _MOST_SKIPPED else None
             if first is None:
                 continue
-            advice = 'leave such updates out by config.on_nonfinite="skip"'
+            advice = 'skip such updates with config.on_nonfinite="skip"'
             if skips:
-                advice = f"see why none of {_MOST_SKIPPED} updates from there on was finite"
+                advice = f"find out why none of {_MOST_SKIPPED} updates from there on was finite"
             of_seed = f" of seed {seed}" if len(self._seeds) > 1 else ""
             rate = float(learning_rate(first.step))
             raise RunDiverged(

@@ -7,8 +7,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-# The usual decay of the mean squared gradient and eps: EfficientNet's code's, Zeiler's, and
-# Kingma and Ba's.
+# The usual decay of the mean squared gradient, and eps: as in EfficientNet's code (rmsprop), Zeiler
+# (adadelta), and Kingma and Ba (adam, adamw).
 _USUAL = {
     "sgd": (0.0, 0.0),  # has neither
     "rmsprop": (0.9, 1e-3),
@@ -21,12 +21,12 @@ _USUAL = {
 def peak_learning_rate(options: ConfigDict, batch_size: int) -> float:
     """Returns the learning rate for a batch size, before any schedule.
 
-    With a `base_batch_size`, the rate is for a batch of that size and scales linearly with the
-    batch (Goyal et al., arXiv:1706.02677, section 2.1).
+    If `base_batch_size` is set, the rate is for a batch of that size and scales linearly with the
+    batch size (Goyal et al., arXiv:1706.02677, section 2.1).
 
     Args:
         options: `config.optimizer`.
-        batch_size: over all devices.
+        batch_size: images per step, over all devices.
     """
     if not options.base_batch_size:
         return options.learning_rate
@@ -36,24 +36,24 @@ def peak_learning_rate(options: ConfigDict, batch_size: int) -> float:
 def learning_rate_schedule(
     options: ConfigDict, peak: float, num_epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Returns the learning rate as a function of the step, from 0.
+    """Returns the learning rate as a function of the step, which counts from 0.
 
-    The first `warmup_epochs` rise linearly from `warmup_factor` times the peak to the peak. All
-    other times are counted from the start of the run, too:
+    During the first `warmup_epochs` it rises linearly from `warmup_factor` times the peak to the
+    peak. All epochs are counted from the start of the run, warm-up included:
 
     - "step" multiplies the rate by `gamma` at each of the `milestones`, in epochs;
-    - "cosine" takes it to 0 at the end of the run, along half a cosine that starts at the end of
+    - "cosine" lowers it to 0 at the end of the run, along half a cosine that starts at the end of
       the warm-up;
-    - "exponential" multiplies it by `decay_rate` every `decay_epochs` epochs, at once
+    - "exponential" multiplies it by `decay_rate` every `decay_epochs` epochs, in one drop
       (`staircase`) or smoothly. After a warm-up the rate is what it would be without one, as in
       EfficientNet's published code;
-    - "constant" leaves it.
+    - "constant" does not change it.
 
     Args:
         options: `config.schedule`.
         peak: see `peak_learning_rate`.
-        num_epochs: length of the run.
-        steps_per_epoch: length of an epoch.
+        num_epochs: length of the run, in epochs.
+        steps_per_epoch: length of an epoch, in steps.
     """
     total = num_epochs * steps_per_epoch
     warmup = min(round(options.warmup_epochs * steps_per_epoch), total)
@@ -86,7 +86,7 @@ def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
 
     Args:
         options: `config.schedule`.
-        num_epochs: length of the run.
+        num_epochs: length of the run, in epochs.
     """
     notes = []
     if options.warmup_epochs >= num_epochs:
@@ -105,13 +105,13 @@ def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
 def make_optimizer(
     options: ConfigDict, learning_rate: optax.Schedule, freeze_backbone: bool = False
 ) -> optax.GradientTransformation:
-    """Returns the optimiser, by name.
+    """Returns the optimiser that `options.name` names.
 
-    Weight decay is part of the gradient, as in the papers, except for "adamw". Unless
-    `decay_norm_and_bias`, only arrays of two or more axes decay: the kernels, and neither biases
-    nor the scales of batch norm. The updates of parameters are multiplied by `lr_multipliers`.
+    Weight decay is added to the gradient, as in the papers, except for "adamw". Unless
+    `decay_norm_and_bias` is set, only arrays of two or more axes decay: the kernels, but neither
+    biases nor the scales of batch norm. `lr_multipliers` multiply the updates of parameters.
 
-    - "sgd": with momentum m, v = m v + g; Nesterov's form or not.
+    - "sgd": with momentum m, v = m v + g, plain or in Nesterov's form.
     - "rmsprop": as TensorFlow's `tf.train.RMSPropOptimizer`, s = d s + (1 - d) g^2 from s = 1
       and v = m v + rate g / sqrt(s + eps): the mean square s starts at 1, eps is inside the root,
       and the rate is that of the step at which a gradient enters v.
@@ -121,7 +121,7 @@ def make_optimizer(
 
     Args:
         options: `config.optimizer`.
-        learning_rate: as a function of the step.
+        learning_rate: the learning rate as a function of the step.
         freeze_backbone: update only the classifiers.
     """
     mask = None if options.decay_norm_and_bias else _kernels

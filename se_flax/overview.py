@@ -1,4 +1,4 @@
-"""What a run says of itself when it starts, and what a result depends on."""
+"""What a run prints when it starts, and the environment that its results depend on."""
 
 import pathlib
 import platform
@@ -24,17 +24,17 @@ def count_parameters(params: Any) -> int:
 
 
 def parameter_table(params: Any) -> str:
-    """Returns a table with name, shape and size of every parameter."""
+    """Returns a table with the name, shape and size of every parameter."""
     return parameter_overview.get_parameter_overview(params, include_stats=False) + "\n"
 
 
 def introduction(program: Program, params: Any, step: int, workdir: pathlib.Path) -> Iterator[str]:
-    """Yields the lines that say what is about to run.
+    """Yields the lines that describe a run before it starts.
 
     Args:
-        program: of the run.
+        program: the run's program.
         params: the parameters of one network, or their shapes.
-        step: that the run starts or continues at.
+        step: the step at which the run starts or continues.
         workdir: the run's folder.
     """
     config, dataset, plan = program.config, program.dataset, program.plan
@@ -56,15 +56,15 @@ def introduction(program: Program, params: Any, step: int, workdir: pathlib.Path
         yield f"note: {note}"
     seeds = program.networks.seeds
     if len(seeds) > 1:
-        yield f"{len(seeds)} networks, of seeds {seeds[0]} to {seeds[-1]}"
+        yield f"{len(seeds)} networks, with seeds {seeds[0]} to {seeds[-1]}"
     if step:
-        yield f"going on from step {step} in {workdir}"
+        yield f"continuing from step {step} in {workdir}"
     else:
-        yield f"starts from {config.init_from or 'random weights'}; results go to {workdir}"
+        yield f"starting from {config.init_from or 'random weights'}; results go to {workdir}"
 
 
 def environment() -> dict[str, Any]:
-    """Returns what a result depends on besides its config: device, versions, revision."""
+    """Returns what a result depends on apart from its config: device, versions, revision."""
     modules = (jax, jaxlib, flax, optax, orbax.checkpoint, np)
     return {
         "device": jax.devices()[0].device_kind,
@@ -80,7 +80,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Returns the commit of the source, "+" if changed since; None outside its repository."""
+    """Returns the source's commit, with "+" if it was changed since; None outside a repository."""
     root = pathlib.Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,7 +1,7 @@
 """The one place that maps a step over devices.
 
-The state has no axis of devices: it is replicated, and every device returns the same new one,
-because the step averages over the mapped axis `AXIS`. What is mapped is the input.
+The state has no axis of devices. It is replicated, and every device returns the same new state,
+because the step averages over the mapped axis `AXIS`. Only the input is mapped.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def pmap_train(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[...
 
     Returns:
         A function of the state, which is donated; of inputs that all devices share; of inputs
-        [devices, ...] of which each device has its own; and of the number of steps. It returns the
-        new state and the sum of the metrics.
+        [devices, ...], of which each device gets its own; and of the number of steps. It returns
+        the new state and the sum of the metrics.
     """
 
     def train(state, shared, own, num_steps):
@@ -55,7 +55,7 @@ def pmap_train(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[...
 
 
 def pmap_eval(step: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    """Returns `evaluate(variables, shared, own)`: one batch on all devices (see `pmap_train`)."""
+    """Returns `evaluate(variables, shared, own)`: one batch over all devices (see `pmap_train`)."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
 
 
@@ -65,7 +65,7 @@ def replicate(tree: Any) -> Any:
 
 
 def share_out(tree: Any) -> Any:
-    """Copies arrays [devices, ...] to the local devices, a row to each."""
+    """Copies arrays [devices, ...] to the local devices, one row to each."""
     return jax.device_put(tree, _on_devices(AXIS))
 
 
@@ -75,12 +75,12 @@ def _on_devices(*axes: str) -> jax.sharding.NamedSharding:
 
 
 def batch_slots(batch_size: int) -> Int[Array, "local_devices b"]:
-    """Returns which places of the global batch each local device fills."""
+    """Returns the places in the global batch that each local device fills."""
     share = batch_size // jax.device_count()
     first = jax.process_index() * jax.local_device_count()
     return jnp.arange(jax.local_device_count() * share).reshape(-1, share) + first * share
 
 
 def divisible(batch_size: int) -> int:
-    """Returns a batch size rounded up, so that all devices have equal shares."""
+    """Returns a batch size, rounded up so that all devices have equal shares."""
     return -(-batch_size // jax.device_count()) * jax.device_count()

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 
 class Actions(NamedTuple):
-    """What is due after a dispatch.
+    """What to do after a dispatch.
 
     Attributes:
         log: write a row of training metrics.
-        evaluate: evaluate, on the split that the best checkpoint is chosen on.
+        evaluate: evaluate on the split that chooses the best checkpoint.
         save: save a checkpoint.
     """
 
@@ -20,15 +20,16 @@ class Actions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The steps of a run, and what is due after which.
+    """The steps of a run, and what to do after each.
 
     Attributes:
-        num_epochs: length of the run.
-        steps_per_epoch: length of an epoch.
+        num_epochs: length of the run, in epochs.
+        steps_per_epoch: length of an epoch, in steps.
         steps_per_dispatch: how many steps the devices are given at once, within an epoch.
-        log_every_steps: steps between rows; the end of an epoch has one, too.
-        eval_every_epochs: epochs between evaluations; the end of the run has one, too.
-        checkpoint_every_minutes: between checkpoints, at a row; each evaluation has one, too.
+        log_every_steps: steps between log rows; there is also one at the end of each epoch.
+        eval_every_epochs: epochs between evaluations; there is also one at the end of the run.
+        checkpoint_every_minutes: minutes between checkpoints, which are saved at a log row; each
+            evaluation also saves one.
     """
 
     num_epochs: int
@@ -50,12 +51,12 @@ class Plan:
     def actions(
         self, before: int, step: int, minutes_since_save: float, stopping: bool = False
     ) -> Actions:
-        """Returns what is due after a dispatch.
+        """Returns what to do after a dispatch.
 
         Args:
-            before, step: where the dispatch started and where it ended.
-            minutes_since_save: since the last checkpoint.
-            stopping: whether the run was asked to stop.
+            before, step: the steps at which the dispatch started and ended.
+            minutes_since_save: minutes since the last checkpoint.
+            stopping: whether the run has been asked to stop.
         """
         epoch, into_epoch = divmod(step, self.steps_per_epoch)
         finished = step == self.total_steps

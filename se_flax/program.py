@@ -1,4 +1,4 @@
-"""What a config and a data set make: the compiled steps of a run, and their inputs."""
+"""Builds the compiled steps of a run, and their inputs, from a config and a data set."""
 
 import dataclasses
 import functools
@@ -26,16 +26,16 @@ from se_flax.step import make_eval_step, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The compiled steps of a run, and their inputs. The state is of all its networks.
+    """The compiled steps of a run, and their inputs. The state is that of all its networks.
 
     Attributes:
         config: of the run.
         dataset: of the run.
-        networks: that are trained, one for each seed.
+        networks: the networks that are trained, one per seed.
         plan: the steps of the run.
-        selection: the split on which the best checkpoint is chosen: held-out images where there
-            are any, so that its accuracy on the test split is an honest one.
-        learning_rate: as a function of the step.
+        selection: the split on which the best checkpoint is chosen. That is the held-out images
+            if there are any, so that the test split plays no part in the choice.
+        learning_rate: the learning rate as a function of the step.
         make_feeds: makes the inputs of the training steps.
     """
 
@@ -58,16 +58,16 @@ class Program:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of images by name of the split."""
+        """Number of images in each split."""
         return {name: len(split) for name, split in self.dataset.splits.items()}
 
     @property
     def images_per_step(self) -> int:
-        """Images of a step, those of all networks."""
+        """Images per step, summed over all networks."""
         return self.config.batch_size * len(self.networks.seeds)
 
     def abstract(self) -> TrainState:
-        """Returns shapes and types of what is saved of the state.
+        """Returns the shapes and types of the saved state.
 
         Raises:
             UserError: if the network cannot be built for these images.
@@ -77,8 +77,8 @@ class Program:
         except (TypeError, ValueError, AttributeError, flax.errors.FlaxError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
-                "the network cannot be built; look at config.model.overrides and at the size of "
-                f"the images: {reason}"
+                "the network cannot be built; check config.model.overrides and the size of the "
+                f"images: {reason}"
             ) from error
 
     def initial_state(self) -> Any:
@@ -99,12 +99,12 @@ class Program:
         return state
 
     def train(self, state: Any, step: int, num_steps: int) -> tuple[Any, Any]:
-        """Returns the state after steps, and what `metrics` reads. The old state is donated.
+        """Returns the state after some steps, and what `metrics` reads. The old state is donated.
 
         Args:
             state: the state.
-            step: that the state is at.
-            num_steps: how many steps to make.
+            step: the step that the state is at.
+            num_steps: how many steps to take.
         """
         inputs = [feed.inputs(step) for feed in self.feeds]
         state, sums = self.networks.train(state, inputs, num_steps)
@@ -124,18 +124,18 @@ class Program:
         return self.networks.evaluate(state, self._eval_feeds[split])
 
     def close(self) -> None:
-        """Ends what reads images ahead."""
+        """Stops reading images ahead."""
         if "feeds" in vars(self):
             for feed in self.feeds:
                 feed.close()
 
 
 def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
-    """Returns what it takes to run a config on a data set; compiles nothing yet.
+    """Returns the program that runs a config on a data set; compiles nothing yet.
 
     Raises:
-        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run is longer
-            than can be counted.
+        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run has more
+            images than can be counted.
     """
     plan = _plan(config, dataset)
     model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
@@ -205,19 +205,18 @@ def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:
     if plan.total_steps * config.batch_size >= 2**31:
         raise UserError(
             f"config.num_epochs={config.num_epochs} makes a run of "
-            f"{plan.total_steps * config.batch_size:,} images, more than can be counted "
-            "(2147483647)"
+            f"{plan.total_steps * config.batch_size:,} images; the most is 2,147,483,647"
         )
     return plan
 
 
 def _at_once(config: ConfigDict, dataset: ImageDataset) -> bool:
-    """Whether several networks make each step together."""
+    """Whether the networks take each step together."""
     if config.num_seeds == 1:
         return False
     if config.seed_mode == "vmap" and not dataset.on_device:
         raise UserError(
-            f"the images of {dataset.name} are streamed, for each seed in its own order, so that "
+            f"the images of {dataset.name} are streamed, in a different order for each seed, so "
             'the seeds cannot be computed at once; use config.seed_mode="in_turn"'
         )
     if config.seed_mode == "auto":  # XLA's grouped convolutions are slow on a CPU
@@ -236,9 +235,9 @@ def _feeds(
 def default_steps_per_dispatch(steps_per_epoch: int) -> int:
     """Returns how many steps to give the devices at once.
 
-    One on a CPU, where XLA runs convolutions inside a loop many times slower. Elsewhere enough
-    to hide the host's work, and a divisor of the epoch where there is one, so that only one
-    program needs compiling.
+    On a CPU that is one, because XLA runs convolutions many times slower inside a loop. Elsewhere
+    it is enough to hide the host's work. If possible it divides the epoch, so that only one
+    program is compiled.
     """
     if jax.default_backend() == "cpu":
         return 1

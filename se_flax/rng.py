@@ -1,8 +1,8 @@
 """Every random stream of a run, in one table.
 
-A run draws from no other stream, and no two streams share a key: `key` and `generator` derive
-each from (seed, stream), and what uses one derives a key for each of its draws from that and from
-the place of the draw in the run.
+A run draws from no other stream, and no two streams share a key. `key` and `generator` derive each
+key from (seed, stream). The code that uses a stream derives a key for each draw from the stream's
+key and the place of the draw in the run.
 """
 
 import enum
@@ -33,8 +33,8 @@ class Stream(enum.IntEnum):
     | `CROP`     | random crops of images that are streamed  | step         |
     | `HOLD_OUT` | which training images are held out        | 0; seed 0    |
 
-    Positions count the images of a run from 0, over all epochs. The images that are held out are
-    the same for every seed.
+    Positions count the images of a run from 0, over all epochs. The held-out images are the same
+    for every seed.
     """
 
     INIT = 0
@@ -53,5 +53,5 @@ def key(seed: Int[Array, ""] | int, stream: Stream) -> Key[Array, ""]:
 
 def generator(seed: int, stream: Stream, index: int = 0) -> np.random.Generator:
     """Returns the generator of a stream on the host at an index."""
-    # Always three numbers: NumPy takes [1] and [1, 0] for the same.
+    # Always three numbers, because NumPy treats [1] and [1, 0] alike.
     return np.random.default_rng([int(stream), seed, index])

@@ -1,7 +1,7 @@
-"""Several networks trained as one run, which differ by their seed. Nothing else knows of it.
+"""Several networks trained as one run, which differ in their seed. No other module knows of this.
 
-A run asks a `Networks` for its state, gives that back for each step, and gets results as a list,
-one for each network. A run of one network is a list of one.
+A run asks a `Networks` for its state, passes that state to each step, and gets a list of results,
+one per network. A run of one network gets a list of one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,16 +14,16 @@ from se_flax.metrics import Metrics, total
 from se_flax.parallel import pmap_eval, pmap_train, replicate
 from se_flax.state import TrainState
 
-Inputs = tuple[Any, Any]  # those that devices share, and those of each, see `parallel.pmap_train`
+Inputs = tuple[Any, Any]  # shared by all devices, and each device's own (`parallel.pmap_train`)
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 Evaluate = Callable[[dict[str, Any], Any, Any], Metrics]
 
 
 class Networks(Protocol):
-    """The networks of a run. What their state is, is their own business.
+    """The networks of a run. Only this class knows the form of their state.
 
     Attributes:
-        seeds: of the networks.
+        seeds: the seed of each network.
     """
 
     seeds: Sequence[int]
@@ -34,15 +34,15 @@ class Networks(Protocol):
     def map(self, function: Callable[[TrainState], TrainState], state: Any) -> Any:
         """Returns the state with a function applied to it.
 
-        The function may be given the states of all networks as one, whose arrays have an axis for
-        them in front.
+        The function may get the states of all networks as one, whose arrays have a leading axis of
+        networks.
         """
 
     def step(self, state: Any) -> int:
         """Returns how many updates have been made."""
 
     def train(self, state: Any, inputs: Sequence[Inputs], num_steps: int) -> tuple[Any, Any]:
-        """Returns the state after steps, and what `metrics` reads. The state is donated."""
+        """Returns the state after some steps, and what `metrics` reads. The state is donated."""
 
     def metrics(self, sums: Any) -> list[Metrics]:
         """Waits for the metrics of `train`, and returns those of each network."""
@@ -54,20 +54,20 @@ class Networks(Protocol):
         """Returns the variables of each network."""
 
     def save(self, state: Any) -> TrainState:
-        """Returns what is saved: of several networks, arrays with an axis for them in front."""
+        """Returns what is saved; with several networks, arrays have a leading axis of networks."""
 
     def restore(self, saved: TrainState) -> Any:
-        """Returns the state that was saved, on the devices."""
+        """Returns a saved state, placed on the devices."""
 
     def abstract(self) -> TrainState:
-        """Returns shapes and types of what is saved."""
+        """Returns the shapes and types of what is saved."""
 
 
 class InTurn:
-    """Networks that make each step one after the other; their states are a tuple.
+    """Networks that take each step one after the other; their state is a tuple of states.
 
     Args:
-        seeds: of the networks.
+        seeds: the seed of each network.
         init: `init(seed)` returns an initial state.
         step: `step(state, shared, own)`, one training step (see `parallel.pmap_train`).
         evaluate: `evaluate(variables, shared, own)`, one batch.
@@ -97,7 +97,7 @@ class InTurn:
         return int(state[0].step)
 
     def train(self, state, inputs, num_steps):
-        """See `Networks`; inputs are of each network."""
+        """See `Networks`; there is one entry of inputs per network."""
         done = [self._train(one, *own, num_steps) for one, own in zip(state, inputs, strict=True)]
         state, sums = zip(*done, strict=True)
         return state, sums
@@ -135,7 +135,7 @@ class InTurn:
 
 
 class AtOnce:
-    """Networks that make each step together, by `jax.vmap`; their states are one, stacked.
+    """Networks that take each step together, by `jax.vmap`; their states are stacked into one.
 
     All take the same inputs. For the arguments, see `InTurn`.
     """
@@ -165,7 +165,7 @@ class AtOnce:
         return int(state.step[0])
 
     def train(self, state, inputs, num_steps):
-        """See `Networks`; there is one of inputs."""
+        """See `Networks`; there is one entry of inputs for all."""
         ((shared, own),) = inputs
         return self._train(state, shared, own, num_steps)
 
@@ -201,7 +201,7 @@ def _one(tree: Any, place: int) -> Any:
 
 
 def shapes_of_one(shapes: Any, seeds: Sequence[int]) -> Any:
-    """Returns the shapes of one network's arrays, given those that are saved of all."""
+    """Returns the shapes of one network's arrays, given the saved shapes of all."""
     if len(seeds) == 1:
         return shapes
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
@@ -212,14 +212,14 @@ def _several(tree: Any, count: int) -> Any:
 
 
 def mean(results: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Returns the mean over all networks of each value."""
+    """Returns the mean of each value over all networks."""
     return {name: float(np.mean([each[name] for each in results])) for name in results[0]}
 
 
 def named(results: Sequence[dict[str, float]], seeds: Sequence[int]) -> dict[str, float]:
-    """Returns the mean of each value and, of several networks, each one's.
+    """Returns the mean of each value and, with several networks, also the values of each.
 
-    Those are called "seed0/top1", the mean "top1".
+    A mean is called "top1", the value of one network "seed0/top1".
     """
     values = mean(results)
     if len(seeds) > 1:
@@ -229,7 +229,7 @@ def named(results: Sequence[dict[str, float]], seeds: Sequence[int]) -> dict[str
 
 
 def name_of(seed: int) -> str:
-    """Returns what stands before the names of a network's values, of several networks."""
+    """Returns the prefix of the names of a network's values in a run of several."""
     return f"seed{seed}/"
 
 
@@ -239,5 +239,5 @@ def metrics_to_choose_by(seeds: Sequence[int]) -> tuple[str, ...]:
 
 
 def one_or_all(values: Sequence[Any]) -> Any:
-    """Returns the only value, or the list of all."""
+    """Returns the value if there is only one, otherwise the list of all."""
     return values[0] if len(values) == 1 else list(values)

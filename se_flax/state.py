@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and how it starts."""
+"""The state that a run carries from step to step, and its initial value."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ from se_flax import rng
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a network in training; a pytree.
+    """The training state of a network; a pytree.
 
     Attributes:
         step: int32, number of updates so far.
-        seed: uint32, of every random stream of the run (`se_flax.rng`).
+        seed: uint32, seed of every random stream of the run (`se_flax.rng`).
         params: the network's parameters.
-        batch_stats: running mean and variance of its batch norms.
+        batch_stats: running means and variances of its batch norms.
         opt_state: the optimiser's state.
         ema: exponential moving average of {"params", "batch_stats"}, or None.
     """
@@ -34,13 +34,13 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What to evaluate: the moving average where one is kept."""
+        """The variables to evaluate: the moving average, if there is one."""
         if self.ema is not None:
             return self.ema
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def with_variables(self, variables: dict[str, Any]) -> "TrainState":
-        """Returns the state with other params and batch_stats, also as its moving average."""
+        """Returns the state with new variables, from which the moving average restarts."""
         average = None if self.ema is None else jax.tree.map(jnp.copy, variables)
         return self.replace(**variables, ema=average)
 
@@ -63,6 +63,6 @@ def create_state(
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        # A copy, because the state's buffers are donated, each of them once.
+        # A copy, because a buffer of the state can be donated only once.
         ema=jax.tree.map(jnp.copy, average),
     )

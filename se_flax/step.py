@@ -1,4 +1,4 @@
-"""One step of training and one of evaluation: pure functions of one device's share of a batch."""
+"""The training step and the evaluation step: pure functions of one device's share of a batch."""
 
 import functools
 from collections.abc import Callable
@@ -28,19 +28,19 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the training step.
 
-    Gradients, batch statistics and metrics are averaged or summed over the mapped axis `AXIS`, so
-    that every device returns the same state. Where the loss or the gradient is not finite, nothing
-    but the step counter is updated, and the metrics count the update as skipped.
+    Gradients and batch statistics are averaged over the mapped axis `AXIS`, and metrics are summed,
+    so that every device returns the same state. If the loss or the gradient is not finite, only the
+    step counter is updated, and the metrics count the update as skipped.
 
     Args:
         model: the network.
         optimizer: see `se_flax.optim.make_optimizer`.
         label_smoothing: share of the target that is spread over all classes.
-        auxiliary_weight: of the loss of the `auxiliary_logits` that a network sows (Inception-v3),
-            in the loss that is minimised; the metrics report the loss without it.
-        ema_decay: of the moving average, where the state has one.
-        freeze_backbone: the network computes as in evaluation: without dropout, and by its running
-            statistics, which stay as they are.
+        auxiliary_weight: weight of the loss of the `auxiliary_logits` that a network sows
+            (Inception-v3). The minimised loss includes it; the loss in the metrics does not.
+        ema_decay: decay of the moving average, if the state has one.
+        freeze_backbone: the network computes as in evaluation: without dropout, and with its
+            running statistics, which do not change.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -91,7 +91,7 @@ def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:
 
 
 def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:
-    """Returns the next moving average; a young one follows faster, as in TensorFlow's."""
+    """Returns the next moving average; early on it follows faster, as in TensorFlow."""
     if state.ema is None:
         return None
     decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))

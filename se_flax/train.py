@@ -30,7 +30,7 @@ from se_flax.runtime.storage import persistently, write_json, write_text
 from se_flax.runtime.writers import Writers, make_writer
 from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
 
-# Of checkpoints; version 1 had other random streams, so that a run cannot continue from one.
+# Format of checkpoints. Version 1 had other random streams, so no run can continue from it.
 _FORMAT = 2
 
 
@@ -43,9 +43,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains a network, from the newest checkpoint in the workdir if there is one.
 
-    Killed at any moment and called again, a run ends in the parameters it would have ended in
-    undisturbed, to the bit, on the same hardware. A run of several processes calls it in each;
-    the first one alone reads and writes the workdir.
+    A run that is killed at any moment and called again ends in the same parameters as an
+    undisturbed one, bit for bit, on the same hardware. A run of several processes calls this in
+    each of them; only the first one reads and writes the workdir.
 
     Args:
         config: see `se_flax.config.default_config`.
@@ -98,7 +98,7 @@ def _checked(config: ConfigDict, dataset: ImageDataset | None) -> ConfigDict:
 
 
 def _changes(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
-    """Returns what a config changes of the workdir's run; raises `UserError` if it may not."""
+    """Returns what a config changes in the workdir's run; raises `UserError` if it may not."""
     check_same_run(workdir, config)
     return changed_fields(workdir, config)
 
@@ -143,7 +143,7 @@ class _Run:
         self._progress: Progress
 
     def start(self) -> tuple[Any, int]:
-        """Returns the state of the newest checkpoint or, without one, a new one, and its step."""
+        """Returns the state of the newest checkpoint, or else a new state, and its step."""
         latest = from_first(lambda: self._saved.latest)
         if latest is None:
             return self._program.initial_state(), 0
@@ -162,8 +162,8 @@ class _Run:
         advice = "give another --workdir"
         if carried.get("format") != _FORMAT:
             raise UserError(
-                f"{self._workdir} holds a run of an earlier version, whose random streams were "
-                f"others; it can be evaluated, but not continued; {advice}"
+                f"{self._workdir} holds a run of an earlier version, which had other random "
+                f"streams; it can be evaluated, but not continued; {advice}"
             )
         names = list(self._program.dataset.class_names)
         for what, before, now in (
@@ -172,26 +172,26 @@ class _Run:
         ):
             if before != now:
                 raise UserError(
-                    f"{self._workdir} holds a run on other {what}: it had {before}, there are now "
-                    f"{now}; {advice}"
+                    f"{self._workdir} holds a run on other {what}: it had {before}, and now there "
+                    f"are {now}; {advice}"
                 )
 
     def finished_summary(self, changes: list[str]) -> dict[str, Any] | None:
-        """Returns the summary of a run that was complete before, if it was written."""
+        """Returns the summary of a run that is already complete, if there is one."""
         path = self._workdir / "summary.json"
         summary = from_first(lambda: _read_summary(path, self._plan.total_steps))
         if summary is not None and is_first():
             for change in changes:
                 print(f"not applied, because this run is complete: {change}")
             print(
-                f"this run is complete, see {path}; for another, give another --workdir",
+                f"this run is complete, see {path}; for a new run, give another --workdir",
                 flush=True,
             )
         return summary
 
     @contextlib.contextmanager
     def announced(self, step: int, changes: list[str]) -> Iterator[None]:
-        """Writes what is known of the run before it starts, and opens its log."""
+        """Writes the files that describe the run, opens its log and prints the introduction."""
         params = seeds.shapes_of_one(self._abstract.params, self._seeds)
         with contextlib.ExitStack() as stack:
             output = None
@@ -259,7 +259,9 @@ class _Run:
                 self._monitor.start_clock()
             if stopping and step < self._plan.total_steps:
                 from_first(self._saved.wait)
-                raise RunInterrupted(f"stopped at step {step}; the same command goes on from there")
+                raise RunInterrupted(
+                    f"stopped at step {step}; the same command continues from there"
+                )
         self._monitor.stop_clock()
         return state
 
@@ -268,12 +270,12 @@ class _Run:
         self._monitor.check_finite(self._program.learning_rate, skips)
 
     def _first_step_done(self) -> None:
-        self._monitor.start_clock()  # compilation came before
+        self._monitor.start_clock()  # from here on nothing is compiled
         self._startup.stop()
         self._progress.say(f"first step done {self._startup}")
 
     def _log(self, step: int) -> None:
-        """Ends the row of training metrics: shows it, and writes it."""
+        """Shows and writes the row of training metrics since the last one."""
         rows = self._monitor.finish_row()
         self._progress.log(step, seeds.mean(rows), self._monitor.stopwatch.images_per_second)
         row = seeds.named(rows, self._seeds)
@@ -283,7 +285,7 @@ class _Run:
         self._write_row(step, "train", row)
 
     def _evaluate(self, state: Any, step: int) -> dict[str, float]:
-        """Evaluates on the split that the best checkpoint is chosen on, shows and writes it."""
+        """Evaluates on the split that chooses the best checkpoint; shows and writes the results."""
         split = self._program.selection
         results = self._program.evaluate(state, split)
         self._progress.say_results(step, split, results)
@@ -303,11 +305,11 @@ class _Run:
             "class_names": list(self._program.dataset.class_names),
             "sizes": self._program.sizes,
         }
-        self._writer.sync()  # a checkpoint must not outlive rows before it
+        self._writer.sync()  # the rows before a checkpoint must be on disk before it is
         self._saved.save(step, self._program.networks.save(state), carried, results)
 
     def summarise(self, state: Any) -> dict[str, Any]:
-        """Evaluates the final and the best state on the test split; writes and returns it."""
+        """Evaluates the final and the best state on the test split; returns the summary."""
         step = self._plan.total_steps
         from_first(self._saved.wait)
         final = best = self._program.evaluate(state, "test")
@@ -333,7 +335,7 @@ class _Run:
             ],
             "steps": step,
             "seconds": round(self._seconds_before + self._startup.elapsed, 1),
-            # None if the run was complete except for this summary.
+            # None if only this summary was missing.
             "images_per_second": round(self._monitor.stopwatch.images_per_second, 1) or None,
             "skipped": self._monitor.skipped,
             **environment(),
@@ -344,7 +346,7 @@ class _Run:
             (f"best on {chosen_on} (step {shown_steps}) on test", best),
         ):
             self._progress.say(format_results(title, results))
-        self._progress.say(f"{summary['seconds']:.0f} s in all; results are in {self._workdir}")
+        self._progress.say(f"{summary['seconds']:.0f} s in total; results are in {self._workdir}")
         return summary
 
     def _write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
@@ -353,9 +355,9 @@ class _Run:
 
 
 def _read_summary(path: pathlib.Path, steps: int) -> dict[str, Any] | None:
-    """Returns the summary of a run of so many steps, or None: then it is made again."""
+    """Returns the summary if it is of a run of this many steps; None if it must be made again."""
     try:
         summary = json.loads(path.read_text())
         return summary if summary["steps"] == steps else None
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not whole
+    except (OSError, ValueError, KeyError, TypeError):  # missing or incomplete
         return None

@@ -1,4 +1,4 @@
-"""What a run's folder says about its config, and what may change when a run continues."""
+"""The config in a run's folder, and the fields that may change when the run continues."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ from se_flax.config import leaves, modernized
 from se_flax.errors import UserError
 from se_flax.runtime.storage import write_json
 
-# A checkpoint continues a run only if these fields are what they were at its start.
+# A run can continue from a checkpoint only if these fields have not changed.
 _FIXED = (
     "model.name",
     "model.overrides",
@@ -36,7 +36,7 @@ def config_as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """Returns the config of a run from its `config.json`, in today's fields (see `modernized`).
+    """Returns the config in a run's `config.json`, with the present fields (see `modernized`).
 
     Raises:
         UserError: if the file does not exist or holds no config.
@@ -59,7 +59,7 @@ def has_checkpoint(workdir: pathlib.Path) -> bool:
 
 
 def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Raises `UserError` if the workdir holds a checkpoint that `config` cannot continue."""
+    """Raises `UserError` if the workdir holds a checkpoint that `config` cannot continue from."""
     if not has_checkpoint(workdir):
         return
     before = read_config(workdir)
@@ -85,7 +85,7 @@ def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
 
 
 def _plain(config: ConfigDict, field: str) -> Any:
-    """Returns a field's plain value, None if the config lacks it."""
+    """Returns a field's plain value; None if the config lacks the field."""
     value = config_as_json(config)
     for key in field.split("."):
         value = value.get(key) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""What several test files use."""
+"""Fixtures that several test files share."""
 
 import os
 import pathlib
@@ -15,14 +15,14 @@ from PIL import Image
 from se_flax.data import Dataset, Split
 from tests import tiny_run
 
-# Programs that several tests compile are compiled once, in child processes too, of which the
-# processes that share out the tests are some.
+# A cache shared with all child processes, xdist's workers included, so that each program is
+# compiled once.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="se_flax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["XDG_CACHE_HOME"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-# Most of the time of a test goes to compiling what then runs for a moment.
+# Most of a test's time goes into compiling programs that run for only a moment.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -72,7 +72,7 @@ def image_dir(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def tiny_config() -> ConfigDict:
-    """A run on `stripes`: 6 epochs of 6 steps, a few seconds in all."""
+    """A config for `stripes`: 6 epochs of 6 steps, a few seconds in total."""
     config = tiny_run.get_config()
     config.batch_size = 16
     config.log_every_steps = 4
@@ -99,7 +99,7 @@ def run_python():
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> pathlib.Path:
-    """The workdir of a run of `tests.runs` that nothing happened to."""
+    """The workdir of an undisturbed run of `tests.runs`."""
     from tests.runs import finish  # imports much that most tests do not need
 
     workdir = tmp_path_factory.mktemp("undisturbed")

@@ -1,4 +1,4 @@
-"""Runs of the real command in processes of their own, and what they end in.
+"""Helpers that run the real command in processes of its own, and read the results.
 
 Nothing here waits for longer than `SECONDS`.
 """
@@ -25,15 +25,15 @@ from se_flax.workdir import read_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Many times what anything here takes on a busy machine.
+# Many times longer than anything here takes, even on a busy machine.
 SECONDS = 300
-# A checkpoint after every step, so that whatever happens may happen while one is written.
+# A checkpoint after every step, so that faults can strike while one is being written.
 OPTIONS = ("--config=tests/tiny_run.py", "--config.log_every_steps=1")
 OPTIONS += ("--config.checkpoint_every_minutes=0.0",)
 
 
 def random_generator() -> random.Random:
-    """Returns a generator with a new seed, which is printed, or with that of SE_FLAX_TEST_SEED."""
+    """Returns a generator seeded by SE_FLAX_TEST_SEED, or by a new seed that it prints."""
     seed = int(os.environ.get("SE_FLAX_TEST_SEED") or int.from_bytes(os.urandom(4)))
     print(f"for the same random numbers, set SE_FLAX_TEST_SEED={seed}")
     return random.Random(seed)
@@ -98,7 +98,7 @@ def start_processes(
     last: Sequence[str] = (),
     **environment: str,
 ):
-    """Starts a run of several processes, with eight devices in all.
+    """Starts a run of several processes, with eight devices in total.
 
     The last process also gets the options in `last`.
     """
@@ -126,7 +126,7 @@ def wait_until(
     process: subprocess.Popen | None = None,
     pause: float = 0.002,
 ) -> None:
-    """Waits for a condition, which must come true while the process runs, if one is given."""
+    """Waits for a condition; if a process is given, it must run until then."""
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert process is None or process.poll() is None, process.stdout.read()

@@ -43,7 +43,7 @@ class Net(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
-def test_counts_what_can_be_counted_by_hand():
+def test_counts_agree_with_counts_by_hand():
     counted = burden(Net(), 16)
     maps = 4 * 8 * 8 * 8 + 4 * 4 * 8 + 4 * 4 * 4 + 4 * 4 * 12  # convs, norm, sum; pool to concat
     swish, head = 4 * 4 * 4, 12 + 10
@@ -61,7 +61,7 @@ def test_an_se_block_costs_its_squeeze_and_its_dense_layers():
     assert (with_se.feature_mb - plain.feature_mb) * 2**20 / 4 == 8 + 2 + 8 + 8 + 8 * 8 * 8
 
 
-def test_the_command_prints_ours_beside_the_published(run_python):
+def test_the_command_prints_our_figures_and_the_published(run_python):
     process = run_python("-m", "se_flax.burden", "se_resnet50*")
     assert process.returncode == 0, process.stderr
     lines = [line.split() for line in process.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Files like the one that the SE paper's authors released of SE-BN-Inception are read."""
+"""Reading files like the SE-BN-Inception that the SE paper's authors released."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def varint(value):
 def layer(name, kind, *blobs):
     """A `LayerParameter` of caffe.proto: name, type, and blobs of shape and packed data."""
     parts = field(1, name.encode()) + field(2, kind.encode())
-    parts += field(3, b"bottom") + varint(10 << 3 | 0) + varint(1)  # what is of no use here
+    parts += field(3, b"bottom") + varint(10 << 3 | 0) + varint(1)  # fields that are not used here
     for blob in blobs:
         shape = field(7, field(1, b"".join(map(varint, blob.shape))))
         parts += field(7, field(5, np.asarray(blob, "<f4").tobytes()) + shape)
@@ -54,7 +54,7 @@ def released_names():
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """A file with random weights, and these by name of the layer."""
+    """A file of random weights, and the weights by name of the layer."""
     generator = np.random.default_rng(0)
     images = jnp.zeros((1, 224, 224, 3))
     model = create_model("se_bn_inception")
@@ -123,7 +123,7 @@ def test_classes_are_put_in_the_usual_order(released):
 
 
 @pytest.mark.parametrize("content", [b"", b"no Caffe model", b"\x0a\xff\xff\xff"])
-def test_what_is_no_caffe_model_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_caffe_model_is_refused(tmp_path, content):
     path = tmp_path / "x.caffemodel"
     path.write_bytes(content)
     with pytest.raises(UserError, match="damaged or not a Caffe model"):

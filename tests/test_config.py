@@ -6,7 +6,7 @@ from se_flax.config import build_model, check_config, check_devices, default_con
 from se_flax.errors import UserError
 from se_flax.workdir import read_config, write_config
 
-# Fields that version 0.1 named otherwise, with its names and some values.
+# Fields that version 0.1 named differently: their old names and some values.
 EARLIER = {
     "dataset": {"crop_pct": ("eval_crop", 0.0)},
     "augment": {
@@ -33,7 +33,7 @@ def test_a_misspelt_field_in_a_config_file_is_refused():
         config.num_epoch = 3
 
 
-def test_a_misspelt_field_in_a_config_of_ones_own_is_told_with_the_nearest():
+def test_a_misspelt_field_in_a_users_config_is_reported_with_the_nearest():
     config = default_config()
     with config.unlocked():
         config.optimizer.learning_rat = 0.1
@@ -41,7 +41,7 @@ def test_a_misspelt_field_in_a_config_of_ones_own_is_told_with_the_nearest():
         check_config(config)
 
 
-def test_a_missing_field_is_told():
+def test_a_missing_field_is_reported():
     config = default_config()
     with config.unlocked():
         del config.schedule.warmup_epochs
@@ -74,7 +74,7 @@ def test_a_config_of_version_0_1_keeps_its_meaning(tmp_path):
         values["freeze_body"] = True
         del values["freeze_backbone"]
         values["model"]["overrides"]["squeeze"] = "maximum"
-        values["augment"]["random_resized_crop"] = True  # had no effect on images in memory
+        values["augment"]["random_resized_crop"] = True  # 0.1 ignored it for images in memory
         values["dataset"].update(fields)
         (tmp_path / "config.json").write_text(json.dumps(values))
         config = read_config(tmp_path)
@@ -152,7 +152,7 @@ def test_two_ways_to_crop_are_refused():
         ("steps_per_dispatch", -1, "config.steps_per_dispatch"),
     ],
 )
-def test_a_value_out_of_range_is_told_with_what_was_expected(field, value, message):
+def test_a_value_out_of_range_is_reported_with_the_expected_range(field, value, message):
     config = default_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message) as error:
@@ -160,7 +160,7 @@ def test_a_value_out_of_range_is_told_with_what_was_expected(field, value, messa
     assert "\n" not in str(error.value)
 
 
-def test_an_override_that_the_model_does_not_know_is_told():
+def test_an_override_unknown_to_the_model_is_reported():
     config = default_config()
     config.model.overrides.reductoin = 4
     with pytest.raises(UserError, match=r'no field "reductoin"'):

@@ -21,7 +21,7 @@ STREAMED = {
     "resnet_tiny_imagenet": ["18", "34", "50"],
     "se_resnet_tiny_imagenet": ["18", "34", "50"],
 }
-# Arguments, and the network with each.
+# The network for each argument.
 OTHERS = {
     f"{prefix}{name}_cifar": {(): f"{prefix}{model}", ("100",): f"{prefix}{model}"}
     for prefix in ("", "se_")
@@ -39,7 +39,7 @@ OTHERS["se_variants_resnet18"] = {
 }
 
 
-# Values that no config has, of fields that every recipe has to give.
+# Values that no config uses, for fields that every recipe must set.
 NO_RECIPE = {
     "model.name": "nothing",
     "dataset.name": "nothing",
@@ -89,7 +89,7 @@ def test_a_recipe_takes_the_depth_as_its_argument(depth):
     assert config.model.name == f"se_resnet{depth}_cifar"
 
 
-def test_a_depth_that_does_not_exist_is_refused_with_those_that_do():
+def test_an_unknown_depth_is_refused_with_a_list_of_the_known_ones():
     known = r'no CIFAR ResNet of depth "21".*; known are 20, 32, 44, 56, 110, 164$'
     with pytest.raises(ValueError, match=known):
         load("resnet_cifar10", "21")
@@ -120,7 +120,7 @@ def test_other_configs_for_small_images_are_valid_for_every_argument(name, argum
 
 
 @pytest.mark.parametrize("network", ["se_resnet50_caffe", "efficientnet_b1", "se_resnet50"])
-def test_fine_tuning_takes_weights_and_images_as_the_catalogue_has_them(network):
+def test_fine_tuning_takes_weights_and_image_preparation_from_the_catalogue(network):
     config = load("finetune", network)
     check_config(config)
     weights = find_weights(network)
@@ -130,7 +130,7 @@ def test_fine_tuning_takes_weights_and_images_as_the_catalogue_has_them(network)
     assert config.dataset.interpolation == weights.interpolation
 
 
-def test_fine_tuning_a_network_without_listed_weights_needs_some_named():
+def test_fine_tuning_a_network_without_listed_weights_needs_init_from():
     config = load("finetune", "resnet34")
     check_config(config)
     assert config.init_from == ""
@@ -156,7 +156,7 @@ def test_recipes_for_streamed_data_are_valid_for_every_argument(name, arguments)
 
 
 @pytest.mark.parametrize("name", sorted(STREAMED.keys() - {"senet154_imagenet"}))
-def test_an_argument_that_a_recipe_does_not_know_is_told(name):
+def test_an_unknown_argument_of_a_recipe_is_reported(name):
     with pytest.raises(ValueError, match=r'there is no .* "51".*; known are \w+, '):
         load(name, "51")
 
@@ -214,7 +214,7 @@ def test_a_recipe_does_not_rely_on_defaults(name, monkeypatch):
         *((f"{name}_cifar", "100") for name in ("resnext", "inception", "small_cnn")),
     ],
 )
-def test_only_se_networks_differ_from_plain_ones_by_their_model(name, argument):
+def test_a_plain_network_and_its_se_network_differ_only_in_the_model(name, argument):
     plain, with_se = load(name, argument), load(f"se_{name}", argument)
     assert load(name).dataset == load(f"se_{name}").dataset
     assert with_se.model.name == f"se_{plain.model.name}"
@@ -269,7 +269,7 @@ def test_recipes_that_say_they_are_alike_differ_only_where_they_say(name, other,
 @pytest.mark.parametrize("se", [True, False])
 @pytest.mark.parametrize("depth", ["110", "164"])
 @pytest.mark.parametrize("name", ["se_resnet_cifar10", "se_resnet_cifar100"])
-def test_preactivation_changes_the_network_of_a_recipe_alone(name, depth, se):
+def test_preactivation_changes_only_the_network_of_a_recipe(name, depth, se):
     page = importlib.import_module(f"configs.{name}")
     config = page.get_config(depth, se=se, preactivation=True)
     check_config(config)
@@ -280,7 +280,7 @@ def test_preactivation_changes_the_network_of_a_recipe_alone(name, depth, se):
 
 
 @pytest.mark.parametrize("variant", ["default", "bump"])
-def test_the_last_stage_of_the_variants_resnet18_has_positions_to_squeeze(variant):
+def test_the_last_stage_of_the_variants_resnet18_has_several_positions(variant):
     model = build_model(load("se_variants_resnet18", variant), num_classes=10)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     maps = jax.eval_shape(

@@ -35,11 +35,11 @@ def test_eight_devices_with_shared_statistics_follow_the_curve_of_one(
     assert summary["device_count"] == 8
     assert len(losses) == 22
     np.testing.assert_allclose(losses[:5], one_device[:5], rtol=1e-5)
-    # Rounding differences grow from step to step, as they do between any two orders of summing.
+    # Rounding differences grow from step to step, as with any two orders of summation.
     np.testing.assert_allclose(losses, one_device, rtol=1e-3)
 
 
-def test_eight_devices_each_with_its_own_statistics_do_not(run_python, tmp_path, one_device):
+def test_eight_devices_with_separate_statistics_do_not_follow_it(run_python, tmp_path, one_device):
     losses, _ = curve(run_python, tmp_path, sync=False, **EIGHT_DEVICES)
     assert np.abs(losses[:5] - one_device[:5]).max() > 1e-3
     assert losses[-1] < losses[0]

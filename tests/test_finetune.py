@@ -1,4 +1,4 @@
-"""Runs that begin with published weights; read here from a stand-in for a file of them."""
+"""Runs that start from published weights, here from a stand-in for a published file."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ SMALL = {"stage_sizes": (1, 1), "widths": (4, 8), "reduction": 2, "stem": "cifar
 
 @pytest.fixture
 def config(tiny_config, monkeypatch):
-    """A run that begins with weights for 4 classes, those of `stripes`."""
+    """A config that starts from weights for 4 classes, as many as `stripes` has."""
     tiny_config.model.name = NAME
     tiny_config.model.overrides.update(SMALL)
     tiny_config.num_epochs = 1
@@ -86,7 +86,7 @@ def test_a_new_classifier_is_initialised_by_the_seed(
     assert "the classifier of 4 is new" in capsys.readouterr().out
 
 
-def test_a_frozen_body_stays_as_it_is(config, stripes, tmp_path):
+def test_a_frozen_backbone_does_not_change(config, stripes, tmp_path):
     config.freeze_backbone = True
     config.ema_decay = 0.5
     state = final_state(config, stripes, tmp_path)
@@ -102,7 +102,7 @@ def test_a_frozen_body_stays_as_it_is(config, stripes, tmp_path):
     assert not np.array_equal(state.ema["params"]["classifier"]["kernel"], head)
 
 
-def test_rates_scale_the_updates_of_the_layers_they_name(config, stripes, tmp_path):
+def test_lr_multipliers_scale_the_updates_of_the_layers_they_match(config, stripes, tmp_path):
     config.optimizer.learning_rate = 0.01
     config.optimizer.lr_multipliers = (("classifier/*", 1.0), ("stage2*/conv1/*", 0.5), ("*", 0.0))
     state = final_state(config, stripes, tmp_path)

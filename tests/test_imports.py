@@ -4,7 +4,7 @@ sys.modules["tensorflow"] = None  # makes every import of it fail
 """
 
 
-def test_models_and_steps_need_jax_and_flax_alone(run_python):
+def test_models_and_steps_need_only_jax_and_flax(run_python):
     program = """
 import sys
 import se_flax

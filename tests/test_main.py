@@ -40,7 +40,7 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else "",
 )
-def test_bad_input_is_told_in_one_line(run_python, tmp_path, arguments, environment, expected):
+def test_bad_input_is_reported_in_one_line(run_python, tmp_path, arguments, environment, expected):
     workdir = tmp_path / "run"
     process = run_python(
         *("-m", "se_flax.main", "--config=tests/tiny_run.py", f"--workdir={workdir}"),
@@ -66,7 +66,7 @@ def test_bad_input_is_told_in_one_line(run_python, tmp_path, arguments, environm
         (["--config=tests/tiny_run.py", "--workdir=README.md"], "README.md"),
     ],
 )
-def test_a_config_that_cannot_be_read_is_told_in_one_line(run_python, arguments, expected):
+def test_an_unreadable_config_is_reported_in_one_line(run_python, arguments, expected):
     process = run_python("-m", "se_flax.main", *arguments)
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()

@@ -16,7 +16,7 @@ def left_out(step):
     return Metrics(*np.zeros(5), np.float32(1), np.array([step, np.nan, 7.0]))
 
 
-def test_a_row_is_the_mean_since_the_row_before():
+def test_a_row_is_the_mean_since_the_previous_row():
     meter = Meter()
     meter.add(metrics(8.0, 1))
     meter.add(metrics(4.0, 3))
@@ -34,7 +34,7 @@ def test_another_meter_continues_a_row():
     assert other.finish_row()["loss"] == 1.5
 
 
-def test_updates_left_out_in_a_row_are_counted_over_rows_and_restarts():
+def test_consecutive_skipped_updates_are_counted_across_rows_and_restarts():
     meter = Meter()
     for update in (left_out(0), metrics(1.0, 1), left_out(2)):
         meter.add(update)
@@ -56,7 +56,7 @@ def monitor_of_two(*dispatches):
     return monitor
 
 
-def test_what_a_dispatch_returned_is_read_when_the_next_has_been_issued():
+def test_the_result_of_a_dispatch_is_read_after_the_next_is_issued():
     monitor = monitor_of_two((metrics(8.0, 1), metrics(4.0, 1)))
     assert np.isnan(monitor.means()["loss"])
     monitor.add((metrics(8.0, 1), metrics(4.0, 1)), images=8)
@@ -75,7 +75,7 @@ def test_a_network_that_diverges_is_named_with_step_and_learning_rate():
     monitor.check_finite(lambda step: 0.1, skips=True)
 
 
-def test_a_hundred_updates_left_out_in_a_row_end_a_run_that_skips():
+def test_a_hundred_consecutive_skipped_updates_end_a_run():
     monitor = monitor_of_two(*((metrics(1.0, 1), left_out(step)) for step in range(100)))
     monitor.check_finite(lambda step: 0.1, skips=True)
     monitor.read()

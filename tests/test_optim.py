@@ -48,8 +48,8 @@ def test_constant_schedule_without_warmup_is_constant():
     np.testing.assert_allclose([rate(0), rate(199)], 0.1, rtol=1e-6)
 
 
-def test_exponential_schedule_falls_in_stairs_counted_from_the_start_of_the_run():
-    # Of 20 steps an epoch: stairs of 32 steps, and over the first 40 a warm-up in their place.
+def test_the_steps_of_an_exponential_schedule_count_from_the_start_of_the_run():
+    # With 20 steps per epoch: a drop every 32 steps, and a warm-up over the first 40.
     rate = schedule(
         "exponential", warmup_epochs=2, warmup_factor=0.0, decay_rate=0.9, decay_epochs=1.6
     )
@@ -58,7 +58,7 @@ def test_exponential_schedule_falls_in_stairs_counted_from_the_start_of_the_run(
     np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-5, atol=1e-9)
 
 
-def test_exponential_schedule_falls_evenly_without_stairs():
+def test_an_exponential_schedule_without_staircase_falls_smoothly():
     rate = schedule(
         "exponential", warmup_epochs=0, decay_rate=0.5, decay_epochs=2.0, staircase=False
     )
@@ -75,7 +75,7 @@ def test_exponential_schedule_falls_evenly_without_stairs():
         (1, ["the whole run is warm-up", "the learning rate never drops"]),
     ],
 )
-def test_a_run_too_short_for_its_schedule_is_noted(num_epochs, notes):
+def test_a_run_too_short_for_its_schedule_gets_a_note(num_epochs, notes):
     found = notes_on_schedule(default_config().schedule, num_epochs)
     assert [note.partition(":")[0] for note in found] == notes
 
@@ -88,7 +88,7 @@ def test_a_run_of_one_epoch_can_be_all_warm_up(name):
     np.testing.assert_allclose([rate(0), rate(9)], [0.01, 0.091], rtol=1e-5)
 
 
-def test_the_learning_rate_of_a_reference_batch_scales_with_the_batch():
+def test_the_learning_rate_scales_with_the_batch_size():
     config = default_config()
     config.optimizer.learning_rate = 0.6
     config.batch_size = 256
@@ -134,7 +134,7 @@ def first_update(gradients, params, **options):
     return optimizer.update(gradients, optimizer.init(params), params)[0]
 
 
-def test_norm_and_bias_decay_only_if_asked():
+def test_batch_norm_and_biases_decay_only_on_request():
     params = {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}
     still = {"kernel": jnp.zeros((2, 2)), "scale": jnp.zeros(2)}
     update = first_update(still, params, weight_decay=0.5)
@@ -199,7 +199,7 @@ def test_adadelta_is_zeilers(options, rho, epsilon):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_adam_decays_in_the_gradient_and_adamw_beside_it(name):
+def test_adam_decays_through_the_gradient_and_adamw_decoupled_from_it(name):
     kernel, mean, square = np.ones((2, 3)), 0.0, 0.0
     for step, gradient in enumerate(gradients_of_steps(), start=1):
         beside = 0.01 * kernel if name == "adamw" else 0.0
@@ -213,8 +213,8 @@ def test_adam_decays_in_the_gradient_and_adamw_beside_it(name):
 
 @pytest.mark.references
 @pytest.mark.parametrize("name", ["sgd", "rmsprop", "adadelta", "adam", "adamw"])
-def test_optimisers_move_as_those_of_torch_and_timm(name):
-    from tests.references.torch_models import torch  # and what it takes to import timm
+def test_optimisers_take_the_same_steps_as_those_of_torch_and_timm(name):
+    from tests.references.torch_models import torch  # also prepares the import of timm
 
     rmsprop_tf = importlib.import_module("timm.optim").RMSpropTF
     make = {

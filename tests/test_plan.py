@@ -6,7 +6,7 @@ from se_flax.plan import Plan
 
 
 def run(plan, minutes=0.0, stop_at=None):
-    """The actions of a whole run by the step that they come after."""
+    """Returns the actions of a whole run, by the step after which they come."""
     done, step = {}, 0
     while step < plan.total_steps:
         before, step = step, step + plan.num_steps(step)
@@ -26,7 +26,7 @@ def test_dispatches_never_pass_the_end_of_an_epoch(steps_per_dispatch):
     assert all(b - a <= steps_per_dispatch for a, b in itertools.pairwise([0, *done]))
 
 
-def test_rows_come_every_so_many_steps_and_at_the_end_of_each_epoch():
+def test_rows_come_every_log_every_steps_and_at_the_end_of_each_epoch():
     plan = Plan(num_epochs=2, steps_per_epoch=10, log_every_steps=4)
     assert steps(run(plan), "log") == [4, 8, 10, 12, 16, 20]
 
@@ -36,12 +36,12 @@ def test_a_dispatch_that_passes_a_row_logs_at_its_end():
     assert steps(run(plan), "log") == [6, 9, 10]
 
 
-def test_evaluations_come_every_so_many_epochs_and_at_the_end():
+def test_evaluations_come_every_eval_every_epochs_and_at_the_end():
     plan = Plan(num_epochs=5, steps_per_epoch=2, eval_every_epochs=2)
     assert steps(run(plan), "evaluate") == [4, 8, 10]
 
 
-def test_each_evaluation_saves_and_rows_do_once_enough_time_has_passed():
+def test_each_evaluation_saves_and_so_does_a_row_after_enough_time():
     plan = Plan(num_epochs=2, steps_per_epoch=10, log_every_steps=4, checkpoint_every_minutes=5)
     assert steps(run(plan, minutes=4.9), "save") == [10, 20]
     assert steps(run(plan, minutes=5.0), "save") == [4, 8, 10, 12, 16, 20]

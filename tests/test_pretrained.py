@@ -7,7 +7,7 @@ from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.layouts import layouts_of
 
 
-def test_every_entry_of_the_catalogue_is_of_a_network_whose_weights_are_read():
+def test_the_weights_of_every_entry_of_the_catalogue_can_be_read():
     for weights in catalogue():
         assert weights.model in list_models()
         assert layouts_of(weights.model), weights.model
@@ -39,7 +39,7 @@ def test_weights_of_another_network_are_refused_before_they_are_fetched():
         load_pretrained("se_resnet50", "timm/legacy_seresnet50.in1k")
 
 
-def test_both_names_of_a_network_with_two_have_its_results_and_weights():
+def test_both_names_of_a_network_have_its_results_and_weights():
     for name in ("senet154", "efficientnet_b0"):
         assert model_info(f"se_{name}").published == model_info(name).published
         assert find_weights(f"se_{name}") == find_weights(name)
@@ -53,7 +53,7 @@ def test_published_errors_are_plausible():
     for weights in catalogue():
         assert 15 < weights.top1_error < 31
         assert 3 < weights.top5_error < weights.top1_error / 2
-        # The same network's own published error, trained by another recipe.
+        # The published error of the same network, trained with another recipe.
         for result in model_info(weights.model).published:
             assert abs(weights.top1_error - result.top1_error) < 4
     for name in ("resnet50_caffe", "resnext101_32x4d_caffe", "vgg16_bn", "bn_inception"):
@@ -97,7 +97,9 @@ def test_the_catalogue_is_listed(run_python):
         (["--model=se_resnet*", "--weights=x.pth", "--image_dir=tests"], "--weights belong to one"),
     ],
 )
-def test_unusable_options_of_the_evaluation_are_one_sentence(run_python, arguments, words):
+def test_unusable_options_of_the_evaluation_are_reported_in_one_sentence(
+    run_python, arguments, words
+):
     process = run_python("-m", "se_flax.evaluate", *arguments)
     assert process.returncode == 2
     assert words in process.stderr

@@ -1,4 +1,4 @@
-"""Runs of the real command, killed and started again."""
+"""Runs of the real command that are killed or stopped, and started again."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
         wait_for_row(tmp_path, count, process)
         time.sleep(generator.uniform(0, 0.2))
         kill(process)
-    assert "going on from step" in finish(tmp_path)
+    assert "continuing from step" in finish(tmp_path)
     assert_same_result(tmp_path, undisturbed)
 
 
@@ -47,23 +47,23 @@ def test_a_streamed_run_killed_ends_in_the_same_bits(tmp_path, image_dir, undist
     process = start(tmp_path, options)
     wait_for_row(tmp_path, random_generator().randint(1, 60), process)
     kill(process)
-    assert "going on from step" in finish(tmp_path, options)
+    assert "continuing from step" in finish(tmp_path, options)
     assert_same_result(tmp_path, undisturbed_streamed)
 
 
-def test_a_run_asked_to_stop_saves_says_so_and_goes_on(tmp_path, undisturbed):
+def test_a_run_asked_to_stop_saves_reports_it_and_can_continue(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)
     process.send_signal(signal.SIGTERM)
     output = end(process, 75)
-    assert output.splitlines()[-1].endswith("the same command goes on from there")
+    assert output.splitlines()[-1].endswith("the same command continues from there")
     assert "Traceback" not in output
     assert "tracked_metric" not in output
     finish(tmp_path)
     assert_same_result(tmp_path, undisturbed)
 
 
-def test_ctrl_c_that_ends_what_a_run_is_piped_into_saves_too(tmp_path, undisturbed):
+def test_a_run_saves_when_ctrl_c_also_ends_the_command_it_is_piped_into(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)
     process.stdout.close()

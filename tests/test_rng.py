@@ -10,7 +10,7 @@ from se_flax.rng import Stream
 
 SEEDS = (0, 1, 2, 7, 2**32 - 1)
 PACKAGE = pathlib.Path(se_flax.__file__).parent
-# Values that only give shapes, and a new classifier that the run's own replaces.
+# These use random values only for shapes, or for a classifier that the run replaces.
 WITHOUT_A_SEED = {"burden.py", "pretrained/convert.py"}
 
 
@@ -42,7 +42,7 @@ def test_no_two_generators_draw_the_same():
     assert len(set(draws)) == len(draws)
 
 
-def test_what_is_held_out_is_drawn_from_the_table():
+def test_held_out_images_are_drawn_from_the_table():
     expected = np.random.default_rng([6, 0, 0]).random(3)
     np.testing.assert_array_equal(rng.generator(0, Stream.HOLD_OUT).random(3), expected)
 

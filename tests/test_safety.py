@@ -1,4 +1,4 @@
-"""Nothing that comes from a disk or a network is run, and nothing is written elsewhere for it."""
+"""No data from a disk or a network is run as code, or makes the package write elsewhere."""
 
 import ast
 

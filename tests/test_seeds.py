@@ -93,7 +93,7 @@ def test_each_seed_ends_as_it_does_alone(tmp_path, tiny_config, stripes, alone, 
     assert result["step"] == [alone[seed][0]["best"]["step"] for seed in SEEDS]
 
 
-def test_an_interrupted_run_of_several_seeds_goes_on(
+def test_an_interrupted_run_of_several_seeds_continues(
     tmp_path, tiny_config, stripes, alone, monkeypatch
 ):
     config = with_seeds(tiny_config, SEEDS[0], len(SEEDS))
@@ -107,7 +107,7 @@ def test_an_interrupted_run_of_several_seeds_goes_on(
             with pytest.raises(RunInterrupted):
                 train(config, tmp_path, stripes)
     shutil.copytree(tmp_path, tmp_path.with_name("copy"))
-    config.seed_mode = "vmap"  # how seeds are computed may change on the way
+    config.seed_mode = "vmap"  # the way seeds are computed may change midway
     summary = train(config, tmp_path, stripes)
     assert_as_alone(tmp_path, config, summary, alone, stripes)
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_of_several_seeds_goes_on(
     )
 
 
-def test_the_last_of_all_seeds_is_a_seed(stripes, tiny_config):
+def test_the_largest_seed_can_be_used(stripes, tiny_config):
     config = with_seeds(tiny_config, 2**32 - 2, 2)
     check_config(config, names_dataset=False)
     networks = build_program(config, stripes).networks
@@ -151,7 +151,7 @@ def test_seeds_on_streamed_images_end_as_alone(tmp_path, tiny_config, image_dir)
     assert not (tmp_path / "vmap").exists()
 
 
-def test_the_number_of_seeds_of_a_run_stays(tmp_path, tiny_config, stripes):
+def test_the_number_of_seeds_of_a_run_cannot_change(tmp_path, tiny_config, stripes):
     config = with_seeds(tiny_config, 0, 2)
     config.num_epochs = 1
     train(config, tmp_path, stripes)

@@ -31,7 +31,7 @@ def test_top_k_counts_labels_among_the_k_largest_logits():
         assert result[f"top{k}"] == pytest.approx(100 * np.mean(ranks < k))
 
 
-def test_a_network_that_says_the_same_of_everything_is_at_chance():
+def test_a_network_with_constant_output_is_at_chance():
     assert means(np.zeros((100, 10)), np.arange(100) % 10)["top1"] == pytest.approx(10)
     assert means(np.full((100, 10), np.nan), np.arange(100) % 10)["top1"] == pytest.approx(10)
 
@@ -55,7 +55,7 @@ class LinearModel:
 
 @pytest.mark.parametrize("batch_size", [1, 10, 37, 500])
 def test_evaluation_is_over_exactly_the_images_of_the_split(batch_size):
-    # 37 images are no multiple of 10; the loss and hits are worked out without batches.
+    # 37 images are not a multiple of 10; the expected loss and hits are computed without batches.
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (37, 2, 3, 1)).astype(np.uint8)
     labels = generator.integers(0, 6, 37).astype(np.int32)

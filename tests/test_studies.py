@@ -41,7 +41,7 @@ def test_every_cell_of_every_study_can_be_run_and_reported(name, scale):
     assert sum("not run yet" in line for line in lines) == len(cells)
 
 
-def test_every_published_result_stands_beside_a_cell():
+def test_every_published_result_is_shown_with_a_cell():
     shown = {key for study in STUDIES.values() for c in study.cells("full") for key in c.published}
     shown |= {key for cell in inference_time.cells("full") for key in cell.published}
     assert report.published_rows().keys() == shown
@@ -70,8 +70,8 @@ def run(folder, seeds=2):
 
 def page_of(folder, monkeypatch):
     monkeypatch.setattr(report, "STUDIES", (TINY,))
-    # How long it took is all that may differ.
-    return re.sub(r"[\d,]+ seconds in all", "", report.report(folder / "out"))
+    # Only the time it took may differ.
+    return re.sub(r"[\d,]+ seconds in total", "", report.report(folder / "out"))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_an_interrupted_study_redoes_nothing_and_reports_the_same(finished, tmp_
         assert other.read_bytes() == figure.read_bytes()
 
 
-def test_more_seeds_add_to_those_there_are(finished, tmp_path, monkeypatch):
+def test_more_seeds_are_added_to_existing_ones(finished, tmp_path, monkeypatch):
     path = result_path(finished / "out", "tiny", "smoke", "se")
     two = read_result(path)
     seeds = []
@@ -157,7 +157,7 @@ def test_more_seeds_add_to_those_there_are(finished, tmp_path, monkeypatch):
     assert three["results"][:2] == two["results"]
 
 
-def test_a_result_tells_what_it_depends_on(finished):
+def test_a_result_records_what_it_depends_on(finished):
     result = read_result(result_path(finished / "out", "tiny", "smoke", "se"))
     assert result["config"]["model"]["name"] == "se_resnet20_cifar"
     (run_of_both,) = result["runs"]
@@ -182,7 +182,7 @@ def test_results_of_another_config_are_not_added_to(finished, tmp_path):
         run_study(TINY, "smoke", 2, tmp_path, tmp_path / "runs")
 
 
-def test_a_run_of_another_config_is_not_taken_for_this_one(finished, tmp_path, monkeypatch):
+def test_a_run_of_another_config_is_not_used(finished, tmp_path, monkeypatch):
     def other_cells(scale):
         cells = cells_of_tiny(scale)
         cells[1].config.optimizer.learning_rate = 0.02

@@ -23,7 +23,7 @@ def rows(workdir):
 
 
 def copy_of(finished, tmp_path):
-    """The workdir of the finished run, to be gone on with, and its config."""
+    """Returns a copy of the finished run's workdir, which can be continued, and its config."""
     _, workdir, config = finished
     shutil.copytree(workdir, tmp_path / "copy")
     return tmp_path / "copy", config.copy_and_resolve_references()
@@ -62,7 +62,7 @@ def test_a_workdir_holds_what_the_readme_says(finished):
     assert list(workdir.glob("events.out.tfevents.*"))
 
 
-def test_metrics_have_a_row_a_log_and_an_evaluation_an_epoch(finished):
+def test_metrics_have_one_row_per_log_step_and_one_evaluation_per_epoch(finished):
     _, workdir, _ = finished
     logged = rows(workdir)
     train_steps = [row["step"] for row in logged if "train/loss" in row]
@@ -82,7 +82,7 @@ def test_the_two_latest_and_the_best_checkpoint_are_kept(finished):
 
 
 @pytest.mark.parametrize("step", ["best", "latest"])
-def test_evaluation_gives_what_the_summary_says(finished, stripes, step):
+def test_evaluation_agrees_with_the_summary(finished, stripes, step):
     summary, workdir, _ = finished
     result = evaluate_workdir(workdir, step, dataset=stripes)
     expected = summary["best" if step == "best" else "final"]
@@ -90,7 +90,7 @@ def test_evaluation_gives_what_the_summary_says(finished, stripes, step):
     assert result["images"] == 37
 
 
-def test_evaluation_of_what_does_not_exist_is_told(finished, stripes, tmp_path):
+def test_evaluation_of_a_missing_checkpoint_or_split_is_reported(finished, stripes, tmp_path):
     _, workdir, _ = finished
     with pytest.raises(UserError, match=r'no checkpoint "7".*36'):
         evaluate_workdir(workdir, 7, dataset=stripes)
@@ -109,7 +109,7 @@ def test_a_complete_run_is_not_run_again(finished, stripes, capsys):
     assert {path: path.stat().st_mtime_ns for path in paths} == before
 
 
-def test_a_longer_run_goes_on_from_where_the_shorter_one_ended(tmp_path, tiny_config, stripes):
+def test_a_longer_run_continues_from_the_end_of_a_shorter_one(tmp_path, tiny_config, stripes):
     tiny_config.num_epochs = 2
     train(tiny_config, tmp_path / "run", stripes)
     tiny_config.num_epochs = 3
@@ -177,7 +177,9 @@ def test_the_options_of_a_run_train_too(tmp_path, tiny_config, stripes, changes)
     assert result["loss"] == pytest.approx(summary["final"]["loss"], rel=1e-5)
 
 
-def test_stopping_saves_and_the_same_call_goes_on(tmp_path, tiny_config, stripes, monkeypatch):
+def test_a_stopped_run_saves_and_the_same_call_continues_it(
+    tmp_path, tiny_config, stripes, monkeypatch
+):
     undisturbed = train(tiny_config, tmp_path / "undisturbed", stripes)
 
     class StopAtOnce(train_module.Interrupt):
@@ -193,7 +195,7 @@ def test_stopping_saves_and_the_same_call_goes_on(tmp_path, tiny_config, stripes
     assert rows(tmp_path / "stopped") == rows(tmp_path / "undisturbed")
 
 
-def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
+def test_a_run_that_failed_continues_from_its_last_checkpoint(
     tmp_path, tiny_config, stripes, monkeypatch
 ):
     undisturbed = train(tiny_config, tmp_path / "undisturbed", stripes)
@@ -213,7 +215,7 @@ def test_a_run_that_failed_goes_on_from_its_last_checkpoint(
     assert rows(tmp_path / "failed") == rows(tmp_path / "undisturbed")
 
 
-def test_no_checkpoint_outlives_rows_that_a_power_cut_takes(
+def test_a_power_cut_never_takes_rows_that_precede_a_checkpoint(
     tmp_path, tiny_config, stripes, monkeypatch
 ):
     metrics, safe, saves = tmp_path / "metrics.jsonl", [0], []
@@ -243,7 +245,7 @@ def test_steps_per_dispatch_on_an_accelerator_divide_the_epoch(monkeypatch):
     assert default_steps_per_dispatch(397) == 64  # a prime number
 
 
-def test_parameters_are_where_the_submodules_names_say(finished, stripes):
+def test_parameters_are_found_under_the_names_of_their_submodules(finished, stripes):
     _, workdir, config = finished
     program = build_program(config, stripes)
     saved = Checkpoints(workdir, read_only=True)
@@ -255,9 +257,7 @@ def test_parameters_are_where_the_submodules_names_say(finished, stripes):
     assert np.isfinite(jax.tree.leaves(state.params)[0]).all()
 
 
-def test_what_a_config_changes_of_a_run_it_goes_on_with_is_told(
-    finished, stripes, tmp_path, capsys
-):
+def test_changes_of_the_config_of_a_continued_run_are_reported(finished, stripes, tmp_path, capsys):
     workdir, config = copy_of(finished, tmp_path)
     config.optimizer.learning_rate = 0.05
     train(config, workdir, stripes)
@@ -272,7 +272,7 @@ def test_what_a_config_changes_of_a_run_it_goes_on_with_is_told(
     assert "from step 36 on, config.num_epochs is 7, before 6" in output
 
 
-def test_a_run_past_the_end_asked_for_is_refused(finished, stripes, tmp_path):
+def test_a_run_already_past_the_requested_end_is_refused(finished, stripes, tmp_path):
     workdir, config = copy_of(finished, tmp_path)
     config.num_epochs = 2
     with pytest.raises(UserError, match="at step 36, past the 12 steps"):
@@ -293,7 +293,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path, tiny_
     checkpoints.close()
 
 
-def test_updates_that_are_not_finite_can_be_left_out(tmp_path, tiny_config, stripes, monkeypatch):
+def test_updates_that_are_not_finite_can_be_skipped(tmp_path, tiny_config, stripes, monkeypatch):
     tiny_config.on_nonfinite = "skip"
     tiny_config.log_every_steps = 1
     make_train_step = program_module.make_train_step
@@ -319,7 +319,7 @@ def test_updates_that_are_not_finite_can_be_left_out(tmp_path, tiny_config, stri
         train(tiny_config, tmp_path / "stops", stripes)
 
 
-def test_a_run_that_could_only_skip_ends(tmp_path, tiny_config, stripes):
+def test_a_run_that_skips_every_update_ends(tmp_path, tiny_config, stripes):
     tiny_config.on_nonfinite = "skip"
     tiny_config.num_epochs = 30
     tiny_config.optimizer.learning_rate = 1e30
@@ -333,9 +333,7 @@ def test_a_run_on_arrays_is_evaluated_on_arrays(finished):
         evaluate_workdir(workdir)
 
 
-def test_the_summary_of_a_shorter_run_is_not_taken_for_that_of_a_longer_one(
-    finished, stripes, tmp_path
-):
+def test_the_summary_of_a_shorter_run_is_not_used_for_a_longer_one(finished, stripes, tmp_path):
     workdir, config = copy_of(finished, tmp_path)
     path = workdir / "summary.json"
     summary = json.loads(path.read_text())
@@ -348,7 +346,7 @@ def test_the_summary_of_a_shorter_run_is_not_taken_for_that_of_a_longer_one(
     ("file", "text"),
     [("config.json", '{"seed": 0'), ("config.json", "[5]"), ("checkpoints/36/state", None)],
 )
-def test_a_damaged_workdir_is_told(finished, stripes, tmp_path, file, text):
+def test_a_damaged_workdir_is_reported(finished, stripes, tmp_path, file, text):
     workdir, _ = copy_of(finished, tmp_path)
     if text:
         (workdir / file).write_text(text)

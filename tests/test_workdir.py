@@ -72,7 +72,7 @@ def test_what_a_checkpoint_depends_on_may_not_change(begun, field, value):
         check_same_run(begun, config)
 
 
-def test_the_rest_may_change_and_is_listed(begun):
+def test_other_fields_may_change_and_are_listed(begun):
     config = get_config()
     config.num_epochs = 7
     config.optimizer.learning_rate = 0.05

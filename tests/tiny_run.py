@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
 
 
 def stream(config: ConfigDict, image_dir: pathlib.Path) -> None:
-    """Makes a run one on the images of a folder, seen at 16x16 and cropped at random."""
+    """Changes a config to stream the images of a folder, cropped at random to 16x16."""
     config.dataset.image_dir = str(image_dir)
     config.dataset.image_size = 16
     config.augment.crop_padding = 0
@@ -29,7 +29,7 @@ def stream(config: ConfigDict, image_dir: pathlib.Path) -> None:
 
 
 def stream_options(image_dir: pathlib.Path) -> tuple[str, ...]:
-    """Returns the options of a command that do what `stream` does."""
+    """Returns the command-line options that do the same as `stream`."""
     return (
         f"--config.dataset.image_dir={image_dir}",
         "--config.dataset.image_size=16",

@@ -130,7 +130,7 @@ def test_images_sorted_by_class_are_chosen_evenly_too():
         *(lambda n: ((images[i : i + n], labels[i : i + n]) for i in range(0, 19, n)), None),
     )
     assert sorted(choose_images(subject, [0, 7], 6, 4)[1]) == [0, 0, 0, 7, 7, 7]
-    # Of 3 there is but one, and others stand by.
+    # There is only one image of class 3, so others fill in.
     assert sorted(choose_images(subject, [3, 7], 6, 4)[1]) == [3, 7, 7, 7, 7, 7]
     assert len(choose_images(subject, range(10), 30, 4)[1]) == 19
 
@@ -159,7 +159,7 @@ def test_each_analysis_is_a_command_that_draws(
         assert numbers["classes"] == ["0", "8", "all"]
 
 
-def test_a_bad_command_line_is_told_in_one_sentence(run_python, tmp_path, run_of_two_seeds):
+def test_a_bad_command_line_is_reported_in_one_sentence(run_python, tmp_path, run_of_two_seeds):
     for options, expected in (
         ((), "give either --workdir"),
         ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "--image_dir cannot be combined with"),

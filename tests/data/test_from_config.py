@@ -43,7 +43,7 @@ def test_images_are_seen_as_was_published_for_the_network(image_dir):
     assert dataset.eval_crop == dataset.train_crop == CenterCrop(64, 1.0, "bicubic")
 
 
-def test_a_folder_of_ones_own_is_learnt_evaluated_and_its_classes_remembered(
+def test_a_users_folder_is_learnt_and_evaluated_and_its_classes_are_stored(
     config, image_dir, tmp_path
 ):
     summary = train(config, tmp_path / "run")
@@ -53,7 +53,7 @@ def test_a_folder_of_ones_own_is_learnt_evaluated_and_its_classes_remembered(
     assert again["top1"] == summary["final"]["top1"]
     assert again["images"] == 13
 
-    # Some of the classes, elsewhere: they keep the places they were trained at.
+    # Some of the classes, in another folder, keep their numbers from training.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "red").symlink_to(image_dir / "train" / "red")
     red = evaluate_workdir(tmp_path / "run", "latest", image_dir=tmp_path / "other")

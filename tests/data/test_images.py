@@ -28,7 +28,7 @@ def test_arrays_of_one_channel_become_three():
 
 @pytest.mark.parametrize("size", [(300, 500), (500, 300), (256, 256), (80, 90)])
 def test_the_centre_is_cut_out(size):
-    # A gradient keeps its values when resized: what is left tells which part it was.
+    # A gradient keeps its values when resized, so they show which part was kept.
     height, width = size
     row = np.linspace(0, 255, width)[None, :, None]
     column = np.linspace(0, 255, height)[:, None, None]
@@ -81,7 +81,7 @@ def test_random_crops_have_the_areas_shapes_and_places_asked_for():
     assert 0.58 < area.max() < 0.61
     aspect = np.log(width / height)
     assert abs(aspect).max() < np.log(2.05)
-    # Uniform in area and in the logarithm of the shape, but for parts that do not fit.
+    # Uniform in area and in the logarithm of the aspect ratio, except for crops that do not fit.
     fits = area < 0.3
     np.testing.assert_allclose(np.quantile(aspect[fits], [0.25, 0.5, 0.75]) / np.log(2),
                                [-0.5, 0, 0.5], atol=0.1)  # fmt: skip

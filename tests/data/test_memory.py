@@ -16,7 +16,7 @@ def test_normalisation_is_the_usual_one(stripes):
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(stripes, mirror):
+def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_flipped_or_not(stripes, mirror):
     preprocessing = Preprocessing(stripes.mean, stripes.std, crop_padding=2, horizontal_flip=mirror)
     raw = stripes.train.images[0]
     image = np.asarray(jax.jit(preprocessing.normalize)(raw))
@@ -37,11 +37,11 @@ def test_an_augmented_image_is_a_crop_of_the_zero_padded_one_mirrored_or_not(str
         assert 400 < sum(flipped for _, _, flipped in seen) < 600
 
 
-def test_digits_are_never_mirrored():
+def test_digits_are_never_flipped():
     assert not Preprocessing.of(load_dataset("digits"), {"horizontal_flip": True}).horizontal_flip
 
 
-def test_a_batch_depends_on_seed_and_position_alone(stripes):
+def test_a_batch_depends_only_on_seed_and_position(stripes):
     split = DeviceSplit.of(stripes.train)
     preprocessing = Preprocessing.of(stripes, {"crop_padding": 1})
     whole = train_batch(split, preprocessing, jnp.uint32(3), jnp.arange(90, 122))
@@ -66,13 +66,13 @@ def test_images_keep_their_labels(stripes):
     np.testing.assert_array_equal(batch.labels, labels)
 
 
-def test_evaluation_takes_images_in_order_and_masks_what_is_past_the_end(stripes):
+def test_evaluation_takes_images_in_order_and_masks_places_past_the_end(stripes):
     batch = eval_batch(DeviceSplit.of(stripes.test), Preprocessing.of(stripes), 32 + jnp.arange(8))
     np.testing.assert_array_equal(batch.mask, [True] * 5 + [False] * 3)
     np.testing.assert_array_equal(batch.labels[:5], stripes.test.labels[32:])
 
 
-def test_every_augmentation_depends_on_seed_and_position_alone(stripes):
+def test_every_augmentation_depends_only_on_seed_and_position(stripes):
     split = jax.device_put(DeviceSplit.of(stripes.train))
     preprocessing = Preprocessing(
         stripes.mean, stripes.std, horizontal_flip=True, crop_padding=1,

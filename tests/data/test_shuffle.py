@@ -18,7 +18,7 @@ def test_every_epoch_holds_every_item_once(n, seed):
     np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(n), (3, 1)))
 
 
-def test_a_position_gives_the_same_item_whatever_it_is_asked_with():
+def test_a_position_gives_the_same_item_in_any_batch():
     key = jax.random.key(0)
     whole = draw(key, jnp.arange(300), 100)
     np.testing.assert_array_equal(draw(key, jnp.arange(95, 140), 100), whole[95:140])

@@ -56,9 +56,7 @@ def test_prepared_tfds_data_are_read_whole(tfds_dir, name, classes, mirror):
     np.testing.assert_array_equal(np.bincount(dataset.train.labels), 200 // classes)
 
 
-def test_what_was_decoded_once_is_kept_and_a_damaged_copy_is_made_anew(
-    tfds_dir, tmp_path, monkeypatch
-):
+def test_decoded_data_are_cached_and_a_damaged_copy_is_replaced(tfds_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = load_dataset("cifar10", tfds_dir)
     copies = sorted((tmp_path / "se_flax" / "decoded").iterdir())
@@ -125,7 +123,7 @@ def test_data_neither_prepared_nor_downloadable_say_what_to_do(tmp_path, monkeyp
     assert "\n" not in message
 
 
-def test_an_unknown_data_set_is_told_with_the_nearest_name():
+def test_an_unknown_data_set_is_reported_with_the_nearest_name():
     with pytest.raises(UserError, match=r'no data set "cifar1000".*"cifar100"'):
         load_dataset("cifar1000")
 
@@ -162,7 +160,7 @@ def test_holding_out_none_or_all_is_refused(stripes, fraction):
         stripes.hold_out(fraction)
 
 
-def test_arrays_that_are_no_images_are_refused():
+def test_arrays_that_are_not_images_are_refused():
     with pytest.raises(UserError, match="must be uint8"):
         Split(np.zeros((2, 8, 8, 3), np.float32), np.zeros(2, int))
     with pytest.raises(UserError, match="2 images but 3 labels"):
@@ -170,7 +168,7 @@ def test_arrays_that_are_no_images_are_refused():
 
 
 @pytest.mark.parametrize("labels", [np.zeros(2), np.zeros((2, 10), int)])
-def test_labels_that_are_no_class_numbers_are_refused(labels):
+def test_labels_that_are_not_class_numbers_are_refused(labels):
     with pytest.raises(UserError, match="must be integers"):
         Split(np.zeros((2, 8, 8, 3), np.uint8), labels)
 

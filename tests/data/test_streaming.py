@@ -59,7 +59,7 @@ def test_every_image_is_evaluated_once_and_in_order(size):
 
 
 @pytest.mark.parametrize("size", [7, 8, 50])
-def test_as_many_positions_as_there_are_images_hold_each_once_in_another_order(size):
+def test_each_epoch_of_positions_holds_every_image_once_in_another_order(size):
     batches = train(Numbers(size), 0, 3 * size)
     seen = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches])
     labels = np.concatenate([batch.labels for batch in batches])
@@ -73,7 +73,7 @@ def test_as_many_positions_as_there_are_images_hold_each_once_in_another_order(s
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_depend_on_the_step_alone(workers):
+def test_batches_depend_only_on_the_step(workers):
     crop = RandomResizedCrop(6)
     whole = train(Noise(30), 0, 12, crop=crop)
     for first in (5, 11):
@@ -157,7 +157,7 @@ class Broken(Numbers):
         (Broken(np.zeros((4, 4, 3), np.uint8), 3), "number 2 has the label 3, .* 3 classes"),
     ],
 )
-def test_what_cannot_be_read_is_named(source, words):
+def test_an_unreadable_image_is_named(source, words):
     with pytest.raises(UserError, match=words):
         list(eval_batches(source, SMALL, batch_size=4))
 

@@ -111,7 +111,7 @@ def test_a_class_without_words_is_called_by_its_wnid(tmp_path):
     assert words(str(tmp_path)) == ("n03", "n01", "lemon")
 
 
-def test_the_command_prepares_and_tells_where_and_how_much(tmp_path, run_python):
+def test_the_command_prepares_the_data_and_reports_place_and_size(tmp_path, run_python):
     archive = write_zip(tmp_path / "any.zip", official_layout())
     command = ("-m", "se_flax.data.tiny_imagenet", f"--zip={archive}", f"--data_dir={tmp_path}")
     process = run_python(*command)
@@ -157,7 +157,7 @@ def test_an_archive_that_is_not_the_data_set_is_refused(tmp_path, files, message
     assert str(archive) in str(error.value)
 
 
-def test_a_broken_or_missing_archive_is_told(tmp_path):
+def test_a_broken_or_missing_archive_is_reported(tmp_path):
     whole = write_zip(tmp_path / "whole.zip", official_layout()).read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"half.zip is not a complete zip"):
@@ -169,7 +169,7 @@ def test_a_broken_or_missing_archive_is_told(tmp_path):
         prepare(tmp_path / "none.zip", str(tmp_path))
 
 
-def test_with_neither_zip_nor_network_both_ways_are_told(tmp_path, monkeypatch):
+def test_without_zip_and_network_the_error_names_both_ways(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise requests.ConnectionError("no network")
 

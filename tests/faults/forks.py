@@ -1,7 +1,7 @@
-"""Runs `python -m se_flax.main` many times from one process that has everything imported.
+"""Runs `python -m se_flax.main` many times from one process that has already imported everything.
 
-Reads a JSON list of arguments a line from its input, and answers each with a JSON object of exit
-`status` (None after a minute), `stdout` and `stderr`.
+Each line of input is a JSON list of arguments. The answer is a JSON object of exit `status` (None
+after a minute), `stdout` and `stderr`.
 """
 
 import json

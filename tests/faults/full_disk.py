@@ -44,7 +44,7 @@ def stays_full(disk: pathlib.Path, undisturbed: pathlib.Path) -> None:
     (disk / FILLER).unlink()
     newest = max(saved_steps(workdir))
     output = end(start(workdir))
-    assert f"going on from step {newest}" in output, output
+    assert f"continuing from step {newest}" in output, output
     assert "damaged" not in output, output
     assert_same_result(workdir, undisturbed)
 

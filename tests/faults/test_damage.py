@@ -1,4 +1,4 @@
-"""Every file of a checkpoint, damaged in every way: reported, or harmless; never another result."""
+"""Damage of any kind to any file of a checkpoint is reported or harmless."""
 
 import random
 import shutil
@@ -55,7 +55,7 @@ FLIPS = 40  # in each file
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, stripes):
-    """A run of three checkpoints, its workdir, and what they hold by step."""
+    """The workdir of a run with three checkpoints, and their content by step."""
     config = tiny_run.get_config()
     config.batch_size, config.num_epochs = 16, 3
     workdir = tmp_path_factory.mktemp("finished")
@@ -75,7 +75,7 @@ def assert_same(found, expected):
 
 
 def outcome(workdir, finished):
-    """Opens a workdir as a run does, and asserts that what it continues from is what was saved."""
+    """Opens a workdir as a run does; asserts that the run continues from what was saved."""
     *_, held, abstract = finished
     saved = Checkpoints(workdir)
     try:
@@ -121,11 +121,13 @@ def test_no_damage_to_a_file_goes_unnoticed(finished, tmp_path, capsys):
                 assert not said
             shutil.rmtree(copy)
     print(f"{len(paths)} files and folders, {sum(counts.values())} damages: {counts}")
-    assert counts["reported"] > 100  # much of a checkpoint is not needed to read it
+    assert counts["reported"] > 100  # not all, since reading needs only part of a checkpoint
 
 
 @pytest.mark.parametrize("kind", [removed, halved, overwritten])
-def test_a_run_with_a_damaged_checkpoint_ends_as_one_without(finished, stripes, tmp_path, kind):
+def test_a_run_with_a_damaged_checkpoint_ends_like_an_undamaged_one(
+    finished, stripes, tmp_path, kind
+):
     config, workdir, summary, held, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)

@@ -1,4 +1,4 @@
-"""Runs whose folder is full, read-only, slow, failing, or gone."""
+"""Runs whose disk is full, read-only, slow or failing, or whose folder is gone."""
 
 import shutil
 import signal
@@ -64,12 +64,12 @@ def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, s
     assert half_written(workdir)
 
     output = finish(workdir, **slow)
-    assert "going on from step" in output
+    assert "continuing from step" in output
     assert "damaged" not in output
     assert_same_result(workdir, undisturbed)
 
 
-def test_a_run_on_a_disk_that_fails_now_and_then_goes_on(tmp_path, undisturbed, slow_disk):
+def test_a_run_on_a_disk_that_fails_now_and_then_continues(tmp_path, undisturbed, slow_disk):
     workdir = tmp_path / "run"
     process = start(workdir, **slow_disk(workdir))
     wait_for_row(workdir, 10, process)
@@ -78,14 +78,14 @@ def test_a_run_on_a_disk_that_fails_now_and_then_goes_on(tmp_path, undisturbed, 
     wait_for_row(workdir, 30, process)
     fails.unlink()
     wait_until((workdir / "summary.json").exists, process)
-    output = end(process, seconds=60)  # nothing waits for what has failed
+    output = end(process, seconds=60)  # the run must not wait for the failed write
     assert "Input/output error; trying again in 1 s" in output, output
     assert "Traceback" not in output, output
     assert "Warning" not in output, output
     assert_same_result(workdir, undisturbed)
 
 
-def test_a_run_whose_folder_is_moved_away_stops_and_goes_on_from_there(tmp_path, undisturbed):
+def test_a_run_whose_folder_is_moved_stops_and_continues_in_the_new_place(tmp_path, undisturbed):
     process = start(tmp_path / "here")
     wait_for_row(tmp_path / "here", 20, process)
     (tmp_path / "here").rename(tmp_path / "there")
@@ -93,7 +93,7 @@ def test_a_run_whose_folder_is_moved_away_stops_and_goes_on_from_there(tmp_path,
     assert "No such file or directory" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert not saved_steps(tmp_path / "here")
-    assert "going on from step" in finish(tmp_path / "there")
+    assert "continuing from step" in finish(tmp_path / "there")
     assert_same_result(tmp_path / "there", undisturbed)
 
 

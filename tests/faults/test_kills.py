@@ -31,7 +31,7 @@ STOPPED_RUNS, STOPS_EACH = 4, 5
 
 @pytest.fixture(scope="module")
 def seconds(tmp_path_factory, undisturbed):
-    """How long a run takes whose programs are compiled already, by `undisturbed`."""
+    """How long a run takes when `undisturbed` has already compiled its programs."""
     begun = time.monotonic()
     finish(tmp_path_factory.mktemp("timed"))
     return time.monotonic() - begun
@@ -40,7 +40,7 @@ def seconds(tmp_path_factory, undisturbed):
 def assert_continues_and_ends_as(undisturbed, workdir):
     has_checkpoint = bool(saved_steps(workdir))
     output = finish(workdir)
-    assert ("going on from step" in output) == has_checkpoint
+    assert ("continuing from step" in output) == has_checkpoint
     assert "damaged" not in output
     assert_same_result(workdir, undisturbed)
 
@@ -48,7 +48,7 @@ def assert_continues_and_ends_as(undisturbed, workdir):
 @pytest.mark.parametrize("trial", range(RANDOM_KILLS))
 def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed, seconds, trial):
     moment = random_generator().uniform(0.3, 0.95) * seconds
-    while not killed_after(moment, tmp_path):  # it was faster this time
+    while not killed_after(moment, tmp_path):  # the run had already ended
         assert moment > 0.1
         shutil.rmtree(tmp_path)
         moment *= 0.8
@@ -56,7 +56,7 @@ def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed, sec
 
 
 def killed_after(seconds, workdir):
-    """Kills a run; returns whether it was not complete yet."""
+    """Kills a run after some seconds; returns whether it was still incomplete."""
     process = start(workdir)
     time.sleep(seconds)
     process.kill()
@@ -67,7 +67,7 @@ def killed_after(seconds, workdir):
 @pytest.mark.parametrize("trial", range(KILLS_WHILE_SAVING))
 def test_a_run_killed_while_it_saves_ends_in_the_same_bits(tmp_path, undisturbed, trial):
     generator = random_generator()
-    while not half_written(tmp_path):  # the kill may come too late for that
+    while not half_written(tmp_path):  # the kill may come after the save has ended
         assert len(rows(tmp_path)) < 60
         process = start(tmp_path)
         wait_for_row(tmp_path, len(rows(tmp_path)) + generator.randint(1, 10), process)

@@ -1,4 +1,4 @@
-"""Runs of several processes, of which one is stopped or dies; and runs that meet in a workdir."""
+"""Runs of several processes, one of which stops or dies, and runs that share a workdir."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ from tests.runs import (
 pytestmark = pytest.mark.faults
 
 EIGHT_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-# So that no step depends on how the devices are shared out among processes.
+# Shared statistics, so that no step depends on how devices are split among processes.
 SHARED = ("--config.sync_batch_norm=True",)
 
 
@@ -52,7 +52,7 @@ def losses(workdir):
 
 
 def assert_ends_alike(workdir, other):
-    """As sums over devices of two processes are, in another order, than those of one."""
+    """Equal up to rounding, because two processes sum over devices in another order."""
     np.testing.assert_allclose(losses(workdir), losses(other), rtol=1e-3)
     assert len(losses(workdir)) == 66
     assert [json.loads(row)["step"] for row in rows(workdir)] == [
@@ -75,7 +75,7 @@ def test_two_processes_follow_one(one_process, two_processes):
 
 
 @pytest.mark.parametrize("others", [2, 1])
-def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_process, others):
+def test_a_run_continues_on_another_number_of_processes(tmp_path, one_process, others):
     """From one process to two, and from two to one."""
 
     def started(count):
@@ -89,29 +89,29 @@ def test_a_checkpoint_of_one_topology_is_gone_on_with_on_another(tmp_path, one_p
     for process in processes:
         end(process, 75)
     first, *_ = [end(process) for process in started(others)]
-    assert "going on from step" in first
+    assert "continuing from step" in first
     assert_ends_alike(tmp_path, one_process)
 
 
 @pytest.mark.parametrize("asked", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_all_processes_stop_at_the_step_that_one_is_asked_to(
+def test_all_processes_stop_at_the_same_step_when_one_is_asked_to(
     tmp_path, two_processes, asked, number
 ):
     stopped = 0
-    for _ in range(2):  # begun, and gone on with
+    for _ in range(2):  # started, then continued
         processes = start_processes(tmp_path, 2, SHARED)
         wait_for_row(tmp_path, len(rows(tmp_path)) + 12, processes[0])
         processes[asked].send_signal(number)
         asked_at = len(rows(tmp_path))
         outputs = [end(process, 75) for process in processes]
-        assert f"going on from step {stopped}" in outputs[0] or not stopped
+        assert f"continuing from step {stopped}" in outputs[0] or not stopped
         stopped, of_the_other = map(stopped_at, outputs)
         assert stopped == of_the_other
         print(f"stopped {len(rows(tmp_path)) - asked_at} rows after it was asked to")
         assert len(rows(tmp_path)) - asked_at < 12
     first, second = (end(process) for process in start_processes(tmp_path, 2, SHARED))
-    assert f"going on from step {stopped}" in first
+    assert f"continuing from step {stopped}" in first
     assert "epoch" not in second
     assert_same_result(tmp_path, two_processes)
 
@@ -128,7 +128,7 @@ def test_the_others_wait_for_the_last_save_however_long_it_takes(tmp_path, slow_
     print(f"the processes stopped {time.monotonic() - begun:.0f} s after they were asked to")
 
 
-def test_a_disk_that_fails_the_first_process_ends_all(tmp_path, slow_disk):
+def test_a_disk_failure_in_the_first_process_ends_all_processes(tmp_path, slow_disk):
     workdir = tmp_path / "run"
     processes = start_processes(workdir, 2, SHARED, **slow_disk(workdir, fails_one_in=1))
     wait_for_row(workdir, 10, processes[0])
@@ -141,7 +141,7 @@ def test_a_disk_that_fails_the_first_process_ends_all(tmp_path, slow_disk):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victim):
+def test_the_other_process_ends_when_one_dies(tmp_path, two_processes, victim):
     processes = start_processes(tmp_path, 2, SHARED)
     wait_for_row(tmp_path, 20, processes[0])
     processes[victim].send_signal(signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, two_processes, victi
     assert "error" in output
     output_of(processes[victim])
     first, _ = (end(process) for process in start_processes(tmp_path, 2, SHARED))
-    assert "going on from step" in first
+    assert "continuing from step" in first
     assert_same_result(tmp_path, two_processes)
 
 
@@ -171,10 +171,10 @@ def test_a_second_run_is_refused_until_the_first_has_died(tmp_path):
     (error,) = end(start(tmp_path), 2).splitlines()
     assert f"is being written to by process {first.pid} on" in error
     kill(first)
-    assert "going on from step" in finish(tmp_path)
+    assert "continuing from step" in finish(tmp_path)
 
 
-def test_a_run_listens_nowhere(tmp_path):
+def test_a_run_opens_no_network_port(tmp_path):
     process = start(tmp_path)
     wait_for_row(tmp_path, 5, process)
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -183,7 +183,7 @@ def test_a_run_listens_nowhere(tmp_path):
     end(process)
 
 
-def test_of_several_processes_only_the_first_listens_for_the_others(tmp_path):
+def test_only_the_first_of_several_processes_opens_a_network_port(tmp_path):
     processes = start_processes(tmp_path, 2)
     wait_for_row(tmp_path, 5, processes[0])
     address = next(a for a in processes[0].args if a.startswith("--coordinator_address="))

@@ -158,7 +158,7 @@ def test_it_works_inside_another_module(images):
     assert params["body"].keys() == {"Conv_0", "Conv_0_se", "Conv_1", "Dense_0"}
 
 
-def test_a_layer_that_is_none_is_told_with_those_that_are(images):
+def test_an_unknown_layer_is_reported_with_a_list_of_the_known_ones(images):
     with pytest.raises(UserError, match=r'"Conv_2".*did you mean "Conv_.*it has Conv_0, Conv_1'):
         add_se(SmallCNN(), ["Conv_0", "Conv_2"]).init(jax.random.key(0), images)
     with pytest.raises(UserError, match='"Dense_0" that returns a map'):
@@ -169,7 +169,7 @@ def test_a_layer_that_is_none_is_told_with_those_that_are(images):
 
 @pytest.mark.parametrize("lifted", [nn.remat, nn.jit])
 @pytest.mark.parametrize("layer", ["block", "block/conv"])
-def test_layers_inside_of_lifted_transformations_are_refused(lifted, layer):
+def test_layers_inside_lifted_transformations_are_refused(lifted, layer):
     class Block(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -187,7 +187,7 @@ def test_layers_inside_of_lifted_transformations_are_refused(lifted, layer):
     assert "stem_se" in variables["params"]
 
 
-def test_what_is_no_module_or_has_blocks_already_is_refused():
+def test_an_object_that_is_no_module_or_already_has_blocks_is_refused():
     with pytest.raises(UserError, match="needs a module"):
         add_se(nn.Conv, "conv")
     with pytest.raises(UserError, match="in one call"):

@@ -31,7 +31,7 @@ def test_a_config_chooses_the_block_of_a_network_by_name(network):
     assert block["hidden2"]["kernel"].shape == (2, 2)
 
 
-def test_a_misspelt_block_is_told_with_the_nearest_name():
+def test_a_misspelt_block_is_reported_with_the_nearest_name():
     with pytest.raises(UserError, match=r'no block "bumb" \(did you mean "bump"\?\)'):
         create_model("se_resnet50", se="bumb")
 

@@ -115,7 +115,7 @@ def flax_max_pool(x):
 
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
 def test_pooling_and_its_gradient_are_those_of_flax_even_where_values_are_equal(shape):
-    # Of few whole numbers, so that most windows hold their largest value more than once.
+    # Few distinct values, so that most windows hold their largest value more than once.
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
     np.testing.assert_array_equal(max_pool_2x2(x), flax_max_pool(x))
     weights = jax.random.normal(jax.random.key(0), flax_max_pool(x).shape)

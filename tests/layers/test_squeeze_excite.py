@@ -195,6 +195,6 @@ def test_the_bottleneck_can_be_given_by_its_width_and_go_without_biases():
         ("expansion", 0, "at least 1, not 0"),
     ],
 )
-def test_a_field_it_does_not_know_is_told(field, value, words):
+def test_an_unknown_value_of_a_field_is_reported(field, value, words):
     with pytest.raises(ValueError, match=words):
         SqueezeExcite(**{field: value})

@@ -71,14 +71,14 @@ def test_every_network_gives_logits_and_maps_named_by_stage(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_no_batch_of_images_is_refused(name):
+def test_an_input_that_is_no_batch_of_images_is_refused(name):
     model = create_model(name, 10, **FAMILIES[name])
     for shape in [(32, 32, 3), (1, 1, 32, 32, 3)]:
         with pytest.raises(UserError, match=r"\[n, height, width, channels\], not.*image\[None\]"):
             jax.eval_shape(lambda s=shape: model.init(jax.random.key(0), jnp.zeros(s)))
 
 
-def test_images_that_leave_no_map_are_refused():
+def test_images_too_small_for_a_feature_map_are_refused():
     for name in ("vgg16", "small_cnn", "cnn3", "inception_v3"):
         with pytest.raises(UserError, match="images of 5 x 6 are too small"):
             jax.eval_shape(
@@ -93,7 +93,7 @@ def test_a_users_block_rescales_in_every_family(name):
         create_model(name, 10, se=functools.partial(Doubled, offset=offset), **FAMILIES[name])
         for offset in (0.0, -1.0)
     )
-    # In cnn3 the block replaces a convolution, so that there is no such network without.
+    # In cnn3 the block replaces a convolution, so there is no plain counterpart.
     plain = leaving if name == "cnn3" else create_model(name, 10, se=None, **FAMILIES[name])
 
     @jax.jit

@@ -96,7 +96,7 @@ def test_se_adds_a_block_of_the_papers_size_to_every_module(name, modules):
     assert blocks == sum(len(stage) for stage in model_info(name).fields["stages"])
     plain = count(shapes(f"se_{name}", se=None)["params"])
     assert count(with_se) - plain == extra
-    # The released BN-Inception has biases, of which batch norm makes nothing; with SE it has not.
+    # The released BN-Inception has biases, which batch norm cancels; the SE version has none.
     without_biases = count(shapes(name, conv_bias=False)["params"])
     assert plain == (without_biases if name == "bn_inception" else count(shapes(name)["params"]))
 
@@ -198,7 +198,7 @@ def test_auxiliary_logits_are_sown_in_training_alone_and_have_parameters_always(
         )
 
 
-def test_images_too_small_for_the_auxiliary_classifier_are_told():
+def test_images_too_small_for_the_auxiliary_classifier_are_reported():
     model = create_model("inception_v3", 10)
     x = jax.ShapeDtypeStruct((2, 128, 128, 3), jnp.float32)
     with pytest.raises(UserError, match=r"at least 17x17.*not 6x6.*auxiliary=False"):

@@ -14,12 +14,12 @@ def test_every_backbone_has_an_se_form():
     assert se_flax.list_models("se_resnet1??") == ["se_resnet101", "se_resnet152"]
 
 
-def test_an_unknown_model_is_told_with_the_nearest_name():
+def test_an_unknown_model_is_reported_with_the_nearest_name():
     with pytest.raises(UserError, match=r'no model "se_resnet20_cifra".*"se_resnet20_cifar"'):
         se_flax.create_model("se_resnet20_cifra")
 
 
-def test_an_unknown_override_is_told_with_the_nearest_field():
+def test_an_unknown_override_is_reported_with_the_nearest_field():
     with pytest.raises(UserError, match=r'no field "stage_size".*"stage_sizes"'):
         se_flax.create_model("resnet18", stage_size=(1, 1, 1, 1))
 
@@ -53,6 +53,6 @@ def test_each_network_knows_the_number_of_classes_it_was_published_for():
             assert model_info(name).num_classes == 1000
 
 
-def test_what_a_network_tells_its_blocks_is_no_field_of_a_network():
+def test_hints_to_blocks_are_not_fields_of_a_network():
     with pytest.raises(UserError, match='no field "expansion"'):
         se_flax.create_model("se_resnet18", expansion=2)

@@ -175,7 +175,7 @@ def unit_outputs(placement):
 
 # SE paper, figure 5, written out for a unit whose shortcut is the identity.
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
-def test_se_stands_where_its_placement_says(placement):
+def test_se_is_where_its_placement_says(placement):
     x, unit = unit_outputs(placement)
     branch, output = unit["bn2"]["__call__"][0], unit["__call__"][0]
     gate = unit["se"]["excitation"][0][:, None, None]
@@ -195,7 +195,7 @@ def test_se_stands_where_its_placement_says(placement):
 
 @pytest.mark.parametrize("unit", [BottleneckUnit, PreactBasicUnit, PreactBottleneckUnit])
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
-def test_se_stands_in_the_other_units_where_its_placement_says(unit, placement):
+def test_se_is_where_its_placement_says_in_the_other_units(unit, placement):
     conv = functools.partial(nn.Conv, use_bias=False, padding=0)
     norm = functools.partial(nn.BatchNorm, use_running_average=True)
     se = functools.partial(SqueezeExcite, reduction=2)
@@ -247,7 +247,7 @@ def test_only_the_stages_asked_for_carry_se():
         ({"variant": "bmp"}, '"bump"'),
     ],
 )
-def test_a_placement_stage_or_variant_that_is_none_is_told(overrides, words):
+def test_an_unknown_placement_stage_or_variant_is_reported(overrides, words):
     with pytest.raises(ValueError, match=words):
         create_model("se_resnet20_cifar", 10, **overrides)
 

@@ -87,7 +87,7 @@ def test_images_of_any_size_give_the_same_parameters(size):
     assert shapes(create_model("vgg16", 10), size) == shapes(create_model("vgg16", 10), 224)
 
 
-def test_images_that_pooling_leaves_nothing_of_are_refused():
+def test_images_too_small_for_the_poolings_are_refused():
     with pytest.raises(UserError, match="images of 32 x 31 are too small"):
         create_model("vgg16").init(jax.random.key(0), jnp.zeros((1, 32, 31, 3)))
 

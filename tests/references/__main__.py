@@ -17,7 +17,7 @@ def _versions(*packages: str) -> str:
 def main(path: str = "experiments/results/references.md") -> None:
     """Compares all networks with their references and writes what was measured."""
     lines = [
-        "# Our networks beside independent implementations",
+        "# Our networks compared with independent implementations",
         "",
         "Written by `python -m tests.references`, on a "
         f"{jax.devices()[0].platform.upper()} with Python {platform.python_version()}, "
@@ -25,9 +25,9 @@ def main(path: str = "experiments/results/references.md") -> None:
         "",
         "## In evaluation",
         "",
-        "The same random weights and batch-norm statistics, ours read by what `load_pretrained`",
-        "uses; ours computed in float32, theirs in float64. The deviation is the largest",
-        "difference of two logits, relative to the largest logit.",
+        "Both have the same random weights and batch-norm statistics, converted by the code behind",
+        "`load_pretrained`. Ours compute in float32, theirs in float64. The deviation is the",
+        "largest difference of two logits, relative to the largest logit.",
         "",
         "| network | reference | parameters | deviation |",
         "|---|---|---:|---:|",
@@ -35,7 +35,7 @@ def main(path: str = "experiments/results/references.md") -> None:
     for name, reference in REFERENCES:
         result = compare(name, reference)
         if result.parameters != result.their_parameters:
-            raise AssertionError(f"{name} has not as many parameters as {reference}")
+            raise AssertionError(f"{name} does not have as many parameters as {reference}")
         lines.append(f"| `{name}` | {reference} | {result.parameters:,} | {result.logits:.1e} |")
         print(lines[-1], flush=True)
     lines += [

@@ -1,4 +1,4 @@
-"""Our networks beside independent PyTorch implementations, with the same random weights."""
+"""Compares our networks with independent PyTorch implementations, with the same random weights."""
 
 import dataclasses
 from typing import Any
@@ -57,12 +57,12 @@ TRAINED: list[tuple[str, str]] = [
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How far two networks are apart.
+    """The difference between two networks.
 
     Attributes:
-        parameters, their_parameters: numbers of them.
+        parameters, their_parameters: numbers of parameters.
         logits: largest deviation, relative to the largest logit.
-        spread: standard deviation of the logits; of ones that say nothing, equality would too.
+        spread: standard deviation of the logits; if it were 0, equal logits would prove nothing.
     """
 
     parameters: int
@@ -75,8 +75,8 @@ def compare(name: str, reference: str) -> Comparison:
     """Compares logits in evaluation: ours in float32, theirs in float64."""
     from tests.references import torch_models
 
-    # Odd, so that every rounding of a size counts; but where TensorFlow pads, it is even sizes
-    # that it pads unevenly.
+    # An odd size makes every rounding of a size matter. TensorFlow's padding is uneven for even
+    # sizes instead.
     size = _size(name, reference, 128 if "timm:tf_" in reference else 129)
     theirs = torch_models.randomise(torch_models.build(reference), size)
     ours = create_model(name, **_fields(reference))
@@ -94,13 +94,13 @@ def compare(name: str, reference: str) -> Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingComparison:
-    """How far two networks are apart in training, relative to the largest value each.
+    """The difference between two networks in training, relative to the largest value of each.
 
     Attributes:
-        logits: of the logits, and of auxiliary ones.
-        batch_stats: of the mean or variance of the worst batch norm.
-        gradients: of the gradient with respect to the worst parameter tensor.
-        tensors: how many parameter tensors there are.
+        logits: largest deviation of the logits, including auxiliary ones.
+        batch_stats: deviation of the mean or variance of the worst batch norm.
+        gradients: deviation of the gradient with respect to the worst parameter tensor.
+        tensors: number of parameter tensors.
     """
 
     logits: float
@@ -112,8 +112,8 @@ class TrainingComparison:
 def compare_training(name: str, reference: str) -> TrainingComparison:
     """Compares logits, batch statistics and gradients in training, both in float64.
 
-    The gradients are of a random linear function of the logits, of which any auxiliary ones
-    count 0.4. Dropout and stochastic depth are switched off.
+    The gradients are of a random linear function of the logits, in which auxiliary logits have
+    weight 0.4. Dropout and stochastic depth are switched off.
     """
     from tests.references import torch_models
 
@@ -153,7 +153,7 @@ def compare_training(name: str, reference: str) -> TrainingComparison:
         statistics = jax.tree.map(lambda x: np.asarray(x / (1 - momentum)), moved)
         gradients, outputs = jax.tree.map(np.asarray, (gradients, outputs))
 
-    # A bias that a batch norm takes away again has a gradient of nothing but rounding.
+    # The gradient of a bias that a batch norm cancels is only rounding.
     least = 1e-6 * max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(gradients))
     return TrainingComparison(
         logits=max(deviation(*pair) for pair in zip(outputs, expected, strict=True)),
@@ -175,7 +175,7 @@ def _worst(actual: Any, expected: Any, least: float = 0.0) -> float:
 
 
 def _size(name: str, reference: str, small: int) -> int:
-    # The heads of pretrainedmodels, and auxiliary classifiers, take no size but the published.
+    # The heads of pretrainedmodels, and auxiliary classifiers, accept only the published size.
     published = "pretrainedmodels" in reference or reference == "torchvision:inception_v3"
     least = 75 if "inception" in name else small
     return model_info(name).input_size if published else max(least, small)

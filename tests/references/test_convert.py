@@ -23,7 +23,7 @@ def converted(tensors, name="se_resnet50", num_classes=1000, **options):
     return convert(tensors, create_model(name, num_classes), 64, layouts_of(name), **options)
 
 
-def test_a_missing_a_left_over_and_a_misshapen_tensor_are_listed(tensors):
+def test_missing_unexpected_and_misshapen_tensors_are_listed(tensors):
     changed = {**tensors, "layer5.0.conv1.weight": np.zeros((1, 1, 1, 1))}
     del changed["layer1.0.se.fc1.bias"]
     changed["conv1.weight"] = changed["conv1.weight"][:, :1]
@@ -43,7 +43,7 @@ def test_weights_of_another_network_are_refused(tensors, name):
         converted(tensors, name)
 
 
-def test_another_number_of_classes_is_refused_unless_the_head_is_to_be_new(tensors):
+def test_another_number_of_classes_is_refused_unless_a_new_head_is_requested(tensors):
     with pytest.raises(UserError, match=r"fc.weight \[2048, 1000\] not \[2048, 7\]"):
         converted(tensors, num_classes=7)
     ours = converted(tensors, num_classes=7, new_head=True)

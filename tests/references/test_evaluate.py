@@ -85,7 +85,7 @@ def test_loss_and_accuracies_are_those_of_pytorch(image_dir, weights):
     assert results["top5"] == pytest.approx(100 * top5)
 
 
-def test_classes_that_are_not_the_weights_are_refused(image_dir, weights):
+def test_classes_unknown_to_the_weights_are_refused(image_dir, weights):
     source = dataclasses.replace(ImageFolder.of(image_dir), class_names=("a", "b", "c"))
     with pytest.raises(
         UserError, match=r"have 3 classes \(a, b, c, ...\), but the weights have 1000"

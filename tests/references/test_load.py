@@ -67,7 +67,7 @@ def test_a_hub_id_is_fetched_from_the_hub(files, monkeypatch):
     assert variables["params"]["classifier"]["bias"].shape == (1000,)
 
 
-def test_without_a_network_the_hub_is_one_sentence(monkeypatch):
+def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
     import huggingface_hub
 
     def download(*args):
@@ -128,7 +128,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path, zipped):
     assert trace.exists()  # it would have
 
 
-def test_what_is_no_weight_file_is_told(tmp_path):
+def test_a_file_that_holds_no_weights_is_reported(tmp_path):
     import torch
 
     torch.save([torch.zeros(3)], tmp_path / "list.pth")

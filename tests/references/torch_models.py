@@ -40,8 +40,7 @@ def build(reference: str) -> torch.nn.Module:
 def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
     """Gives a network random weights, biases, batch-norm scales and statistics; returns it.
 
-    The statistics are those of a random batch, with which activations neither vanish nor
-    explode in any network.
+    The statistics are those of a random batch, so that activations neither vanish nor explode.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -57,15 +56,15 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
         norms = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
         for name, norm in norms.items():
             if re.search(r"(layer\d|blocks\.\d)\.\d+\.bn", name):
-                # Branches of residual units weaker than what they are added to, as after
-                # training; a deep network is chaotic otherwise, and magnifies rounding.
+                # Residual branches are weaker than the shortcut, as after training. Otherwise
+                # a deep network is chaotic, and magnifies rounding.
                 norm.weight *= 0.3
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
         model(torch.randn(2, 3, input_size, input_size, generator=generator))
         for norm in norms.values():
-            # Dividing by next to nothing would turn rounding into results.
+            # Dividing by a tiny number would magnify rounding.
             norm.running_var.clamp_(min=0.1 * float(norm.running_var.mean()))
     return model.eval()
 
@@ -76,7 +75,7 @@ def tensors(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def outputs(model: torch.nn.Module, images: np.ndarray) -> Any:
-    """Returns what a network gives for images [n, h, w, RGB], computed in float64."""
+    """Returns the outputs of a network for images [n, h, w, RGB], computed in float64."""
     images = torch.from_numpy(images).permute(0, 3, 1, 2).double()
     if isinstance(model, BNInception):
         images = images.flip(1)  # it takes blue, green and red
@@ -92,11 +91,11 @@ def logits(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
 def train_step(
     model: torch.nn.Module, images: np.ndarray, weights: np.ndarray
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Returns what a network gives in training, and gradients and batch statistics by name.
+    """Returns the outputs of a network in training, and gradients and batch statistics by name.
 
-    Computed in float64 and without dropout, for images [n, h, w, RGB]; the gradients are of
-    sum(weights * logits), plus 0.4 times the same of auxiliary logits. Variances are of the
-    batch itself, not, as PyTorch keeps them, estimates for a population.
+    All are computed in float64, without dropout, for images [n, h, w, RGB]. The gradients are of
+    sum(weights * logits), plus 0.4 times the same sum over auxiliary logits. Variances are those
+    of the batch itself, not the unbiased estimates that PyTorch keeps.
     """
     model = model.double().train()
     if hasattr(model, "drop_rate"):
@@ -106,7 +105,7 @@ def train_step(
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # keeps nothing but the batch's own
+            module.momentum = 1.0  # keeps only the statistics of the batch
 
             def count(module, inputs, name=name):
                 n = inputs[0].numel() / inputs[0].shape[1]

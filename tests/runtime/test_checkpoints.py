@@ -76,7 +76,7 @@ def test_arrays_may_change_as_soon_as_save_returns(tmp_path):
     checkpoints.close()
 
 
-def test_a_checkpoint_of_other_numbers_is_set_aside_and_the_one_before_taken(saved, capsys):
+def test_a_checkpoint_with_changed_numbers_is_set_aside_for_the_previous_one(saved, capsys):
     damage(saved, 4)
     checkpoints = Checkpoints(saved)
     assert "checkpoints/4 is damaged (its content is not what was saved)" in capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_a_best_checkpoint_damaged_after_opening_is_not_taken(saved):
     checkpoints.close()
 
 
-def test_metrics_that_were_changed_are_noticed(saved):
+def test_changed_metrics_are_detected(saved):
     metrics = saved / "checkpoints" / "4" / "metrics" / "metrics"
     metrics.write_text(metrics.read_text().replace("70", "99"))
     checkpoints = Checkpoints(saved)
@@ -107,7 +107,7 @@ def test_metrics_that_were_changed_are_noticed(saved):
     checkpoints.close()
 
 
-def test_without_a_good_one_a_run_is_not_started_over(saved):
+def test_without_a_good_checkpoint_a_run_is_not_started_over(saved):
     for step in (1, 3, 4):
         damage(saved, step)
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_a_reader_moves_nothing_and_reports_damage(saved):
         ({"step": jnp.zeros(2, jnp.int32)}, r"its step is int32 \[\], not int32 \[2\]"),
     ],
 )
-def test_a_tree_of_another_form_is_not_taken_for_damage(saved, change, message):
+def test_a_tree_of_another_structure_is_not_mistaken_for_damage(saved, change, message):
     checkpoints = Checkpoints(saved)
     with pytest.raises(UserError, match=f"{message}; give the config of that run") as error:
         checkpoints.restore(tree_at(0) | change, 4)
@@ -147,7 +147,7 @@ def test_a_tree_of_another_form_is_not_taken_for_damage(saved, change, message):
     checkpoints.close()
 
 
-def test_the_best_by_each_metric_are_put_together(tmp_path):
+def test_the_best_checkpoints_by_each_metric_are_combined(tmp_path):
     checkpoints = Checkpoints(tmp_path, ("seed5/top1", "seed6/top1"))
     for step, top1 in ((1, (90, 10)), (2, (20, 80)), (3, (30, 30)), (4, (30, 30))):
         named = {"top1": sum(top1) / 2, "seed5/top1": top1[0], "seed6/top1": top1[1]}
@@ -161,7 +161,7 @@ def test_the_best_by_each_metric_are_put_together(tmp_path):
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_save_that_fails_for_a_while_is_made_in_the_end(tmp_path, monkeypatch, failures):
+def test_a_save_that_fails_for_a_while_succeeds_in_the_end(tmp_path, monkeypatch, failures):
     monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, tree_at(1), {})
@@ -205,7 +205,7 @@ def test_a_mistake_in_the_program_is_raised_at_once(tmp_path, monkeypatch, capsy
     assert Checkpoints(tmp_path, read_only=True).steps == [2]
 
 
-# As TensorStore says it.
+# In TensorStore's words.
 NO_SPACE = ValueError("Error writing: No space left on device [lots=of details]")
 
 
@@ -243,7 +243,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path, monkeypatch, while_sa
     assert not list(tmp_path.glob("run/checkpoints/*"))
 
 
-def test_closing_tries_again_and_says_what_it_could_not_write(tmp_path, monkeypatch, capsys):
+def test_closing_tries_again_and_reports_what_it_could_not_write(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(storage, "DELAYS", (0.0,))
     checkpoints = Checkpoints(tmp_path)
     failing_saves(monkeypatch, 1)
@@ -282,7 +282,7 @@ def test_a_save_is_not_waited_for_after_ctrl_c(tmp_path, monkeypatch):
         ValueError("PERMISSION_DENIED: Error opening file: Permission denied"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(saved, monkeypatch, error):
+def test_a_temporary_read_error_is_not_mistaken_for_damage(saved, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
@@ -295,7 +295,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(saved, mo
     assert Checkpoints(saved).steps == [1, 3, 4]
 
 
-def test_the_best_of_a_run_in_progress_is_that_of_the_time_of_opening(saved):
+def test_the_best_of_a_run_in_progress_is_the_best_at_opening(saved):
     reader = Checkpoints(saved, read_only=True)
     run = Checkpoints(saved)
     run.save(5, tree_at(5), {}, {"top1": 80.0})

@@ -21,7 +21,7 @@ def test_a_command_keeps_what_it_compiles_and_sets_options_for_cpus(environment,
         assert f"--{option}={value}" in environment["XLA_FLAGS"].split()
 
 
-def test_what_is_set_already_stays(environment):
+def test_existing_settings_are_kept(environment):
     options = [f"--{option}=" for option in compiler.compiler_options()]
     given = {"JAX_COMPILATION_CACHE_DIR": "/elsewhere", "XLA_FLAGS": " ".join(["--a=1", *options])}
     environment.update(given)
@@ -29,7 +29,7 @@ def test_what_is_set_already_stays(environment):
     assert {name: environment[name] for name in given} == given
 
 
-def test_no_option_is_given_to_a_jaxlib_that_may_not_know_it(environment, monkeypatch):
+def test_a_jaxlib_that_may_not_know_an_option_is_not_given_it(environment, monkeypatch):
     monkeypatch.setattr(compiler.importlib.metadata, "version", lambda package: "0.99.0")
     compiler.prepare()
     assert compiler.compiler_options() == {}

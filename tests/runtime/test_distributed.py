@@ -55,7 +55,7 @@ def test_jax_is_told_what_it_cannot_find_out(monkeypatch, environment, arguments
         (("host:1", 2, 2), "--process_id must be from 0 to 1, not 2"),
     ],
 )
-def test_arguments_that_make_no_run_of_several_processes_are_refused(arguments, message):
+def test_arguments_that_describe_no_run_of_several_processes_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         distributed.join(*arguments)
 
@@ -75,7 +75,7 @@ def test_two_processes_follow_one_and_continue_from_its_checkpoint(tmp_path):
     finish(tmp_path / "one", options, **eight)
     finish(tmp_path / "two", (*options[:-1], "--config.num_epochs=1"), **eight)
     first, second = (end(each) for each in start_processes(tmp_path / "two", 2, options))
-    assert "going on from step 11" in first
+    assert "continuing from step 11" in first
     assert "epoch" not in second  # only the first reports progress
     assert len(logged(tmp_path / "two", "train/loss")) == 22
     np.testing.assert_allclose(

@@ -14,7 +14,7 @@ def at_once(monkeypatch):
     monkeypatch.setattr(storage, "DELAYS", (0.0, 0.0, 0.0))
 
 
-def test_what_fails_for_a_while_is_written_in_the_end(at_once, capsys):
+def test_a_write_that_fails_for_a_while_succeeds_in_the_end(at_once, capsys):
     failures = iter([OSError(errno.ENOSPC, "No space left on device")] * 2)
 
     def write():
@@ -28,7 +28,7 @@ def test_what_fails_for_a_while_is_written_in_the_end(at_once, capsys):
     )
 
 
-def test_what_keeps_failing_is_reported_after_the_last_attempt(at_once, capsys):
+def test_a_write_that_keeps_failing_is_reported_after_the_last_attempt(at_once, capsys):
     def write():
         raise OSError(errno.EROFS, "Read-only file system")
 
