@@ -161,7 +161,7 @@ def test_it_works_inside_another_module(images):
 def test_a_layer_that_is_none_is_told_with_those_that_are(images):
     with pytest.raises(UserError, match=r'"Conv_2".*did you mean "Conv_.*it has Conv_0, Conv_1'):
         add_se(SmallCNN(), ["Conv_0", "Conv_2"]).init(jax.random.key(0), images)
-    with pytest.raises(UserError, match='"Dense_0" that returns a map'):
+    with pytest.raises(UserError, match='"Dense_0" that returns a feature map'):
         add_se(SmallCNN(), "Dense_0").init(jax.random.key(0), images)
     with pytest.raises(UserError, match="at least one layer"):
         add_se(SmallCNN(), [])
