@@ -78,7 +78,7 @@ def test_data_are_read_where_no_copy_can_be_kept(tfds_dir, tmp_path, monkeypatch
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(load_dataset("cifar10", tfds_dir).test)
-    assert "will be decoded again" in capsys.readouterr().out
+    assert "the next start will decode it again" in capsys.readouterr().out
 
 
 def test_tfds_data_dir_is_read_from_the_environment(tfds_dir, run_python):

@@ -161,7 +161,7 @@ def test_it_works_inside_another_module(images):
 def test_an_unknown_layer_is_reported_with_a_list_of_the_known_ones(images):
     with pytest.raises(UserError, match=r'"Conv_2".*did you mean "Conv_.*it has Conv_0, Conv_1'):
         add_se(SmallCNN(), ["Conv_0", "Conv_2"]).init(jax.random.key(0), images)
-    with pytest.raises(UserError, match='"Dense_0" that returns a map'):
+    with pytest.raises(UserError, match='"Dense_0" that returns a feature map'):
         add_se(SmallCNN(), "Dense_0").init(jax.random.key(0), images)
     with pytest.raises(UserError, match="at least one layer"):
         add_se(SmallCNN(), [])

@@ -187,7 +187,7 @@ def test_the_bottleneck_can_be_given_by_its_width_and_go_without_biases():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("squeeze", "mean", "average, maximum, none"),
+        ("squeeze", "mean", "avg, max, none"),
         ("gate", "sigmoidal", 'mean "sigmoid"'),
         ("variant", "bumpy", 'mean "bump"'),
         ("reduction", 0, "at least 1, not 0"),
