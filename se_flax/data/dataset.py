@@ -1,7 +1,7 @@
 """What a run needs of a data set, whether its images live on the devices or are streamed."""
 
 from collections.abc import Iterator, Mapping, Sized
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from jaxtyping import Array, Int, UInt8
@@ -41,18 +41,27 @@ class ImageDataset(Protocol):
     """A classification data set.
 
     Attributes:
-        name: what the data set is called.
-        mean, std: of each channel, on a scale of 0 to 1.
-        horizontal_flip: whether a flipped image keeps its meaning (of a digit it does not).
         on_device: whether the images live on the devices. Then several steps can be given to the
             devices at once, and networks of several seeds take the same inputs.
     """
 
-    name: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    horizontal_flip: bool
-    on_device: bool
+    on_device: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """What the data set is called."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, on a scale of 0 to 1."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, on a scale of 0 to 1."""
+
+    @property
+    def horizontal_flip(self) -> bool:
+        """Whether a flipped image keeps its meaning (of a digit it does not)."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

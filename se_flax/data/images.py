@@ -36,17 +36,19 @@ class Crop(Protocol):
     """Makes an image of a fixed size of any.
 
     Attributes:
-        size: height and width of the result.
         draws: how many random numbers it takes.
     """
 
-    size: int
-    draws: int
+    draws: ClassVar[int]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the result."""
 
     def __call__(
         self,
         image: UInt8[np.ndarray, "h w 3"],
-        draws: Sequence[float] = (),
+        draws: Sequence[float],
         out: UInt8[np.ndarray, "size size 3"] | None = None,
     ) -> UInt8[np.ndarray, "size size 3"]:
         """Returns the crop, in `out` if that is given.

@@ -27,13 +27,11 @@ _BYTES_AHEAD = 2**31
 
 
 class ImageSource(Protocol):
-    """Labelled images, one at a time, in any order.
+    """Labelled images, one at a time, in any order."""
 
-    Attributes:
-        class_names: one a class.
-    """
-
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class."""
 
     def __len__(self) -> int: ...
 
@@ -257,11 +255,17 @@ class StreamedTrainFeed:
         self._ahead: tuple[int, HostBatch] | None = None
 
     def inputs(self, step: int) -> Inputs:
-        """Returns the batch of a step."""
+        """Returns the batch of a step.
+
+        Raises:
+            IndexError: if the run has no such step.
+        """
         if self._ahead is None or self._ahead[0] != step:
             self.close()
             self._batches = self._batches_from(step)
             self.prefetch(step)
+        if self._ahead is None:
+            raise IndexError(f"the run has no step {step}")
         return None, self._ahead[1]
 
     def prefetch(self, step: int) -> None:
