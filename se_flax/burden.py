@@ -180,8 +180,7 @@ def published_burden(name: str) -> list[dict[str, str]]:
 @functools.cache
 def _published() -> list[dict[str, str]]:
     table = importlib.resources.files("se_flax") / "published_burden.csv"
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(table.read_text().splitlines()))
 
 
 def define_flags() -> None:

@@ -62,9 +62,8 @@ class Metrics:
     ) -> "Metrics":
         """Returns these metrics of a step, or those of a skipped update if it is not finite."""
         loss = self.loss / self.count
-        skipped = Metrics(
-            *jnp.zeros(5), jnp.ones(()), jnp.stack([step.astype(jnp.float32), loss, norm])
-        )
+        zero, first = jnp.zeros(()), jnp.stack([step.astype(jnp.float32), loss, norm])
+        skipped = Metrics(zero, zero, zero, zero, zero, jnp.ones(()), first)
         return jax.tree.map(functools.partial(jnp.where, is_finite), self, skipped)
 
     def __add__(self, other: "Metrics") -> "Metrics":

@@ -70,9 +70,10 @@ def learning_rate_schedule(
             peak, period, options.decay_rate, staircase=options.staircase
         )
 
-        def main(step):
+        def from_warmup_on(step):
             return decayed(step + warmup)
 
+        main = from_warmup_on
     else:
         main = optax.constant_schedule(peak)
     if not warmup:

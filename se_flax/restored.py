@@ -103,7 +103,8 @@ def _config_of(workdir: pathlib.Path, data_dir: str | None, names_dataset: bool)
 
 def _steps(workdir: pathlib.Path, saved: Checkpoints, step: str | int, count: int) -> list[int]:
     """Returns the step of the requested checkpoint for each network."""
-    chosen = {"latest": saved.latest}.get(step, step)
+    latest = saved.latest
+    chosen = latest if step == "latest" else step
     steps = saved.best if step == "best" else [chosen] * count
     if not steps or not all(str(s).isdigit() and int(s) in saved.steps for s in steps):
         raise UserError(

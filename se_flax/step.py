@@ -58,7 +58,8 @@ def make_train_step(
             targets = optax.smooth_labels(_targets(batch, logits.shape[-1]), label_smoothing)
             loss = optax.softmax_cross_entropy(logits, targets)
             minimised = jnp.mean(loss)
-            for auxiliary in updated.get("intermediates", {}).get("auxiliary_logits", ()):
+            sown = updated.get("intermediates") or {}
+            for auxiliary in sown.get("auxiliary_logits") or ():
                 auxiliary_loss = optax.softmax_cross_entropy(auxiliary, targets)
                 minimised += auxiliary_weight * jnp.mean(auxiliary_loss)
             return minimised, (logits, loss, updated.get("batch_stats", state.batch_stats))
@@ -94,8 +95,8 @@ def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) 
     """Returns the next moving average; early on it follows faster, as in TensorFlow."""
     if state.ema is None:
         return None
-    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-    return optax.incremental_update(variables, state.ema, 1 - decay)
+    at_most = (1 + state.step) / (10 + state.step)
+    return optax.incremental_update(variables, state.ema, 1 - jnp.minimum(decay, at_most))
 
 
 def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Metrics]:

@@ -117,9 +117,7 @@ def _opened(program: Program, workdir: pathlib.Path, startup: Startup) -> Iterat
     abstract = program.abstract()  # fails before anything is written
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
-        if is_first():
-            lock = WorkdirLock(workdir)
-        from_first(lambda: stack.enter_context(lock) and None)
+        from_first(lambda: stack.enter_context(WorkdirLock(workdir)) and None)
         metrics = seeds.metrics_to_choose_by(program.networks.seeds)
         saved = stack.enter_context(Checkpoints(workdir, metrics))
         yield _Run(program, workdir, startup, interrupt, saved, abstract)

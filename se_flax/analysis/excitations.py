@@ -70,7 +70,9 @@ def excitations_by_class(
     @jax.jit
     def gates_of(variables, images):
         _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
-        flat = flax.traverse_util.flatten_dict(sown.get("intermediates", {}))
+        flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(
+            sown.get("intermediates", {})
+        )
         gates = {"/".join(path[:-1]): x[0] for path, x in flat.items() if path[-1] == "excitation"}
         names[:] = gates
         return [jnp.mean(x, axis=range(1, x.ndim - 1), dtype=jnp.float32) for x in gates.values()]

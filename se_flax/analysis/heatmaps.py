@@ -157,12 +157,12 @@ def main(argv: list[str]) -> None:
     subjects = subjects_of_flags()
     names = subjects[0].class_names
     wanted = subjects[0].classes(options.classes) or range(len(names))
-    columns, shown = [], None
+    columns, shown = [], ([], [])
     for subject in subjects:
         images, labels = choose_images(
             subject, wanted, options.count, options.batch_size, options.max_images
         )
-        if shown is None:
+        if not columns:
             shown = images, labels
         if (subject.class_names, labels) != (names, shown[1]):
             raise UserError(

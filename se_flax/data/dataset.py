@@ -1,7 +1,7 @@
 """The interface of a data set, whether its images are stored on the devices or streamed."""
 
 from collections.abc import Iterator, Mapping, Sized
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from jaxtyping import Array, Int, UInt8
@@ -41,19 +41,27 @@ class ImageDataset(Protocol):
     """A classification data set.
 
     Attributes:
-        name: name of the data set.
-        mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
-        horizontal_flip: whether a horizontal flip preserves an image's class (for digits it does
-            not).
         on_device: whether the images are stored on the devices. If so, one dispatch can run
             several steps, and the networks of several seeds can share their inputs.
     """
 
-    name: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    horizontal_flip: bool
-    on_device: bool
+    on_device: ClassVar[bool]
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel, on a scale of 0 to 1."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel, on a scale of 0 to 1."""
+
+    @property
+    def horizontal_flip(self) -> bool:
+        """Whether a flip preserves an image's class (for digits it does not)."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ def _fault(path: pathlib.Path) -> str | None:
             if not file.read(1):
                 return "empty"
             with Image.open(path) as image:
-                end, distance = _ENDS.get(image.format, (b"", 0))
+                end, distance = _ENDS.get(image.format or "", (b"", 0))
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - distance))
             if end and end in file.read():

@@ -39,17 +39,19 @@ class Crop(Protocol):
     """A function that turns an image of any size into one of a fixed size.
 
     Attributes:
-        size: height and width of the result, in pixels.
         draws: number of random numbers that a call needs.
     """
 
-    size: int
-    draws: int
+    draws: ClassVar[int]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the result, in pixels."""
 
     def __call__(
         self,
         image: UInt8[np.ndarray, "h w 3"],
-        draws: Sequence[float] = (),
+        draws: Sequence[float],
         out: UInt8[np.ndarray, "size size 3"] | None = None,
     ) -> UInt8[np.ndarray, "size size 3"]:
         """Returns the crop.

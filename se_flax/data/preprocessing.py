@@ -126,9 +126,9 @@ class Preprocessing:
             around = (self.crop_padding, self.crop_padding)
             mean = 255 * jnp.asarray(self.mean)
             image = jnp.pad(image - mean, (around, around, (0, 0))) + mean
-            image = pix.random_crop(key=crop_key, image=image, crop_sizes=shape)
+            image = jnp.asarray(pix.random_crop(key=crop_key, image=image, crop_sizes=shape))
         if self.horizontal_flip:
-            image = pix.random_flip_left_right(key=flip_key, image=image)
+            image = jnp.asarray(pix.random_flip_left_right(key=flip_key, image=image))
         if self.policy:
             image = jnp.round(image)
             if self.policy == "randaugment":

@@ -88,11 +88,22 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
         name=name,
         train=_read(builder, "train"),
         test=_read(builder, "test"),
-        class_names=tuple(builder.info.features["label"].names),
+        class_names=_class_names(builder),
         mean=info.mean,
         std=info.std,
         horizontal_flip=info.horizontal_flip,
     )
+
+
+def tfds_class_names(name: str) -> tuple[str, ...]:
+    """Returns what TFDS calls the classes of a data set, which need not be prepared."""
+    import tensorflow_datasets as tfds
+
+    return _class_names(tfds.builder(name))
+
+
+def _class_names(builder: Any) -> tuple[str, ...]:
+    return tuple(builder.info.features["label"].names)
 
 
 def _prepare(builder) -> None:

@@ -27,13 +27,11 @@ _BYTES_AHEAD = 2**31  # limit on the memory of prefetched images
 
 
 class ImageSource(Protocol):
-    """Labelled images with random access.
+    """Labelled images with random access."""
 
-    Attributes:
-        class_names: name of each class, in the order of the labels.
-    """
-
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the labels."""
 
     def __len__(self) -> int: ...
 
@@ -257,11 +255,17 @@ class StreamedTrainFeed:
         self._ahead: tuple[int, HostBatch] | None = None
 
     def inputs(self, step: int) -> Inputs:
-        """Returns the batch of a step."""
+        """Returns the batch of a step.
+
+        Raises:
+            IndexError: if the run has no such step.
+        """
         if self._ahead is None or self._ahead[0] != step:
             self.close()
             self._batches = self._batches_from(step)
             self.prefetch(step)
+        if self._ahead is None:
+            raise IndexError(f"the run has no step {step}")
         return None, self._ahead[1]
 
     def prefetch(self, step: int) -> None:

@@ -121,16 +121,16 @@ class InceptionModule(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Float[Array, "n h2 w2 c2"]:
         """Returns the module's output."""
-        residual = self.entry.scale is not None
+        scale = self.entry.scale
         outputs = [apply_layers(branch, x, self.layer) for branch in self.entry.branches]
         y = jnp.concatenate(outputs, axis=-1)
-        if residual:
+        if scale is not None:
             y = self.projection(x.shape[-1], (1, 1), name="projection")(y)
         if self.se:
             y = make_block(self.se)(y)
-        if residual:
+        if scale is not None:
             activation = jax.nn.relu if self.entry.activate else None
-            y = residual_sum(x, self.entry.scale * y, activation)
+            y = residual_sum(x, scale * y, activation)
         return y
 
 

@@ -130,19 +130,18 @@ def register(
 @functools.cache
 def _published_results() -> list[tuple[str, Published]]:
     table = importlib.resources.files("se_flax.models") / "published_results.csv"
-    with table.open(newline="") as file:
-        return [
-            (
-                row["model"],
-                Published(
-                    row["dataset"],
-                    float(row["top1_error"]),
-                    float(row["top5_error"]) if row["top5_error"] else None,
-                    row["source"],
-                ),
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        (
+            row["model"],
+            Published(
+                row["dataset"],
+                float(row["top1_error"]),
+                float(row["top5_error"]) if row["top5_error"] else None,
+                row["source"],
+            ),
+        )
+        for row in csv.DictReader(table.read_text().splitlines())
+    ]
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -39,19 +39,18 @@ class PublishedWeights:
 def catalogue() -> tuple[PublishedWeights, ...]:
     """Returns all weights in the catalogue; a network's first entry is its default."""
     table = importlib.resources.files("se_flax.pretrained") / "catalogue.csv"
-    with table.open(newline="") as file:
-        return tuple(
-            PublishedWeights(
-                row["model"],
-                row["source"],
-                int(row["input_size"]),
-                float(row["crop_pct"]),
-                row["interpolation"],
-                float(row["top1_error"]),
-                float(row["top5_error"]),
-            )
-            for row in csv.DictReader(file)
+    return tuple(
+        PublishedWeights(
+            row["model"],
+            row["source"],
+            int(row["input_size"]),
+            float(row["crop_pct"]),
+            row["interpolation"],
+            float(row["top1_error"]),
+            float(row["top5_error"]),
         )
+        for row in csv.DictReader(table.read_text().splitlines())
+    )
 
 
 def find_weights(model: str, source: str | None = None) -> PublishedWeights | None:

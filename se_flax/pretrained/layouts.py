@@ -63,9 +63,9 @@ def _in_order_of_synsets(tensor: np.ndarray) -> np.ndarray:
     The authors of the SE paper used the order of the ILSVRC development kits
     (github.com/hujie-frank/SENet/issues/25), as does TFDS's `imagenet_resized`.
     """
-    import tensorflow_datasets as tfds
+    from se_flax.data.sources import tfds_class_names
 
-    names = tfds.builder("imagenet_resized/32x32").info.features["label"].names
+    names = tfds_class_names("imagenet_resized/32x32")
     return tensor[np.argsort(names)] if len(tensor) == len(names) else tensor
 
 

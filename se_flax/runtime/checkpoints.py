@@ -131,9 +131,10 @@ class Checkpoints:
     def best(self) -> list[int]:
         """For each metric, the step of its highest value; empty if nothing was evaluated."""
         self._check_damage()
-        evaluated = [step for step in self.steps if self._metrics.get(step) is not None]
+        results = {step: self._metrics.get(step) for step in self.steps}
+        evaluated = {step: found for step, found in results.items() if found is not None}
         return [
-            max(evaluated, key=lambda step, name=name: (self._metrics[step][name], step))
+            max(evaluated, key=lambda step, name=name: (evaluated[step][name], step))
             for name in self._names
             if evaluated
         ]

@@ -73,13 +73,13 @@ def _check_given(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
     """Raises `UserError` unless the arguments describe a process of a run of several."""
-    given = {
-        "--coordinator_address": coordinator_address,
-        "--num_processes": num_processes,
-        "--process_id": process_id,
-    }
-    missing = [name for name, value in given.items() if value is None]
-    if missing:
+    if coordinator_address is None or num_processes is None or process_id is None:
+        given = {
+            "--coordinator_address": coordinator_address,
+            "--num_processes": num_processes,
+            "--process_id": process_id,
+        }
+        missing = [name for name, value in given.items() if value is None]
         raise UserError(
             f"{' and '.join(missing)} missing: a run of several processes needs {', '.join(given)}"
         )
@@ -160,14 +160,15 @@ def arrays_from_first(
         arrays: arrays by name; ignored in the other processes.
         abstract: their shapes and types.
     """
+    mine = dict(arrays or {})
     if jax.process_count() == 1:
-        return dict(arrays)
+        return mine
     sizes = {name: like.size * like.dtype.itemsize for name, like in abstract.items()}
     ends = dict(zip(sizes, itertools.accumulate(sizes.values()), strict=True))
     everything = np.zeros(-(-sum(sizes.values()) // 4) * 4, np.uint8)
     if is_first():
         for name, end in ends.items():
-            flat = np.ascontiguousarray(arrays[name]).reshape(-1)
+            flat = np.ascontiguousarray(mine[name]).reshape(-1)
             everything[end - sizes[name] : end] = flat.view(np.uint8)
     # As integers, because JAX sends by summing, which turns -0.0 into 0.0.
     everything = _sent(everything.view(np.uint32)).view(np.uint8)

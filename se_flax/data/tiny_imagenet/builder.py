@@ -58,7 +58,8 @@ def read_contents(archive: pathlib.Path) -> Contents:
         roots = [name.removesuffix("wnids.txt") for name in members if _last(name) == "wnids.txt"]
         root = min(roots, key=len, default="")
         wnids = tuple(dict.fromkeys(_lines(file, f"{root}wnids.txt")))
-        names = dict(line.partition("\t")[::2] for line in _lines(file, f"{root}words.txt"))
+        lines = (line.partition("\t") for line in _lines(file, f"{root}words.txt"))
+        names = {wnid: words for wnid, _, words in lines}
         annotations = f"{root}val/val_annotations.txt"
         rows = [line.split("\t") for line in _lines(file, annotations)]
         labels = {f"{root}val/images/{row[0]}": row[1] for row in rows if len(row) > 1}
@@ -126,12 +127,17 @@ def _read_image(file: zipfile.ZipFile, name: str) -> bytes:
             found = (opened.format, opened.size, opened.mode)
     except OSError:
         found = None
-    if found not in (("JPEG", (SIZE, SIZE), mode) for mode in ("RGB", "L")):
+    if found not in [("JPEG", (SIZE, SIZE), mode) for mode in ("RGB", "L")]:
         raise UserError(
             f"{file.filename}: {name} is not an RGB or grey JPEG of {SIZE}x{SIZE} pixels; give the "
             f"official {FILE_NAME}"
         )
     return image
+
+
+def _name_classes(info: Any, contents: Contents) -> None:
+    info.features["label"].names = list(contents.wnids)
+    info.metadata["words"] = list(contents.words)
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
@@ -175,8 +181,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         archive = self.archive or self._find_archive(dl_manager)
         contents = read_contents(archive)
-        self.info.features["label"].names = list(contents.wnids)
-        self.info.metadata["words"] = list(contents.words)
+        _name_classes(self.info, contents)
         return {
             split: self._generate_examples(archive, images)
             for split, images in contents.images.items()
@@ -210,10 +215,8 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
                 yield key, {"image": image, "label": wnid, "file_name": key}
 
 
-def prepare(
-    archive: str | pathlib.Path | None = None, data_dir: str | None = None
-) -> tfds.core.DatasetBuilder:
-    """Prepares Tiny ImageNet as ArrayRecord, if necessary; returns its builder.
+def prepare(archive: str | pathlib.Path | None = None, data_dir: str | None = None) -> Any:
+    """Prepares Tiny ImageNet as ArrayRecord, if necessary; returns its TFDS builder.
 
     Args:
         archive: path of the zip; by default `<data_dir>/downloads/manual/tiny-imagenet-200.zip`,
