@@ -92,7 +92,7 @@ class Progress:
     Args:
         total_steps, steps_per_epoch: length of the run and of an epoch, in steps.
         images_per_step: how many images a step takes, those of all seeds.
-        first_step: the step it goes on from.
+        first_step: step that it continues from.
         stream: where to; by default the standard output.
     """
 
