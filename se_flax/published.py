@@ -9,13 +9,13 @@ import flax.linen as nn
 import numpy as np
 
 from se_flax.data.images import CenterCrop
-from se_flax.data.sources import tfds_class_names
 from se_flax.data.streaming import ImageSource
 from se_flax.errors import UserError
 from se_flax.models import create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import PublishedWeights, find_weights
+from se_flax.pretrained.synsets import synsets_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
     if len(names) == num_classes:
         return np.arange(num_classes)
     if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
-        synsets = tfds_class_names("imagenet2012")
+        synsets = synsets_of("imagenet2012")
         if set(names) <= set(synsets):
             return np.array([synsets.index(name) for name in names])
     raise UserError(

@@ -95,13 +95,6 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
     )
 
 
-def tfds_class_names(name: str) -> tuple[str, ...]:
-    """Returns what TFDS calls the classes of a data set, which need not be prepared."""
-    import tensorflow_datasets as tfds
-
-    return _class_names(tfds.builder(name))
-
-
 def _class_names(builder: Any) -> tuple[str, ...]:
     return tuple(builder.info.features["label"].names)
 

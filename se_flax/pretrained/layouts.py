@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from se_flax.pretrained.convert import Layout
+from se_flax.pretrained.synsets import synsets_of
 
 _UNITS = (
     (r"stage(\d+)_unit(\d+)", lambda match: f"layer{match[1]}/{int(match[2]) - 1}"),
@@ -63,9 +64,7 @@ def _in_order_of_synsets(tensor: np.ndarray) -> np.ndarray:
     The authors of the SE paper used the order of the ILSVRC development kits
     (github.com/hujie-frank/SENet/issues/25), as does TFDS's `imagenet_resized`.
     """
-    from se_flax.data.sources import tfds_class_names
-
-    names = tfds_class_names("imagenet_resized/32x32")
+    names = synsets_of("imagenet_resized/32x32")
     return tensor[np.argsort(names)] if len(tensor) == len(names) else tensor
 
 
