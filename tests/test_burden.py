@@ -70,4 +70,6 @@ def test_the_command_prints_our_figures_and_the_published(run_python):
     assert lines[4][:2] == ["published", "3.87"]
     process = run_python("-m", "se_flax.burden", "none*")
     assert process.returncode == 2
-    assert process.stderr == 'error: no model\'s name matches "none*"\n'
+    assert process.stderr == (
+        'error: no model matches "none*"; without a pattern all models are listed\n'
+    )
