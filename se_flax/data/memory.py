@@ -133,7 +133,7 @@ class Dataset:
 
     def train_batch(
         self, preprocessing: Preprocessing, batch_size: int, shared: "DeviceSplit",
-        own: Int[Array, " b"], seed: Int[Array, ""], step: Int[Array, ""],
+        own: Int[Array, " b"], seed: rng.Seed, step: Int[Array, ""],
     ) -> Batch:  # fmt: skip
         """Returns a device's share of a step's batch, that of its slots."""
         return train_batch(shared, preprocessing, seed, step * batch_size + own)
@@ -204,7 +204,7 @@ class MemoryEvalFeed:
 def train_batch(
     split: DeviceSplit,
     preprocessing: Preprocessing,
-    seed: Int[Array, ""],
+    seed: rng.Seed,
     positions: Int[Array, " b"],
 ) -> Batch:
     """Returns the training images at the given positions of the run's endless stream.

@@ -60,7 +60,7 @@ def test_every_network_names_its_maps_by_stage_and_has_a_classifier(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_no_batch_of_images_is_refused(name):
+def test_what_is_no_batch_of_images_is_refused(name, wrong_types):
     model = create_model(name, 10, **FAMILIES[name])
     for shape in [(32, 32, 3), (1, 1, 32, 32, 3)]:
         with pytest.raises(UserError, match=r"\[n, height, width, channels\], not.*image\[None\]"):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from se_flax.data.augment.erasing import Image, box_mask, cutout
 
@@ -24,7 +24,7 @@ GREY = 128.0
 """The value of pixels that a warp leaves empty or cutout fills."""
 
 Scalar = Float[Array, ""] | float
-Table = Float[Array, "256 #c"]
+Table = Real[Array, "256 #c"]
 
 _VALUES = np.arange(256)[:, None]
 
