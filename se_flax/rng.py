@@ -9,7 +9,9 @@ import enum
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key, UInt
+
+Seed = UInt[Array, ""] | int
 
 
 class Stream(enum.IntEnum):
@@ -46,7 +48,7 @@ class Stream(enum.IntEnum):
     HOLD_OUT = 6
 
 
-def key(seed: Int[Array, ""] | int, stream: Stream) -> Key[Array, ""]:
+def key(seed: Seed, stream: Stream) -> Key[Array, ""]:
     """Returns the key of a stream on the devices. Fold it; never draw from it or split it."""
     return jax.random.fold_in(jax.random.key(seed), int(stream))
 

@@ -5,7 +5,7 @@ one per network. A run of one network gets a list of one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 Evaluate = Callable[[dict[str, Any], Any, Any], Metrics]
 
 
+@runtime_checkable
 class Networks(Protocol):
     """The networks of a run. Only this class knows the form of their state.
 

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, UInt
 
 from se_flax import rng
 
@@ -26,7 +26,7 @@ class TrainState:
     """
 
     step: Int[Array, ""]
-    seed: Int[Array, ""]
+    seed: UInt[Array, ""]
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
@@ -49,7 +49,7 @@ def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
-    seed: Int[Array, ""] | int,
+    seed: rng.Seed,
     ema: bool = False,
 ) -> TrainState:
     """Returns a freshly initialised state; under `jax.eval_shape`, its shapes and types."""

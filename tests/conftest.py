@@ -7,13 +7,20 @@ import sys
 import tempfile
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from se_flax.data import Dataset, Split
-from tests import tiny_run
+import tests.shapes  # noqa: F401  the hook below calls it by its name
+
+# Not runtime/: it has no shapes, and the checker cannot read its `Self`.
+_CHECKED = ("analysis", "data", "layers", "metrics", "models", "parallel", "rng", "state", "step")
+jaxtyping.install_import_hook([f"se_flax.{name}" for name in _CHECKED], "tests.shapes.checked")
+
+from se_flax.data import Dataset, Split  # noqa: E402
+from tests import tiny_run  # noqa: E402
 
 # A cache shared with all child processes, xdist's workers included, so that each program is
 # compiled once.
@@ -77,6 +84,14 @@ def tiny_config() -> ConfigDict:
     config.batch_size = 16
     config.log_every_steps = 4
     return config
+
+
+@pytest.fixture
+def wrong_types():
+    """Lets a test give a function what is not of the annotated type, to see it refused."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -45,11 +45,10 @@ def test_fewer_than_five_classes_have_a_top_5():
     assert means(np.eye(2), [1, 0]) == {"loss": 1.0, "top1": 0.0, "top3": 100.0, "top5": 100.0}
 
 
-class LinearModel:
+class LinearModel(nn.Module):
     """Logits are the image's pixels; nothing to learn."""
 
-    @staticmethod
-    def apply(variables, images, train):
+    def __call__(self, images, train):
         return images.reshape(len(images), -1)
 
 
@@ -61,7 +60,7 @@ def test_evaluation_is_over_exactly_the_images_of_the_split(batch_size):
     labels = generator.integers(0, 6, 37).astype(np.int32)
     split = Split(images, labels)
     dataset = Dataset("noise", split, split, tuple("abcdef"), (0.0,), (1.0,), False)
-    preprocessing, step = Preprocessing((0.0,), (1.0,)), make_eval_step(LinearModel)
+    preprocessing, step = Preprocessing((0.0,), (1.0,)), make_eval_step(LinearModel())
     evaluate = pmap_eval(
         lambda variables, *inputs: step(variables, dataset.eval_batch(preprocessing, *inputs))
     )

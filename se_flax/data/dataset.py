@@ -1,7 +1,7 @@
 """The interface of a data set, whether its images are stored on the devices or streamed."""
 
 from collections.abc import Iterator, Mapping, Sized
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Int, UInt8
@@ -15,6 +15,7 @@ Inputs = tuple[Any, Any]
 HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
 
 
+@runtime_checkable
 class TrainFeed(Protocol):
     """The inputs of a run's training steps."""
 
@@ -28,6 +29,7 @@ class TrainFeed(Protocol):
         """Stops prefetching."""
 
 
+@runtime_checkable
 class EvalFeed(Protocol):
     """The inputs of an evaluation; they contain every image of a split exactly once."""
 
@@ -37,6 +39,7 @@ class EvalFeed(Protocol):
     def __iter__(self) -> Iterator[Inputs]: ...
 
 
+@runtime_checkable
 class ImageDataset(Protocol):
     """A classification data set.
 
@@ -79,7 +82,7 @@ class ImageDataset(Protocol):
     def splits(self) -> Mapping[str, Sized]:
         """The existing splits by name: "train", "test" and possibly "validation"."""
 
-    def hold_out(self, fraction: float) -> Self:
+    def hold_out(self, fraction: float) -> "ImageDataset":
         """Returns a data set with a fraction of "train" moved to "validation"; see `held_out`."""
 
     def train_feed(
@@ -100,7 +103,7 @@ class ImageDataset(Protocol):
         batch_size: int,
         shared: Any,
         own: Any,
-        seed: Int[Array, ""],
+        seed: rng.Seed,
         step: Int[Array, ""],
     ) -> Batch:
         """Returns a device's share of a step's batch; runs inside the jitted step."""

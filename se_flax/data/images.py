@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -35,6 +35,7 @@ def decode(image: bytes | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
     return decoded
 
 
+@runtime_checkable
 class Crop(Protocol):
     """A function that turns an image of any size into one of a fixed size.
 

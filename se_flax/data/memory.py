@@ -134,7 +134,7 @@ class Dataset:
 
     def train_batch(
         self, preprocessing: Preprocessing, batch_size: int, shared: "DeviceSplit",
-        own: Int[Array, " b"], seed: Int[Array, ""], step: Int[Array, ""],
+        own: Int[Array, " b"], seed: rng.Seed, step: Int[Array, ""],
     ) -> Batch:  # fmt: skip
         """Returns a device's share of a step's batch: the images in the slots `own`."""
         return train_batch(shared, preprocessing, seed, step * batch_size + own)
@@ -205,7 +205,7 @@ class MemoryEvalFeed:
 def train_batch(
     split: DeviceSplit,
     preprocessing: Preprocessing,
-    seed: Int[Array, ""],
+    seed: rng.Seed,
     positions: Int[Array, " b"],
 ) -> Batch:
     """Returns the augmented training images at positions of the run's endless stream.

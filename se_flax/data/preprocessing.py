@@ -1,12 +1,14 @@
 """Augmentation and normalisation of images on the device, inside the jitted step."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Key, Real, UInt8
+from ml_collections import ConfigDict
 
 from se_flax import rng
 from se_flax.data import augment
@@ -75,7 +77,9 @@ class Preprocessing:
     cutmix: float = _static(0.0)
 
     @classmethod
-    def of(cls, dataset: "ImageDataset", augment: Mapping[str, Any] | None = None) -> Self:
+    def of(
+        cls, dataset: "ImageDataset", augment: ConfigDict | Mapping[str, Any] | None = None
+    ) -> "Preprocessing":
         """Creates the preprocessing for a data set.
 
         Args:
@@ -88,16 +92,16 @@ class Preprocessing:
         fields["horizontal_flip"] = dataset.horizontal_flip and fields.get("horizontal_flip", False)
         return cls(dataset.mean, dataset.std, **fields)
 
-    def normalize(self, images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
+    def normalize(self, images: Real[ArrayLike, "*n h w c"]) -> Float[Array, "*n h w c"]:
         """Subtracts the mean of each channel and divides by its standard deviation."""
         scale = 255 * jnp.asarray(self.std)
         return (images - 255 * jnp.asarray(self.mean)) / scale
 
     def train(
         self,
-        seed: Int[Array, ""],
-        images: UInt8[Array, "b h w c"],
-        labels: Int[Array, " b"],
+        seed: rng.Seed,
+        images: UInt8[ArrayLike, "b h w c"],
+        labels: Int[ArrayLike, " b"],
         positions: Int[Array, " b"],
     ) -> Batch:
         """Returns augmented training images.

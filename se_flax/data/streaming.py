@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import cv2
 import flax.struct
@@ -26,6 +26,7 @@ from se_flax.parallel import divisible, share_out
 _BYTES_AHEAD = 2**31  # limit on the memory of prefetched images
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Labelled images with random access."""
 
@@ -224,7 +225,7 @@ class StreamedDataset:
 
     def train_batch(
         self, preprocessing: Preprocessing, batch_size: int, shared: None, own: HostBatch,
-        seed: Int[Array, ""], step: Int[Array, ""],
+        seed: rng.Seed, step: Int[Array, ""],
     ) -> Batch:  # fmt: skip
         """Returns a device's share of a step's batch."""
         return preprocessing.train(seed, own.images, own.labels, own.positions)

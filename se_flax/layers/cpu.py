@@ -19,18 +19,19 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 Sizes = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Images = Float[Array, "n h w c"]
+Halved = Float[Array, "n h//2 w//2 c"]
 Kernel = Float[Array, "kh kw i o"]
 
 
 def conv_general_dilated(
-    lhs: Images,
-    rhs: Kernel,
+    lhs: Float[Array, "n *size c"],
+    rhs: Float[Array, "*kernel i o"],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     *,
     feature_group_count: int = 1,
     **options: Any,
-) -> Float[Array, "n h2 w2 o"]:
+) -> Float[Array, "n *size2 o"]:
     """Computes `jax.lax.conv_general_dilated`, with faster implementations on CPUs.
 
     XLA for CPUs has no special kernels for some convolutions and can be a hundred times slower
@@ -78,7 +79,7 @@ def conv_general_dilated(
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
 
 
-def max_pool_2x2(x: Images) -> Float[Array, "n h//2 w//2 c"]:
+def max_pool_2x2(x: Images) -> Halved:
     """Returns the maximum of each 2x2 window; an odd last row or column is dropped.
 
     Equals `flax.linen.max_pool(x, (2, 2), (2, 2))`, and its gradient likewise goes to the first
@@ -220,7 +221,7 @@ def _depthwise(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     return sum(image * weight for image, weight in zip(images, weights, strict=True))
 
 
-def _max_by_slices(x: Images) -> Images:
+def _max_by_slices(x: Images) -> Halved:
     height, width = (size // 2 * 2 for size in x.shape[1:3])
     rows = _first_larger(x[:, :height, 0:width:2], x[:, :height, 1:width:2])
     return _first_larger(rows[:, 0::2], rows[:, 1::2])

@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
@@ -14,7 +14,8 @@ from se_flax.layers.cpu import Conv
 from se_flax.layers.make_block import make_block
 
 Images = Float[Array, "n h w c"]
-Maps = dict[str, Float[Array, "n h w c"]]
+Map = Float[Array, "n h2 w2 c2"]  # made from images, or from another map
+Maps = dict[str, Float[Array, "n _ _ _"]]
 Logits = Float[Array, "n num_classes"]
 
 
@@ -53,7 +54,10 @@ class Network(nn.Module, kw_only=True):
 
     @nn.compact
     def __call__(
-        self, images: Images, train: bool = False, features: bool = False
+        self,
+        images: Float[ArrayLike, "n h w c"],
+        train: bool = False,
+        features: bool = False,
     ) -> Logits | Maps:
         """Returns logits, or feature maps.
 
@@ -71,7 +75,7 @@ class Network(nn.Module, kw_only=True):
                 "images must have shape [n, height, width, channels], not "
                 f"{list(images.shape)}; for a single image pass image[None]"
             )
-        maps = self.feature_maps(images.astype(self.dtype), train)
+        maps = self.feature_maps(jnp.asarray(images, self.dtype), train)
         if 0 in last(maps).shape:
             height, width = images.shape[1:3]
             raise UserError(

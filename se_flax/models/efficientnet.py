@@ -12,7 +12,7 @@ from se_flax.errors import UserError
 from se_flax.layers.cpu import residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.layers.squeeze_excite import SqueezeExcite
-from se_flax.models.base import Images, Maps, Network
+from se_flax.models.base import Images, Map, Maps, Network
 from se_flax.models.registry import register
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -69,7 +69,7 @@ class MBConv(nn.Module):
     se: Callable[..., nn.Module] | None = None
 
     @nn.compact
-    def __call__(self, x: Images, train: bool) -> Images:
+    def __call__(self, x: Images, train: bool) -> Map:
         """Returns the unit's output."""
         inputs = x.shape[-1]
         inner = inputs * self.expansion

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from se_flax.errors import UserError
 from se_flax.layers.cpu import residual_sum
 from se_flax.layers.make_block import make_block
-from se_flax.models.base import Images, Logits, Maps, Network
+from se_flax.models.base import Images, Logits, Map, Maps, Network
 
 he_normal = nn.initializers.he_normal()
 
@@ -87,9 +87,7 @@ class ConvLayer(nn.Module):
         return jax.nn.relu(self.norm(name="bn")(x))
 
 
-def apply_layers(
-    layers: Layers, x: Images, layer: Callable[..., nn.Module]
-) -> Float[Array, "n h2 w2 c2"]:
+def apply_layers(layers: Layers, x: Images, layer: Callable[..., nn.Module]) -> Map:
     """Applies layers in sequence; `layer` creates a `ConvLayer` from an entry."""
     for entry in layers:
         if isinstance(entry, ConvSpec):
@@ -119,7 +117,7 @@ class InceptionModule(nn.Module):
     se: Callable[..., nn.Module] | None = None
 
     @nn.compact
-    def __call__(self, x: Images) -> Float[Array, "n h2 w2 c2"]:
+    def __call__(self, x: Images) -> Map:
         """Returns the module's output."""
         scale = self.entry.scale
         outputs = [apply_layers(branch, x, self.layer) for branch in self.entry.branches]

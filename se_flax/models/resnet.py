@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from se_flax.errors import UserError, check_choice
 from se_flax.layers.cpu import residual_sum
 from se_flax.layers.make_block import make_block
-from se_flax.models.base import Images, Maps, Network
+from se_flax.models.base import Images, Map, Maps, Network
 from se_flax.models.registry import SE_PAPER, register
 
 relu = jax.nn.relu
@@ -65,7 +65,7 @@ class Unit(nn.Module):
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         return self.norm(name=name, scale_init=zeros if self.zero_init else ones)
 
-    def shortcut(self, x: Images, channels: int, norm: bool = True) -> Images:
+    def shortcut(self, x: Images, channels: int, norm: bool = True) -> Map:
         """Gives x the branch's output shape; `norm` adds a batch norm after the convolution."""
         if self.keeps_shape(x, channels):
             return x
@@ -94,7 +94,7 @@ class BasicUnit(Unit):
     """Two 3x3 convolutions (He et al. 2015, figure 5, left)."""
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Map:
         """Returns the unit's output."""
         y = self.se_at("pre", x)
         y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(y)
@@ -123,7 +123,7 @@ class BottleneckUnit(Unit):
     stride_in_first: bool = False
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Map:
         """Returns the unit's output."""
         inner = self.groups * (self.width * self.group_width // 64)
         first = inner // 2 if self.narrow_first else inner
@@ -148,7 +148,7 @@ class PreactBasicUnit(Unit):
     """
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Map:
         """Returns the unit's output."""
         y = relu(self.norm(name="bn1")(self.se_at("pre", x)))
         if self.first or not self.keeps_shape(x, self.width):
@@ -163,7 +163,7 @@ class PreactBottleneckUnit(Unit):
     """1x1, 3x3 and 1x1 convolutions, each after batch norm and ReLU; see `PreactBasicUnit`."""
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Map:
         """Returns the unit's output."""
         y = relu(self.norm(name="bn1")(self.se_at("pre", x)))
         if self.first or not self.keeps_shape(x, 4 * self.width):
@@ -253,7 +253,7 @@ class ResNet(Network, kw_only=True):
 
     def stem_map(
         self, x: Images, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]
-    ) -> Images:
+    ) -> Map:
         """Returns the output of the layers before the first unit."""
         if self.stem == "deep":
             for i, (width, stride) in enumerate([(64, 2), (64, 1), (128, 1)], start=1):

@@ -187,7 +187,7 @@ def test_layers_inside_lifted_transformations_are_refused(lifted, layer):
     assert "stem_se" in variables["params"]
 
 
-def test_an_object_that_is_no_module_or_already_has_blocks_is_refused():
+def test_an_object_that_is_no_module_or_already_has_blocks_is_refused(wrong_types):
     with pytest.raises(UserError, match="needs a module"):
         add_se(nn.Conv, "conv")
     with pytest.raises(UserError, match="in one call"):

@@ -85,7 +85,7 @@ def test_se_adds_what_the_papers_formula_says(name):
 
 def test_pad_shortcut_subsamples_and_appends_zeros():
     x = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
-    y = pad_shortcut(x, 5, 2)
+    y = pad_shortcut(jnp.asarray(x), 5, 2)
     expected = np.zeros((2, 2, 2, 5), np.float32)
     expected[..., :3] = x[:, [0, 2]][:, :, [0, 2]]
     np.testing.assert_array_equal(y, expected)

@@ -71,14 +71,16 @@ def test_se_stands_after_the_relu_of_each_convolution():
 def test_adaptive_average_pool_is_the_mean_of_windows_where_the_size_divides():
     x = np.random.default_rng(0).standard_normal((2, 14, 21, 3), np.float32)
     expected = x.reshape(2, 7, 2, 7, 3, 3).mean(axis=(2, 4))
-    np.testing.assert_allclose(adaptive_average_pool(x, 7), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        adaptive_average_pool(jnp.asarray(x), 7), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_adaptive_average_pool_shares_out_other_sizes_evenly():
     x = np.arange(5, dtype=np.float32)[None, :, None, None]
-    pooled = adaptive_average_pool(np.broadcast_to(x, (1, 5, 5, 1)), 3)
+    pooled = adaptive_average_pool(jnp.broadcast_to(x, (1, 5, 5, 1)), 3)
     np.testing.assert_allclose(pooled[0, :, 0, 0], [0.5, 2, 3.5])  # rows 0-1, 1-3 and 3-4
-    repeated = adaptive_average_pool(np.ones((1, 1, 1, 1), np.float32), 3)
+    repeated = adaptive_average_pool(jnp.ones((1, 1, 1, 1)), 3)
     np.testing.assert_allclose(repeated, np.ones((1, 3, 3, 1)))
 
 

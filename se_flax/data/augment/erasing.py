@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 Image = Float[Array, "h w c"]
 
@@ -17,7 +17,10 @@ def box_mask(
 
 
 def cutout(
-    key: Key[Array, ""], image: Image, size: Int[Array, ""] | int, fill: float = 0.0
+    key: Key[Array, ""],
+    image: Image,
+    size: Int[Array, ""] | int,
+    fill: Real[Array, ""] | float = 0.0,
 ) -> Image:
     """Fills a square around a random pixel, clipped at the image's border.
 
@@ -37,7 +40,7 @@ def cutout(
 def random_erasing(
     key: Key[Array, ""],
     image: Image,
-    probability: float,
+    probability: Float[Array, ""] | float,
     area: tuple[float, float] = (0.02, 1 / 3),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Image:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 from se_flax.data.augment.erasing import Image, box_mask, cutout
 
@@ -24,7 +24,7 @@ GREY = 128.0
 """The value of pixels that a warp leaves empty or cutout fills."""
 
 Scalar = Float[Array, ""] | float
-Table = Float[Array, "256 #c"]
+Table = Real[Array, "256 #c"]
 
 _VALUES = np.arange(256)[:, None]
 
@@ -172,7 +172,7 @@ def contrast(image: Image, factor: Scalar) -> Image:
 # Blends: each mixes the image with a degenerate version of it.
 
 
-def _rounded_product(factor: Scalar, difference: Array) -> Array:
+def _rounded_product(factor: Scalar, difference: Array | np.ndarray) -> Array:
     """Returns factor * difference, rounded to float32, for a difference from -255 to 255."""
     # A compiler may fuse a product with the sum that uses it, and then does not round it. Both
     # products below are exact, so fusing them changes nothing.
@@ -182,7 +182,7 @@ def _rounded_product(factor: Scalar, difference: Array) -> Array:
     return coarse * difference + (factor - coarse) * difference
 
 
-def _blend(degenerate: Array | int, image: Array, factor: Scalar) -> Array:
+def _blend(degenerate: Array | int, image: Array | np.ndarray, factor: Scalar) -> Array:
     """Returns degenerate + factor * (image - degenerate), clipped and rounded as by Pillow."""
     blended = degenerate + _rounded_product(factor, image - degenerate)
     return jnp.floor(jnp.clip(blended, 0, 255))
