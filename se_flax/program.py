@@ -10,8 +10,9 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from se_flax.config import build_model
+from se_flax.config import build_model, check_held_in_memory
 from se_flax.data.dataset import EvalFeed, ImageDataset, TrainFeed
+from se_flax.data.from_config import dataset_of
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.errors import UserError
 from se_flax.init_from import published_variables, with_published
@@ -128,6 +129,23 @@ class Program:
         if "feeds" in vars(self):
             for feed in self.feeds:
                 feed.close()
+
+
+def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> ImageDataset:
+    """Returns the data set of a run, with the validation split that its config asks for.
+
+    Args:
+        config: of the run.
+        dataset: used instead of the one that the config names.
+
+    Raises:
+        UserError: see `dataset_of`; also if the config sets a field that does nothing for it, or
+            the validation split cannot be held out.
+    """
+    dataset = dataset_of(config) if dataset is None else dataset
+    if dataset.on_device:
+        check_held_in_memory(config, dataset.name)
+    return dataset.hold_out(config.validation_fraction) if config.validation_fraction else dataset
 
 
 def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from se_flax.config import build_model, check_config
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
-from se_flax.data.from_config import dataset_of, streamed
+from se_flax.data.from_config import streamed
 from se_flax.data.sources import check_dataset_name, known_datasets
 from se_flax.errors import UserError
-from se_flax.program import Program, build_program
+from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.seeds import metrics_to_choose_by
 from se_flax.workdir import has_checkpoint, read_config
@@ -29,12 +29,15 @@ class RestoredRun:
         model: the network's module.
         state: state from the checkpoint, or from the best checkpoint of each network.
         steps: step of the state for each network.
+        splits: names of the splits it can be evaluated on. A run of version 0.1 that held images
+            out held out others, so that only its test split is what it was.
     """
 
     program: Program
     model: nn.Module
     state: Any
     steps: list[int]
+    splits: tuple[str, ...]
 
     @property
     def seeds(self) -> list[int]:
@@ -47,8 +50,8 @@ class RestoredRun:
 
     def check_split(self, split: str) -> None:
         """Raises `UserError` if the run has no split of this name."""
-        if split not in self.program.sizes:
-            known = ", ".join(self.program.sizes)
+        if split not in self.splits:
+            known = ", ".join(self.splits)
             raise UserError(f'the run has no split "{split}"; its splits are {known}')
 
 
@@ -68,20 +71,20 @@ def restore_run(
     seeds = range(config.seed, config.seed + config.num_seeds)
     with Checkpoints(workdir, metrics_to_choose_by(seeds), read_only=True) as saved:
         steps = _steps(workdir, saved, step, len(seeds))
+        held_out_as_now = "format" in saved.progress(steps[0]) or not config.validation_fraction
         if image_dir is not None:
             names = saved.progress(steps[0])["class_names"]
             dataset = _images_of(config, workdir, image_dir, tuple(names), skip_bad)
         else:
-            dataset = dataset_of(config) if dataset is None else dataset
-            if config.validation_fraction:
-                dataset = dataset.hold_out(config.validation_fraction)
+            dataset = dataset_of_run(config, dataset)
         program = build_program(config, dataset)
         if step == "best":
             arrays, steps = saved.restore_best(program.abstract())
         else:
             arrays, _ = saved.restore(program.abstract(), steps[0])
     model = build_model(config, dataset.num_classes)
-    return RestoredRun(program, model, program.networks.restore(arrays), steps)
+    splits = tuple(program.sizes) if held_out_as_now else ("test",)
+    return RestoredRun(program, model, program.networks.restore(arrays), steps, splits)
 
 
 def _config_of(workdir: pathlib.Path, data_dir: str | None, names_dataset: bool) -> ConfigDict:

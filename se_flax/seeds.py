@@ -10,11 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from se_flax.data.dataset import Inputs
 from se_flax.metrics import Metrics, total
 from se_flax.parallel import pmap_eval, pmap_train, replicate
 from se_flax.state import TrainState
 
-Inputs = tuple[Any, Any]  # shared by all devices, and each device's own (`parallel.pmap_train`)
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 Evaluate = Callable[[dict[str, Any], Any, Any], Metrics]
 
@@ -38,9 +38,6 @@ class Networks(Protocol):
         The function may get the states of all networks as one, whose arrays have a leading axis of
         networks.
         """
-
-    def step(self, state: Any) -> int:
-        """Returns how many updates have been made."""
 
     def train(self, state: Any, inputs: Sequence[Inputs], num_steps: int) -> tuple[Any, Any]:
         """Returns the state after some steps, and what `metrics` reads. The state is donated."""
@@ -92,10 +89,6 @@ class InTurn:
     def map(self, function, state):
         """See `Networks`."""
         return tuple(map(function, state))
-
-    def step(self, state):
-        """See `Networks`."""
-        return int(state[0].step)
 
     def train(self, state, inputs, num_steps):
         """See `Networks`; there is one entry of inputs per network."""
@@ -160,10 +153,6 @@ class AtOnce:
     def map(self, function, state):
         """See `Networks`."""
         return function(state)
-
-    def step(self, state):
-        """See `Networks`."""
-        return int(state.step[0])
 
     def train(self, state, inputs, num_steps):
         """See `Networks`; there is one entry of inputs for all."""

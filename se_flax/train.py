@@ -14,13 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from se_flax import seeds
-from se_flax.config import check_config, check_devices, check_held_in_memory
+from se_flax.config import check_config, check_devices
 from se_flax.data.dataset import ImageDataset
-from se_flax.data.from_config import dataset_of
 from se_flax.errors import UserError
 from se_flax.monitor import Monitor
 from se_flax.overview import count_parameters, environment, introduction, parameter_table
-from se_flax.program import Program, build_program
+from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first
 from se_flax.runtime.interrupts import Interrupt
@@ -70,7 +69,7 @@ def train(
         config = _checked(config, dataset)
         changes = from_first(lambda: _changes(workdir, config))
         with startup.reading_data():
-            dataset = _prepared(config, dataset)
+            dataset = dataset_of_run(config, dataset)
         program = build_program(config, dataset)
         stack.callback(program.close)
         check_same("data set", [program.sizes, list(dataset.class_names)])
@@ -103,24 +102,21 @@ def _changes(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
     return changed_fields(workdir, config)
 
 
-def _prepared(config: ConfigDict, dataset: ImageDataset | None) -> ImageDataset:
-    """Returns the data set of a run, with the validation split that the config asks for."""
-    dataset = dataset_of(config) if dataset is None else dataset
-    if dataset.on_device:
-        check_held_in_memory(config, dataset.name)
-    return dataset.hold_out(config.validation_fraction) if config.validation_fraction else dataset
-
-
 @contextlib.contextmanager
 def _opened(program: Program, workdir: pathlib.Path, startup: Startup) -> Iterator["_Run"]:
     """Opens the workdir of a run, as its only writer, and its checkpoints."""
     abstract = program.abstract()  # fails before anything is written
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
-        from_first(lambda: stack.enter_context(WorkdirLock(workdir)) and None)
+        from_first(lambda: _lock(workdir, stack))
         metrics = seeds.metrics_to_choose_by(program.networks.seeds)
         saved = stack.enter_context(Checkpoints(workdir, metrics))
         yield _Run(program, workdir, startup, interrupt, saved, abstract)
+
+
+def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack) -> None:
+    """Locks the workdir until the stack is closed."""
+    stack.enter_context(WorkdirLock(workdir))
 
 
 class _Run:
@@ -152,17 +148,16 @@ class _Run:
             )
         arrays, carried = self._saved.restore(self._abstract, latest)
         self._check_fits(carried)
+        if latest < self._plan.total_steps and carried.get("format") != _FORMAT:
+            raise UserError(
+                f"{self._workdir} holds a run of an earlier version, which had other random "
+                "streams; it can be evaluated, but not continued; give another --workdir"
+            )
         self._seconds_before = carried["seconds"]
-        self._monitor = Monitor(self._seeds, self._program.metrics, carried["meters"])
+        self._monitor = Monitor(self._seeds, self._program.metrics, carried.get("meters"))
         return self._program.networks.restore(arrays), latest
 
     def _check_fits(self, carried: dict[str, Any]) -> None:
-        advice = "give another --workdir"
-        if carried.get("format") != _FORMAT:
-            raise UserError(
-                f"{self._workdir} holds a run of an earlier version, which had other random "
-                f"streams; it can be evaluated, but not continued; {advice}"
-            )
         names = list(self._program.dataset.class_names)
         for what, before, now in (
             ("images", carried["sizes"], self._program.sizes),
@@ -171,7 +166,7 @@ class _Run:
             if before != now:
                 raise UserError(
                     f"{self._workdir} holds a run on other {what}: it had {before}, and now there "
-                    f"are {now}; {advice}"
+                    f"are {now}; give another --workdir"
                 )
 
     def finished_summary(self, changes: list[str]) -> dict[str, Any] | None:
@@ -228,17 +223,24 @@ class _Run:
             RunInterrupted: if the run was asked to stop, once its state is saved.
         """
         first_step, last_save = step, time.monotonic()
+        compiled: set[int] = set()  # lengths of the dispatches so far
         for dispatch in itertools.count():
             if step == self._plan.total_steps:
                 break
             before, num_steps = step, self._plan.num_steps(step)
+            if num_steps not in compiled:
+                self._monitor.stop_clock()
             state, sums = self._program.train(state, step, num_steps)
             step += num_steps
             self._monitor.add(sums, num_steps * self._program.images_per_step)
             self._check_finite()
             self._saved.poll()
+            if num_steps not in compiled:
+                compiled.add(num_steps)
+                self._monitor.start_clock()
             if before == first_step:
-                self._first_step_done()
+                self._startup.stop()
+                self._progress.say(f"first step done {self._startup}")
             self._progress.update(
                 step, self._monitor.means(), self._monitor.stopwatch.images_per_second
             )
@@ -266,11 +268,6 @@ class _Run:
     def _check_finite(self) -> None:
         skips = self._config.on_nonfinite == "skip"
         self._monitor.check_finite(self._program.learning_rate, skips)
-
-    def _first_step_done(self) -> None:
-        self._monitor.start_clock()  # from here on nothing is compiled
-        self._startup.stop()
-        self._progress.say(f"first step done {self._startup}")
 
     def _log(self, step: int) -> None:
         """Shows and writes the row of training metrics since the last one."""
@@ -304,7 +301,8 @@ class _Run:
             "sizes": self._program.sizes,
         }
         self._writer.sync()  # the rows before a checkpoint must be on disk before it is
-        self._saved.save(step, self._program.networks.save(state), carried, results)
+        if is_first():
+            self._saved.save(step, self._program.networks.save(state), carried, results)
 
     def summarise(self, state: Any) -> dict[str, Any]:
         """Evaluates the final and the best state on the test split; returns the summary."""
@@ -333,7 +331,7 @@ class _Run:
             ],
             "steps": step,
             "seconds": round(self._seconds_before + self._startup.elapsed, 1),
-            # None if only this summary was missing.
+            # None if the run was complete before, without a summary.
             "images_per_second": round(self._monitor.stopwatch.images_per_second, 1) or None,
             "skipped": self._monitor.skipped,
             **environment(),

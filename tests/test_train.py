@@ -16,6 +16,7 @@ from se_flax.evaluate import evaluate_workdir
 from se_flax.program import build_program, default_steps_per_dispatch
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import RunInterrupted, train
+from se_flax.workdir import write_config
 
 
 def rows(workdir):
@@ -340,6 +341,49 @@ def test_the_summary_of_a_shorter_run_is_not_used_for_a_longer_one(finished, str
     path.write_text(json.dumps({**summary, "steps": 18, "final": {"top1": 1.0}}))
     again = train(config, workdir, stripes)
     assert (again["steps"], again["final"]) == (36, summary["final"])
+
+
+@pytest.fixture
+def earlier(finished, tmp_path):
+    """The workdir and config of a finished run, as an earlier version would have left it."""
+    workdir, config = copy_of(finished, tmp_path)
+
+    def progress_of(self, step):
+        return {k: v for k, v in progress(self, step).items() if k != "format"}
+
+    progress, restore = Checkpoints.progress, Checkpoints.restore
+
+    def restore_of(self, abstract, step):
+        arrays, carried = restore(self, abstract, step)
+        return arrays, {k: v for k, v in carried.items() if k not in ("format", "meters")}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "progress", progress_of)
+        patch.setattr(Checkpoints, "restore", restore_of)
+        yield workdir, config
+
+
+def test_a_run_of_an_earlier_version_is_not_continued(earlier, stripes):
+    workdir, config = earlier
+    config.num_epochs += 1
+    with pytest.raises(UserError, match="holds a run of an earlier version"):
+        train(config, workdir, stripes)
+
+
+def test_a_complete_run_of_an_earlier_version_is_complete(earlier, finished, stripes):
+    workdir, config = earlier
+    assert train(config, workdir, stripes) == finished[0]
+    assert evaluate_workdir(workdir, "latest", dataset=stripes)["top1"] == pytest.approx(
+        finished[0]["final"]["top1"]
+    )
+
+
+def test_what_an_earlier_version_held_out_is_not_evaluated(earlier, stripes):
+    workdir, config = earlier
+    config.validation_fraction = 0.3
+    write_config(workdir, config)
+    with pytest.raises(UserError, match='no split "validation"; its splits are test'):
+        evaluate_workdir(workdir, "latest", "validation", dataset=stripes)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from se_flax.data.dataset import HostImages, Inputs, held_out, present
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.data.shuffle import shuffled
 from se_flax.errors import UserError
-from se_flax.parallel import batch_slots, divisible, replicate
+from se_flax.parallel import batch_slots, divisible, replicate, share_out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class MemoryTrainFeed:
     """All training images, and the slots of the batch that each device fills."""
 
     def __init__(self, split: Split, batch_size: int):
-        self._inputs = replicate(DeviceSplit.of(split)), batch_slots(batch_size)
+        self._inputs = replicate(DeviceSplit.of(split)), share_out(batch_slots(batch_size))
 
     def inputs(self, step: int) -> Inputs:
         """Returns the inputs, the same for all steps."""

@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.config import check_config, check_devices
 from se_flax.data.dataset import ImageDataset
-from se_flax.data.from_config import dataset_of
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
+from se_flax.program import dataset_of_run
 
 _SMALLEST = 96  # minimum height and width of a drawn image, in pixels
 _CAPTION = 14  # height of a caption, in pixels
@@ -38,9 +38,7 @@ def preview_batch(
         count: number of images; even, because mixing works on pairs.
         train: whether to return augmented training images; otherwise test images.
     """
-    dataset = dataset_of(config)
-    if config.validation_fraction:
-        dataset = dataset.hold_out(config.validation_fraction)
+    dataset = dataset_of_run(config)
     preprocessing = Preprocessing.of(dataset, config.augment)
     if not train:
         shared, own = next(iter(dataset.eval_feed("test", count)))
@@ -55,8 +53,8 @@ def preview_batch(
 
 
 def _first(own: Any, count: int) -> Any:
-    """Returns the first images of the first device's share."""
-    return jax.tree.map(lambda x: x[0, :count], own)
+    """Returns the first images of a batch, given the share of each device."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], own)
 
 
 def draw_grid(

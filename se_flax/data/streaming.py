@@ -263,7 +263,6 @@ class StreamedTrainFeed:
         """
         if self._ahead is None or self._ahead[0] != step:
             self.close()
-            self._batches = self._batches_from(step)
             self.prefetch(step)
         if self._ahead is None:
             raise IndexError(f"the run has no step {step}")
@@ -271,6 +270,8 @@ class StreamedTrainFeed:
 
     def prefetch(self, step: int) -> None:
         """Copies the next batch, that of `step`, to the devices; does nothing after the last."""
+        if self._batches is None:
+            self._batches = self._batches_from(step)
         batch = next(self._batches, None)
         self._ahead = None if batch is None else (step, share_out(batch.by_device()))
 
@@ -278,6 +279,7 @@ class StreamedTrainFeed:
         """Stops reading."""
         if self._batches is not None:
             self._batches.close()
+        self._batches = self._ahead = None
 
 
 class StreamedEvalFeed:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from se_flax.data.images import CenterCrop, RandomResizedCrop
-from se_flax.data.streaming import Subset, eval_batches, train_batches
+from se_flax.data.streaming import StreamedTrainFeed, Subset, eval_batches, train_batches
 from se_flax.errors import UserError
 from tests.conftest import ROOT
 
@@ -169,3 +169,20 @@ def test_a_batch_is_shared_out_in_order():
     np.testing.assert_array_equal(shared.positions.reshape(-1), np.arange(8))
     np.testing.assert_array_equal(shared.labels.reshape(-1), np.arange(8) % 3)
     assert shared.mask.all()
+
+
+def test_a_feed_reads_ahead_and_can_be_closed_and_used_again():
+    def batches_from(step):
+        yield from train(Numbers(20), step, 4)
+
+    feed = StreamedTrainFeed(batches_from)
+    feed.prefetch(1)
+    expected = train(Numbers(20), 1, 2)[0].images
+    for _ in range(2):
+        _, batch = feed.inputs(1)
+        np.testing.assert_array_equal(np.asarray(batch.images).reshape(expected.shape), expected)
+        feed.close()
+    feed.inputs(3)
+    feed.prefetch(4)
+    with pytest.raises(IndexError, match="no step 4"):
+        feed.inputs(4)
