@@ -4,6 +4,19 @@ sys.modules["tensorflow"] = None  # makes every import of it fail
 """
 
 
+def test_importing_the_package_loads_no_library_of_a_run(run_python):
+    program = """
+import sys
+import se_flax
+se_flax.create_model("se_resnet50")
+of_a_run = {"cv2", "dm_pix", "optax", "orbax", "ml_collections", "PIL", "matplotlib", "sklearn"}
+of_a_run |= {"clu", "grain", "tensorflow", "tensorflow_datasets", "tensorboard", "safetensors"}
+print(sorted(of_a_run & {name.split(".")[0] for name in sys.modules}))
+"""
+    process = run_python("-c", program)
+    assert process.stdout.strip() == "[]", process.stderr
+
+
 def test_models_and_steps_need_only_jax_and_flax(run_python):
     program = """
 import sys
