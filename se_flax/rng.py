@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, UInt
 
-Seed = UInt[Array, ""] | int
+Seed = UInt[Array, ""] | np.unsignedinteger | int
 
 
 class Stream(enum.IntEnum):

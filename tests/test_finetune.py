@@ -83,7 +83,7 @@ def test_a_new_classifier_is_initialised_by_the_seed(
         heads.append(np.asarray(state.params["classifier"]["kernel"]))
     assert heads[0].shape == (8, 4)
     assert not np.array_equal(*heads)
-    assert "the classifier of 4 is new" in capsys.readouterr().out
+    assert "the classifier for 4 classes is newly" in capsys.readouterr().out
 
 
 def test_a_frozen_backbone_does_not_change(config, stripes, tmp_path):

@@ -23,7 +23,7 @@ from se_flax.errors import UserError
 def confusion_matrix(
     model: nn.Module,
     variables: dict[str, Any],
-    batches: Iterable[tuple[Float[Array, "b h w c"], Int[Array, " b"]]],
+    batches: Iterable[tuple[Float[Array, "_ h w c"], Int[np.ndarray, " _"]]],
     num_classes: int,
 ) -> Int[np.ndarray, "num_classes num_classes"]:
     """Returns the number of images by true class (rows) and predicted class (columns).

@@ -47,7 +47,7 @@ class Excitations:
 def excitations_by_class(
     model: nn.Module,
     variables: dict[str, Any],
-    batches: Iterable[tuple[Float[Array, "b h w 3"], Int[Array, " b"]]],
+    batches: Iterable[tuple[Float[Array, "_ h w c"], Int[np.ndarray, " _"]]],
     classes: Sequence[int],
 ) -> dict[str, Excitations]:
     """Returns statistics of the gates of each SE block by class.

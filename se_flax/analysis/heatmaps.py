@@ -33,7 +33,7 @@ def class_activation_maps(
     model: nn.Module,
     variables: dict[str, Any],
     images: Float[Array, "n height width 3"],
-    classes: Int[Array, " n"] | None = None,
+    classes: Int[Array, " n"] | Int[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n num_classes"]]:
     """Returns one class activation map per image, and the logits.
 
