@@ -18,7 +18,7 @@ from se_flax.errors import UserError
 from se_flax.init_from import published_variables, with_published
 from se_flax.metrics import Metrics
 from se_flax.optim import learning_rate_schedule, make_optimizer, peak_learning_rate
-from se_flax.parallel import AXIS
+from se_flax.parallel import AXIS, replicate
 from se_flax.plan import Plan
 from se_flax.seeds import AtOnce, InTurn, Networks
 from se_flax.state import TrainState, create_state
@@ -96,7 +96,7 @@ class Program:
                 self.dataset.num_classes,
                 self.config.model.overrides.to_dict(),
             )
-            state = self.networks.map(lambda one: with_published(one, variables), state)
+            state = self.networks.map(lambda one: replicate(with_published(one, variables)), state)
         return state
 
     def train(self, state: Any, step: int, num_steps: int) -> tuple[Any, Any]:
