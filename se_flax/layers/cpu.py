@@ -115,7 +115,7 @@ def residual_sum(
 
 
 def _apart(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns function(*args), computed in a call that XLA is told not to inline.
+    """Returns function(*args), computed in a call that XLA does not inline.
 
     XLA for CPUs fuses an expression into every operation that reads it and so recomputes it each
     time. The arguments and results of a call that is not inlined are computed once and stored.
