@@ -21,7 +21,7 @@ from se_flax.monitor import Monitor
 from se_flax.overview import count_parameters, environment, introduction, parameter_table
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
-from se_flax.runtime.distributed import check_same, from_first, is_first
+from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import WorkdirLock
 from se_flax.runtime.progress import Progress, Startup, format_results
@@ -69,7 +69,7 @@ def train(
         config = _checked(config, dataset)
         changes = from_first(lambda: _changes(workdir, config))
         with startup.reading_data():
-            dataset = dataset_of_run(config, dataset)
+            dataset = on_all(lambda: dataset_of_run(config, dataset))
         program = build_program(config, dataset)
         stack.callback(program.close)
         check_same("data set", [program.sizes, list(dataset.class_names)])

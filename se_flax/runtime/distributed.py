@@ -151,6 +151,28 @@ def from_first(function: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
+def on_all(function: Callable[[], Any]) -> Any:
+    """Calls a function in every process; returns this process's result.
+
+    Raises:
+        UserError: in all processes, if the function raised one in any of them.
+    """
+    if jax.process_count() == 1:
+        return function()
+    error, result = None, None
+    try:
+        result = function()
+    except UserError as raised:
+        error = raised
+    failed = multihost_utils.process_allgather(np.array(error is not None))
+    if error is not None:
+        raise error
+    if any(failed):
+        others = ", ".join(str(i) for i in np.flatnonzero(failed))
+        raise UserError(f"process {others} of this run cannot start; its own message says why")
+    return result
+
+
 def arrays_from_first(
     arrays: Mapping[str, np.ndarray] | None, abstract: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, np.ndarray]:

@@ -102,6 +102,11 @@ def test_the_first_process_sends_the_others_its_numbers_bit_by_bit(run_python):
         "def fail(): raise UserError('no')\n"
         "try:\n    from_first(fail)\nexcept UserError as error:\n    assert str(error) == 'no'\n"
         "else:\n    raise AssertionError\n"
+        "assert on_all(jax.process_index) == jax.process_index()\n"
+        "def fail_in_second():\n    if not is_first():\n        raise UserError('mine')\n"
+        "try:\n    on_all(fail_in_second)\nexcept UserError as error:\n"
+        "    expected = 'process 1 of this run cannot start' if is_first() else 'mine'\n"
+        "    assert expected in str(error)\nelse:\n    raise AssertionError\n"
         "print('well')\n"
     )
     address = free_address()
