@@ -2,7 +2,7 @@
 
 The network is b0 (the default) to b7.
 
-The recipe is that of Tan and Le (arXiv:1905.11946, section 5.2): RMSProp with decay and momentum
+The recipe is from Tan and Le (arXiv:1905.11946, section 5.2): RMSProp with decay and momentum
 0.9, weight decay 1e-5, learning rate 0.256 multiplied by 0.97 every 2.4 epochs, AutoAugment,
 stochastic depth with survival probability 0.8, dropout from 0.2 (b0) to 0.5 (b7), and batch norm
 with momentum 0.99. The last two are part of the networks.
@@ -15,11 +15,11 @@ main.py and utils.py):
   the batch: it is 0.016 for `--config.batch_size=256`.
 - A linear warm-up from 0 takes 5 epochs.
 - Label smoothing is 0.1, and the epsilon of RMSProp 0.001.
-- An average of the weights is kept, with decay 0.9999.
+- Evaluation uses a moving average of the weights, with decay 0.9999.
 
-Two things differ from that code. It keeps only batch norm out of weight decay; here biases do not
-decay either. It resizes training crops bicubically; here a crop that shrinks takes the mean of the
-pixels that each new one covers, and other crops are resized bilinearly.
+Two things differ from that code. It excludes only batch norm from weight decay; here biases are
+excluded as well. It resizes training crops bicubically; here crops are shrunk by averaging over
+pixels, and enlarged bilinearly.
 """
 
 from ml_collections import ConfigDict

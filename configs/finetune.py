@@ -1,22 +1,22 @@
-"""Published weights trained further on images of another data set.
+"""Published weights fine-tuned on images of another data set.
 
 The argument is the network: configs/finetune.py:se_resnet50_caffe (the default). Its weights are
 the first that `python -m se_flax.pretrained` lists for it, or `--config.init_from=FILE`. A network
-for which none are listed starts from random weights, unless `--config.init_from` names some.
+without listed weights starts from random ones, unless `--config.init_from` is set.
 
-The images are those of `--config.dataset.image_dir=DIR`, a folder with train/<class>/*.jpg and
-val/<class>/*.jpg, or of `--config.dataset.name=NAME`, any TFDS data set with images and labels.
+The images are in `--config.dataset.image_dir=DIR`, a folder with train/<class>/*.jpg and
+val/<class>/*.jpg, or in `--config.dataset.name=NAME`, any TFDS data set with images and labels.
 
-The recipe is that of Kornblith et al. (arXiv:1805.08974, section A.5), which Tan and Le
-(arXiv:1905.11946, section 5.3) follow: Nesterov momentum 0.9, batches of 256, and a cosine from the
-first step on. Kornblith et al. search the learning rate and the weight decay for each data set on
-held-out images; 0.01 and 1e-4 are middle values of theirs. Search yours with
+The recipe is from Kornblith et al. (arXiv:1805.08974, section A.5), and Tan and Le follow it
+(arXiv:1905.11946, section 5.3): Nesterov momentum 0.9, batches of 256, and a cosine from the first
+step on. Kornblith et al. search the learning rate and the weight decay for each data set on
+held-out images; 0.01 and 1e-4 are in the middle of their ranges. Search yours with
 `--config.validation_fraction=0.1 --config.optimizer.learning_rate=...`. They train for 20,000
 steps; here `--config.num_epochs` sets the length.
 
-Two other ways to fine-tune: `--config.freeze_backbone=True` trains a new classifier on the features
-as they are, and `--config.optimizer.lr_multipliers="(('classifier/*', 1.0), ('*', 0.1))"` trains
-the backbone at a tenth of the rate.
+Two other ways to fine-tune: `--config.freeze_backbone=True` trains only a new classifier, and
+`--config.optimizer.lr_multipliers="(('classifier/*', 1.0), ('*', 0.1))"` trains the backbone at a
+tenth of the rate.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ def get_config(network: str = "se_resnet50_caffe") -> ConfigDict:
 
     # Data
     config.dataset.name = "imagenette"
-    if weights:  # images are prepared as they are to evaluate these weights
+    if weights:  # prepare images as in the evaluation of these weights
         config.dataset.image_size = weights.input_size
         config.dataset.crop_pct = weights.crop_pct
         config.dataset.interpolation = weights.interpolation

@@ -3,10 +3,10 @@
 The argument is the number of classes, 10 (the default) or 100: configs/se_inception_cifar.py:100.
 inception_cifar.py is the same run without SE blocks.
 
-There is no published recipe. The network's form for 32x32 pixels is this project's, and so is the
-recipe: that of ResNet, with the changes and reasons of se_resnet_cifar100.py, with weight decay
-5e-4 for both data sets and the label smoothing of the network's paper (arXiv:1512.00567,
-section 7).
+The network's form for 32x32 pixels is this project's own, so there is no published recipe for it.
+The recipe here is that of se_resnet_cifar100.py, which gives the reasons, with two differences: the
+weight decay of 5e-4 is used for both data sets, and there is label smoothing, as in the network's
+paper (arXiv:1512.00567, section 7).
 """
 
 from ml_collections import ConfigDict

@@ -3,17 +3,17 @@
 The depth is 20, 32, 44, 56, 110 (the default) or 164. resnet_cifar10.py is the same run without SE
 blocks.
 
-The recipe is that of He et al. (arXiv:1512.03385, section 4.2), which Hu et al. (arXiv:1709.01507,
-section 5.1) use for their SE networks: SGD with momentum 0.9, batches of 128, learning rate 0.1
+The recipe is from He et al. (arXiv:1512.03385, section 4.2). Hu et al. (arXiv:1709.01507,
+section 5.1) use it for their SE networks: SGD with momentum 0.9, batches of 128, learning rate 0.1
 divided by 10 at half and at three quarters of the run, weight decay 1e-4, and images padded by 4
 zeros, cropped and flipped at random.
 
-se_resnet_cifar100.py differs in its data set and its weight decay alone. It says what differs from
+se_resnet_cifar100.py differs only in its data set and its weight decay. It says what differs from
 the papers (200 epochs, Nesterov momentum, normalisation by channel) and what makes the very deep
 networks converge (warm-up, scales that start at 0, no decay of batch norm, means in float32).
 
-experiments/backbones.py sets `preactivation`, to train pre-activation ResNets (arXiv:1603.05027) by
-this recipe.
+experiments/backbones.py sets `preactivation`, to train pre-activation ResNets (arXiv:1603.05027)
+with this recipe.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
 The depth is 20, 32, 44, 56, 110 (the default) or 164. resnet_cifar100.py is the same run without SE
 blocks.
 
-The recipe is that of He et al. (arXiv:1512.03385, section 4.2), which Hu et al. (arXiv:1709.01507,
-section 5.1) use for their SE networks: SGD with momentum 0.9, batches of 128, learning rate 0.1
+The recipe is from He et al. (arXiv:1512.03385, section 4.2). Hu et al. (arXiv:1709.01507,
+section 5.1) use it for their SE networks: SGD with momentum 0.9, batches of 128, learning rate 0.1
 divided by 10 at half and at three quarters of the run, and images padded by 4 zeros, cropped and
 flipped at random. Three things differ:
 
@@ -22,13 +22,13 @@ Four choices make the very deep networks converge, with SE blocks and without:
   at chance for several epochs (He et al., section 4.2).
 - From 110 layers on, the last batch norm of each residual branch starts with scale 0, so that each
   of the 54 units starts as an identity. At 20 layers this only slows the first epochs down.
-- Weight decay leaves out batch norm, and with it the gates. Decayed scales shrink the branches, and
-  the gates that follow them, towards zero.
+- Weight decay leaves out batch norm and biases. Decayed scales shrink the branches, and the gates
+  that follow them, towards zero.
 - The mean in the SE block and the statistics of batch norm are computed in float32, even where the
   rest is bfloat16.
 
-experiments/backbones.py sets `preactivation`, to train pre-activation ResNets (arXiv:1603.05027) by
-this recipe.
+experiments/backbones.py sets `preactivation`, to train pre-activation ResNets (arXiv:1603.05027)
+with this recipe.
 """
 
 from ml_collections import ConfigDict

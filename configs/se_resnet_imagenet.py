@@ -3,14 +3,14 @@
 The depth is 18, 34, 50 (the default), 101 or 152. resnet_imagenet.py is the same run without SE
 blocks.
 
-The recipe is that of Hu et al. (arXiv:1709.01507, section 5.1), who train networks with SE blocks
-and without alike: SGD with momentum 0.9, batches of 1024, learning rate 0.6 divided by 10 every 30
-epochs, 100 epochs, and images cropped at random in size and aspect ratio and flipped. Where the
-paper leaves something open:
+The recipe is from Hu et al. (arXiv:1709.01507, section 5.1), who train all networks in the same
+way, with SE blocks or without: SGD with momentum 0.9, batches of 1024, learning rate 0.6 divided by
+10 every 30 epochs, 100 epochs, and images cropped at random in size and aspect ratio and flipped.
+Where the paper leaves something open:
 
-- Weight decay is 1e-4, that of He et al. (arXiv:1512.03385, section 3.4). Batch norm and biases do
+- Weight decay is 1e-4, as in He et al. (arXiv:1512.03385, section 3.4). Batch norm and biases do
   not decay. Momentum is not Nesterov's.
-- Crops have 8% of the area or more, as the README of the authors' code (hujie-frank/SENet) says.
+- Crops cover at least 8% of the area, as the README of the authors' code (hujie-frank/SENet) says.
 - The rotation and pixel jitter of that README, which the paper does not mention, are left out.
 - The learning rate is for a batch of 1024 and scales with `--config.batch_size` (Goyal et al.,
   arXiv:1706.02677): it is 0.15 for 256.

@@ -2,8 +2,8 @@
 
 The depth is 18 (the default), 34 or 50. resnet_tiny_imagenet.py is the same run without SE blocks.
 
-The SE paper does not use this data set, and there is no usual recipe for it. These are the ImageNet
-networks, with choices of this project:
+The SE paper does not use this data set, and there is no usual recipe for it. The networks are those
+for ImageNet. The other choices are this project's:
 
 - The stem is one 3x3 convolution, as in networks for CIFAR, in place of a 7x7 convolution of stride
   2 and a pooling. The last stage then sees 8x8 positions, about as many as the 7x7 of ImageNet's
@@ -11,12 +11,12 @@ networks, with choices of this project:
   multiply-adds per image, about as many as the 1.8 billion at 224x224; with the ImageNet stem it
   would take 0.15 billion. Reproductions in courses and student projects use the ImageNet networks
   unchanged, at a fifteenth of the cost: `--config.model.overrides.stem=imagenet`.
-- The optimiser is SGD with Nesterov momentum 0.9, batches of 256 and learning rate 0.1, that of He
+- The optimiser is SGD with Nesterov momentum 0.9, batches of 256 and learning rate 0.1, as in He
   et al. (arXiv:1512.03385, section 3.4) for this batch. The rate scales with the batch.
 - The run has 90 epochs. The rate rises for the first five (Goyal et al., arXiv:1706.02677) and then
   falls to 0 along half a cosine.
 - Weight decay is 5e-4, as for CIFAR-100, which has as many images per class.
-- Crops of a random size have 25% of the area or more, not 8%: at least 32x32 of the 64x64 pixels.
+- Random crops cover at least 25% of the area, not 8%: at least 32x32 of the 64x64 pixels.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,8 @@
 The argument is the number of classes, 10 (the default) or 100: configs/se_resnext_cifar.py:100.
 resnext_cifar.py is the same run without SE blocks.
 
-The recipe is that of Xie et al. (arXiv:1611.05431, section 5.3). It is the recipe of ResNet, with
-the changes and reasons of se_resnet_cifar100.py, for 300 epochs, with drops at 150 and 225 and
-weight decay 5e-4.
+The recipe is from Xie et al. (arXiv:1611.05431, section 5.3): 300 epochs, with drops at 150 and
+225, and weight decay 5e-4. The rest is as in se_resnet_cifar100.py, which gives the reasons.
 """
 
 from ml_collections import ConfigDict

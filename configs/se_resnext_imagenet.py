@@ -2,7 +2,7 @@
 
 The depth is 50 (the default) or 101. resnext_imagenet.py is the same run without SE blocks.
 
-The recipe is that of Hu et al. (arXiv:1709.01507, section 5.1), as in se_resnet_imagenet.py, which
+The recipe is from Hu et al. (arXiv:1709.01507, section 5.1), as in se_resnet_imagenet.py, which
 gives the reasons for what the paper leaves open: SGD with momentum 0.9, batches of 1024, learning
 rate 0.6 divided by 10 every 30 epochs, 100 epochs, and images cropped at random in size and aspect
 ratio and flipped. The learning rate scales with `--config.batch_size`.

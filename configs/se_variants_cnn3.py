@@ -1,10 +1,11 @@
 """Three-layer CNN on CIFAR-10, with a variant of the SE block as its second layer.
 
 The argument is the variant: configs/se_variants_cnn3.py:bump. The others are "standard" (the SE
-block, the default), "slow_squeeze", "slow_excite" and "slow_squeeze_slow_excite". "default", the
-paper's word for the network without a block, keeps the convolution.
+block, which is used if no argument is given), "slow_squeeze", "slow_excite" and
+"slow_squeeze_slow_excite". "default" is the paper's name for the network without a block, which
+keeps the convolution.
 
-The recipe is that of "Variations of Squeeze and Excitation networks" (arXiv:2304.06502, section 2):
+The recipe is from "Variations of Squeeze and Excitation networks" (arXiv:2304.06502, section 2):
 CIFAR-10, Adadelta at learning rate 1.0, multiplied by 0.7 after each epoch, batches of 64, and 50
 epochs. The paper mentions no augmentation and no weight decay, and there are none here.
 """

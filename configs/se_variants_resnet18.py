@@ -1,14 +1,15 @@
 """ResNet-18 with a variant of the SE block on CIFAR-10, CIFAR-100 or SVHN.
 
 The argument is the variant and the data set: configs/se_variants_resnet18.py:bump,cifar100. The
-variants are "standard" (the SE block, the default), "slow_squeeze", "slow_excite",
-"slow_squeeze_slow_excite" and "bump"; "default" is the paper's word for the network without a
-block. The data sets are "cifar10" (the default), "cifar100" and "svhn".
+variants are "standard" (the SE block), "slow_squeeze", "slow_excite", "slow_squeeze_slow_excite"
+and "bump"; "default" is the paper's name for the network without a block. The data sets are
+"cifar10", "cifar100" and "svhn". Without an argument, they are "standard" and "cifar10".
 
-The runs are those of "Variations of Squeeze and Excitation networks" (arXiv:2304.06502,
-section 4.1): batches of 32, and images normalised by mean and standard deviation. The paper gives
-no more of the recipe. The rest is that of its three-layer CNN, as in se_variants_cnn3.py: Adadelta
-at learning rate 1.0, multiplied by 0.7 after each epoch, for 50 epochs, and no weight decay.
+The runs are from "Variations of Squeeze and Excitation networks" (arXiv:2304.06502,
+section 4.1): batches of 32, and images normalised by mean and standard deviation. The paper does
+not give the rest of the recipe. The one of its three-layer CNN is used here (se_variants_cnn3.py):
+Adadelta at learning rate 1.0, multiplied by 0.7 after each epoch, for 50 epochs, without weight
+decay.
 
 - For CIFAR-100 the paper enlarges images to 224 pixels and crops and flips them at random. Here
   they stay at 32 pixels, padded by 4, cropped and flipped at random. The images of the other two
@@ -18,10 +19,10 @@ at learning rate 1.0, multiplied by 0.7 after each epoch, for 50 epochs, and no 
   convolution of stride 2 and a pooling, it would see one position, and the SE blocks there would
   have nothing to squeeze.
 
-The network takes 0.56 billion multiply-adds per image: a third of the 1.8 billion that the ImageNet
-stem takes at 224 pixels, and fifteen times the 0.04 billion that it takes at 32. The paper's 73% on
-CIFAR-10 without SE suggests that it used the ImageNet stem at 32 pixels. So expect higher accuracy
-here, and compare what each variant changes rather than the accuracy itself.
+The network takes 0.56 billion multiply-adds per image. With the ImageNet stem it would take 1.8
+billion at 224 pixels and 0.04 billion at 32. The paper's 73% on CIFAR-10 without SE suggests that
+it used the ImageNet stem at 32 pixels. So expect higher accuracy here, and compare what each
+variant changes rather than the accuracy itself.
 `--config.model.overrides.stem=imagenet` gives the other network.
 """
 

@@ -1,9 +1,9 @@
 """SENet-154 on ImageNet, as far as the SE paper describes it (arXiv:1709.01507, appendix).
 
 The paper gives batches of 2048 with learning rate 1.0, label smoothing, and dropout of 0.2 before
-the classifier, which is part of the network. For label smoothing it only cites Szegedy et al.
-(arXiv:1512.00567), whose 0.1 is used here. It froze batch norm in "the last few training epochs",
-which this run does not do.
+the classifier (here a part of the network). For label smoothing it only cites Szegedy et al.
+(arXiv:1512.00567), whose 0.1 is used here. It freezes batch norm in "the last few training epochs";
+this run does not.
 
 The rest is as for the paper's other networks: see se_resnet_imagenet.py for the reasons.
 """

@@ -97,7 +97,7 @@ def cells(scale: str) -> list[Cell]:
 
 STUDY = Study(
     name="backbones",
-    title="Plain against SE",
+    title="With and without SE",
     question="How much accuracy do SE blocks add to a network?",
     cells=cells,
     over_size=True,

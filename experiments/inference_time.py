@@ -1,7 +1,7 @@
 """What SE blocks cost in inference: python -m experiments.inference_time.
 
 The plain network and the SE network are timed in turn, in one process. A cell is a network at a
-batch size, and a "seed" is a round of timings.
+batch size; `--seeds` is the number of rounds of timing.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Timing:
 
     @property
     def name(self) -> str:
-        """Name of its file of results."""
+        """Name of the file of its results, without the suffix."""
         return f"{self.network}_{self.image_size}_batch{self.batch_size}"
 
 
@@ -88,7 +88,7 @@ def forward(name: str, timing: Timing, dtype: str):
 
 
 def milliseconds(run, seconds: float) -> float:
-    """Returns the mean time of run() over the given seconds, after one call that does not count."""
+    """Returns the mean time of run(), called for the given seconds after one untimed call."""
     run()
     begun, times = time.perf_counter(), 0
     while times == 0 or time.perf_counter() - begun < seconds:
@@ -100,10 +100,10 @@ def milliseconds(run, seconds: float) -> float:
 def run_timing(
     timing: Timing, scale: str, rounds: int, path: pathlib.Path, note: str
 ) -> dict[str, Any]:
-    """Returns a cell's results with the given rounds, of which it times those not in the file.
+    """Times the rounds of a cell that are not in its file yet; returns the results of all.
 
     Raises:
-        UserError: if the rounds in the file are of another device.
+        UserError: if the rounds in the file were timed on another device or in another type.
     """
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     about = environment()

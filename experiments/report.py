@@ -151,7 +151,7 @@ def top1_of(result: dict[str, Any] | None) -> dict[int, float]:
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Returns "mean +- standard deviation", or the only value."""
+    """Returns "mean ± standard deviation", or the value if there is only one."""
     values = np.array(list(values))
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
@@ -177,7 +177,7 @@ def results_of(study: Study, scale: str, out: pathlib.Path) -> dict[str, Any]:
         path = result_path(out, study.name, scale, cell.name)
         results[cell.name] = read_result(path)
         if results[cell.name] and not same_config(results[cell.name], cell):
-            print(f"left out, because it is a result of another config: {path}")
+            print(f"left out, because it is the result of another config: {path}")
             results[cell.name] = None
     return results
 
@@ -375,9 +375,8 @@ def _draw_over_size(study: Study, shown: Sequence[Cell], results: dict[str, Any]
             axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.margins(x=0.15)
-        if max(values) < 1.5 * min(
-            values
-        ):  # or the small cost of a block would fill the whole width
+        # Otherwise the small cost of a block would fill the whole width.
+        if max(values) < 1.5 * min(values):
             axis.set_xlim(0.5 * min(values) / unit, 1.5 * max(values) / unit)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("top-1 on test images, %")
@@ -545,7 +544,7 @@ def main(argv: list[str]) -> None:
     """Writes the report."""
     out = pathlib.Path(flags.FLAGS.out)
     if not out.is_dir():
-        raise UserError(f"there is no folder {out}")
+        raise UserError(f"there is no folder {out}; run a study first, or give another --out")
     page = report(out)
     (out / "report.md").write_text(page)
     (out / "report.html").write_text(html(page, out))

@@ -1,10 +1,10 @@
 """How fast images are read: python -m experiments.streaming_speed --image_dir=DIR.
 
-Measures training crops of the JPEGs in DIR/<class>/, in images per second and core. These take
+Measures training crops of the images in DIR/<class>/, in images per second and core. These take
 turns in one run, several times each:
 
-- plain loops that read, decode, crop and resize with OpenCV, and keep nothing, in one process per
-  core at the same time: the limit;
+- plain loops that read, decode, crop and resize with OpenCV and keep nothing, one process per core
+  at the same time: the upper limit;
 - `se_flax.data.streaming`, in threads and in processes, one per core;
 - PyTorch's DataLoader (if PyTorch is installed) over the same files with the same crops, in one
   process per core.
@@ -110,10 +110,10 @@ def torch_speed(
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table, with ratios to the limit first, and writes it as JSON."""
+    """Prints a table of speeds and their ratios to the limit, and writes it as JSON."""
     options = flags.FLAGS
     if options.image_dir is None:
-        raise UserError("--image_dir=DIR is missing, a folder of class folders")
+        raise UserError("--image_dir=DIR is missing: a folder with one folder of images per class")
     source = ImageFolder.of(options.image_dir)
     crop = RandomResizedCrop(options.size)
     batch_size, seconds = options.batch_size, options.seconds
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Declares the options of this command."""
-    flags.DEFINE_string("image_dir", None, "Folder of class folders.")
+    flags.DEFINE_string("image_dir", None, "Folder with one folder of images per class.")
     flags.DEFINE_integer("size", 224, "Height and width of the crops.", 1)
     flags.DEFINE_integer("batch_size", 64, "Images in a batch.", 1)
     flags.DEFINE_float("seconds", 5.0, "Seconds per measurement.", 0.1)

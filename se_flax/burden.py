@@ -30,7 +30,7 @@ class Burden:
         feature_mb: memory of all layers' outputs in float32, without re-use, in units of 2^20
             bytes. Layers are convolutions and dense layers (each including its bias), batch
             norms, poolings, concatenations, sums, sigmoids (including swish), tanh and scalings
-            by a gate. A ReLU works in place, and so does a sum after a scaling, as in the
+            by a gate. A ReLU works in place, and so does the sum after a scaling, as in the
             networks that the authors of the SE paper released.
         multiply_adds: number of multiply-adds in all convolutions and matrix products.
     """

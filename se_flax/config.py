@@ -22,7 +22,7 @@ class Kind:
 
     Attributes:
         allows: whether a value is allowed.
-        expected: what is expected; completes a sentence after "must be".
+        expected: describes these values in an error message, after "must be".
     """
 
     allows: Callable[[Any], bool]
@@ -134,8 +134,8 @@ FIELDS: dict[str, Field] = {
     "dataset.name": Field(
         "cifar10",
         _TEXT,
-        "digits, cifar10, cifar100 or svhn_cropped, which are held in memory, or any TFDS data set "
-        "with images and labels, which is streamed",
+        f"held in memory: {', '.join(known_datasets())}; streamed: any other TFDS data set with "
+        "images and labels",
     ),
     "dataset.data_dir": Field(
         "", _TEXT, "folder of TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
@@ -168,7 +168,10 @@ FIELDS: dict[str, Field] = {
         0.0, _FRACTION, "share of the training images to hold out for choosing the best checkpoint"
     ),
     "augment.crop_padding": Field(
-        4, _whole(0, 4096), "zeros around the image before a random crop of its size; 0: no crop"
+        4,
+        _whole(0, 4096),
+        "pixels of mean colour added on each side before a random crop to the original size; "
+        "0: no crop",
     ),
     "augment.random_resized_crop": Field(
         False, _FLAG, "streamed images: a crop of random area and shape, resized"
@@ -179,7 +182,7 @@ FIELDS: dict[str, Field] = {
         "random_resized_crop: smallest and largest share of the image that a crop covers",
     ),
     "augment.horizontal_flip": Field(
-        True, _FLAG, "flip half of the images, in data sets where that keeps their meaning"
+        True, _FLAG, "flip half of the images, in data sets where a flip keeps the class"
     ),
     "augment.policy": Field(
         "",
@@ -194,14 +197,18 @@ FIELDS: dict[str, Field] = {
     "augment.cutmix": Field(0.0, _number(), "alpha of cutmix; 0: none"),
     "batch_size": Field(128, _whole(1, 2**20), "images per step, over all devices"),
     "num_epochs": Field(200, _whole(1), "length of the run, in epochs"),
-    "optimizer.name": Field("sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "rule"),
+    "optimizer.name": Field(
+        "sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
+    ),
     "optimizer.learning_rate": Field(0.1, _number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(
         0,
         _whole(0),
         "batch size that learning_rate is for; the rate scales with batch_size; 0: no scaling",
     ),
-    "optimizer.momentum": Field(0.9, _number(0, 1), "momentum; beta_1 of adam and adamw"),
+    "optimizer.momentum": Field(
+        0.9, _number(0, 1), "momentum; beta_1 of adam and adamw; no effect on adadelta"
+    ),
     "optimizer.nesterov": Field(True, _FLAG, "sgd: Nesterov momentum"),
     "optimizer.decay": Field(
         0.0,
@@ -211,7 +218,12 @@ FIELDS: dict[str, Field] = {
     "optimizer.epsilon": Field(
         0.0, _number(), "added to the mean squared gradient or its root; 0: the rule's usual value"
     ),
-    "optimizer.weight_decay": Field(1e-4, _number(), "coefficient of half the squared norm"),
+    "optimizer.weight_decay": Field(
+        1e-4,
+        _number(),
+        "this times the parameters is added to the gradient (an L2 penalty); adamw: to the update, "
+        "before it is multiplied by the learning rate (decoupled)",
+    ),
     "optimizer.decay_norm_and_bias": Field(
         False, _FLAG, "apply weight decay to batch norm and biases, too"
     ),
@@ -224,7 +236,9 @@ FIELDS: dict[str, Field] = {
         'layer-wise learning rates: (pattern, factor) pairs, as in (("classifier/*", 1.0), '
         '("*", 0.1)); the first pattern that matches a parameter\'s path applies',
     ),
-    "schedule.name": Field("step", _one_of("step", "cosine", "constant", "exponential"), "shape"),
+    "schedule.name": Field(
+        "step", _one_of("step", "cosine", "constant", "exponential"), "shape of the schedule"
+    ),
     "schedule.warmup_epochs": Field(1.0, _number(), "length of the linear warm-up, in epochs"),
     "schedule.warmup_factor": Field(
         0.1, _number(0, 1), "the warm-up starts at this factor times the peak"
@@ -257,13 +271,14 @@ FIELDS: dict[str, Field] = {
     "steps_per_dispatch": Field(
         0,
         _whole(0),
-        "training steps given to the devices at once; 0: one on a CPU, elsewhere chosen to fit",
+        "images in memory: training steps per dispatch to the devices; 0: one on a CPU, elsewhere "
+        "chosen automatically",
     ),
     "log_every_steps": Field(100, _whole(1), "steps between rows of metrics.jsonl"),
     "eval_every_epochs": Field(1, _whole(1), "epochs between evaluations"),
     "eval_batch_size": Field(500, _whole(1, 2**20), "images evaluated at once, over all devices"),
     "checkpoint_every_minutes": Field(
-        5.0, _number(), "minutes between checkpoints; each evaluation saves one, too"
+        5.0, _number(), "minutes between checkpoints, in addition to one at each evaluation"
     ),
 }
 
@@ -315,8 +330,12 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
     """Raises `UserError` for the first field of a configuration that cannot be used.
 
     Checks everything that needs neither data nor compilation: names and types of fields, their
-    ranges, the model with its overrides, and the data set's name (if the configuration names the
-    data).
+    ranges, the model with its overrides, and the data set's name.
+
+    Args:
+        config: the configuration.
+        names_dataset: False if the run is given its data set from Python, so that the
+            configuration does not name it.
     """
     given = dict(leaves(config))
     for name in given:
@@ -386,9 +405,9 @@ _SQUEEZES = {"average": "avg", "maximum": "max"}
 
 
 def modernized(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns a configuration that an earlier version wrote, converted to the present fields.
+    """Returns a configuration that an earlier version wrote, converted to today's fields.
 
-    Missing fields get their defaults, which are what versions without those fields did.
+    Missing fields get their defaults, which match the behaviour of versions without those fields.
     """
     given = dict(leaves(values))
     if "augment.mirror" in given:  # 0.1 ignored one of the two ways to crop

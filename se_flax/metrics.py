@@ -44,7 +44,7 @@ class Metrics:
         cls, logits: Float[Array, "b c"], labels: Int[Array, " b"], loss: Float[Array, " b"],
         mask: Bool[Array, " b"],
     ) -> "Metrics":  # fmt: skip
-        """Sums over the images that the mask counts."""
+        """Sums over the images whose mask is True; `loss` is the loss of each image."""
         best = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
         hits = jnp.where(mask[:, None], best == labels[:, None], False)
         return cls(
@@ -60,7 +60,7 @@ class Metrics:
     def if_finite(
         self, is_finite: Bool[Array, ""], step: Int[Array, ""], norm: Float[Array, ""]
     ) -> "Metrics":
-        """Returns these metrics of a step, or those of a skipped update if it is not finite."""
+        """Returns these metrics if the step is finite, otherwise those of a skipped update."""
         loss = self.loss / self.count
         zero, first = jnp.zeros(()), jnp.stack([step.astype(jnp.float32), loss, norm])
         skipped = Metrics(zero, zero, zero, zero, zero, jnp.ones(()), first)
@@ -140,7 +140,7 @@ class Meter:
         self._sums += metrics
 
     def means(self) -> dict[str, float]:
-        """Returns the means since the last row, or those of that row if nothing was added since."""
+        """Returns the means since the last row; if nothing was added since, those of that row."""
         return self._sums.means() if self._sums.count else self._last_row
 
     @property
@@ -154,7 +154,7 @@ class Meter:
         return dict(self._last_row)
 
     def state(self) -> dict[str, Any]:
-        """Returns numbers and lists of numbers from which a new meter continues."""
+        """Returns plain values from which a new meter continues."""
         return {
             **{name: np.asarray(value).tolist() for name, value in vars(self._sums).items()},
             "total_skipped": self.skipped,

@@ -83,14 +83,15 @@ class Monitor:
         return [meter.state() for meter in self._meters]
 
     def check_finite(self, learning_rate: optax.Schedule, skips: bool) -> None:
-        """Checks that no update was skipped, among those that have been read.
+        """Checks that no update that has been read was skipped.
 
         Args:
             learning_rate: the rate as a function of the step, for the message.
-            skips: whether the run may skip updates, as long as there are not too many in a row.
+            skips: whether the run may skip updates, as long as there are fewer than 100 in a row.
 
         Raises:
-            RunDiverged: if an update was skipped, or too many in a row if the run may skip some.
+            RunDiverged: if an update was skipped; if the run may skip updates, only after 100 in
+                a row.
         """
         for seed, meter in zip(self._seeds, self._meters, strict=True):
             first = meter.first_skipped

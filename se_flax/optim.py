@@ -115,7 +115,7 @@ def make_optimizer(
     - "sgd": with momentum m, v = m v + g, plain or in Nesterov's form.
     - "rmsprop": as TensorFlow's `tf.train.RMSPropOptimizer`, s = d s + (1 - d) g^2 from s = 1
       and v = m v + rate g / sqrt(s + eps): the mean square s starts at 1, eps is inside the root,
-      and the rate is that of the step at which a gradient enters v.
+      and each gradient enters v times the learning rate of its own step.
     - "adadelta": Zeiler, arXiv:1212.5701, algorithm 1, times the rate; it has no momentum.
     - "adam" (Kingma and Ba, arXiv:1412.6980) and "adamw" (Loshchilov and Hutter,
       arXiv:1711.05101): with momentum for beta_1 and d for beta_2.

@@ -28,7 +28,7 @@ class Plan:
         steps_per_dispatch: how many steps the devices are given at once, within an epoch.
         log_every_steps: steps between log rows; there is also one at the end of each epoch.
         eval_every_epochs: epochs between evaluations; there is also one at the end of the run.
-        checkpoint_every_minutes: minutes between checkpoints, which are saved at a log row; each
+        checkpoint_every_minutes: minutes after which the next log row saves a checkpoint; each
             evaluation also saves one.
     """
 

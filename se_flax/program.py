@@ -27,15 +27,15 @@ from se_flax.step import make_eval_step, make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The compiled steps of a run, and their inputs. The state is that of all its networks.
+    """The compiled steps of a run, and their inputs. A state holds all networks of the run.
 
     Attributes:
-        config: of the run.
-        dataset: of the run.
+        config: the run's config.
+        dataset: the run's data set.
         networks: the networks that are trained, one per seed.
-        plan: the steps of the run.
-        selection: the split on which the best checkpoint is chosen. That is the held-out images
-            if there are any, so that the test split plays no part in the choice.
+        plan: when the run logs, evaluates and saves.
+        selection: the split on which the best checkpoint is chosen: "validation" if the data set
+            has one, otherwise "test".
         learning_rate: the learning rate as a function of the step.
         make_feeds: makes the inputs of the training steps.
     """
@@ -100,7 +100,7 @@ class Program:
         return state
 
     def train(self, state: Any, step: int, num_steps: int) -> tuple[Any, Any]:
-        """Returns the state after some steps, and what `metrics` reads. The old state is donated.
+        """Returns the state after some steps, and the sums for `metrics`. Donates the old state.
 
         Args:
             state: the state.
@@ -135,12 +135,12 @@ def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> I
     """Returns the data set of a run, with the validation split that its config asks for.
 
     Args:
-        config: of the run.
-        dataset: used instead of the one that the config names.
+        config: the run's config.
+        dataset: used instead of the data set that the config names.
 
     Raises:
-        UserError: see `dataset_of`; also if the config sets a field that does nothing for it, or
-            the validation split cannot be held out.
+        UserError: see `dataset_of`; also if the config sets a field that has no effect on this
+            data set, or the validation split cannot be held out.
     """
     dataset = dataset_of(config) if dataset is None else dataset
     if dataset.on_device:
@@ -152,8 +152,8 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     """Returns the program that runs a config on a data set; compiles nothing yet.
 
     Raises:
-        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run has more
-            images than can be counted.
+        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run sees more
+            than 2^31 - 1 images.
     """
     plan = _plan(config, dataset)
     model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
@@ -223,7 +223,8 @@ def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:
     if plan.total_steps * config.batch_size >= 2**31:
         raise UserError(
             f"config.num_epochs={config.num_epochs} makes a run of "
-            f"{plan.total_steps * config.batch_size:,} images; the most is 2,147,483,647"
+            f"{plan.total_steps * config.batch_size:,} images; use fewer epochs, so that it sees "
+            "at most 2,147,483,647"
         )
     return plan
 
@@ -253,8 +254,8 @@ def _feeds(
 def default_steps_per_dispatch(steps_per_epoch: int) -> int:
     """Returns how many steps to give the devices at once.
 
-    On a CPU that is one, because XLA runs convolutions many times slower inside a loop. Elsewhere
-    it is enough to hide the host's work. If possible it divides the epoch, so that only one
+    On a CPU it is one, because XLA runs convolutions many times slower inside a loop. Elsewhere
+    it is large enough to hide the host's work. If possible it divides the epoch, so that only one
     program is compiled.
     """
     if jax.default_backend() == "cpu":

@@ -24,13 +24,12 @@ class RestoredRun:
     """A run restored from its checkpoint. It has one network per seed.
 
     Attributes:
-        program: program built from the run's config, with the run's data set or the one given
-            instead.
+        program: built from the run's config, and its data set or the one given instead.
         model: the network's module.
         state: state from the checkpoint, or from the best checkpoint of each network.
-        steps: step of the state for each network.
-        splits: names of the splits it can be evaluated on. A run of version 0.1 that held images
-            out held out others, so that only its test split is what it was.
+        steps: step of each network's state.
+        splits: names of the splits it can be evaluated on. Version 0.1 held out different images,
+            so a run of 0.1 with held-out images can be evaluated only on its test split.
     """
 
     program: Program

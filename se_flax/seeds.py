@@ -1,4 +1,4 @@
-"""Several networks trained as one run, which differ in their seed. No other module knows of this.
+"""Several networks, each with its own seed, trained as one run.
 
 A run asks a `Networks` for its state, passes that state to each step, and gets a list of results,
 one per network. A run of one network gets a list of one.
@@ -40,7 +40,7 @@ class Networks(Protocol):
         """
 
     def train(self, state: Any, inputs: Sequence[Inputs], num_steps: int) -> tuple[Any, Any]:
-        """Returns the state after some steps, and what `metrics` reads. The state is donated."""
+        """Returns the state after some steps, and the sums for `metrics`. Donates the old state."""
 
     def metrics(self, sums: Any) -> list[Metrics]:
         """Waits for the metrics of `train`, and returns those of each network."""

@@ -39,8 +39,8 @@ def make_train_step(
         auxiliary_weight: weight of the loss of the `auxiliary_logits` that a network sows
             (Inception-v3). The minimised loss includes it; the loss in the metrics does not.
         ema_decay: decay of the moving average, if the state has one.
-        freeze_backbone: the network computes as in evaluation: without dropout, and with its
-            running statistics, which do not change.
+        freeze_backbone: whether the network computes as in evaluation: without dropout, and with
+            its running statistics, which do not change.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -92,7 +92,7 @@ def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:
 
 
 def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:
-    """Returns the next moving average; early on it follows faster, as in TensorFlow."""
+    """Returns the next moving average; in the first steps its decay is lower, as in TensorFlow."""
     if state.ema is None:
         return None
     at_most = (1 + state.step) / (10 + state.step)

@@ -42,9 +42,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains a network, from the newest checkpoint in the workdir if there is one.
 
-    A run that is killed at any moment and called again ends in the same parameters as an
-    undisturbed one, bit for bit, on the same hardware. A run of several processes calls this in
-    each of them; only the first one reads and writes the workdir.
+    A run that is killed at any moment and started again ends in the same parameters as an
+    uninterrupted one, bit for bit, on the same hardware. In a run of several processes, each of
+    them calls this function; only the first one reads and writes the workdir.
 
     Args:
         config: see `se_flax.config.default_config`.
@@ -86,7 +86,7 @@ def train(
 
 
 def _checked(config: ConfigDict, dataset: ImageDataset | None) -> ConfigDict:
-    """Returns a copy of a config that can be used, the same on all processes."""
+    """Returns a checked copy of the config; all processes must have the same one."""
     config = config.copy_and_resolve_references()
     if dataset is not None:
         config.dataset.name = dataset.name
@@ -270,7 +270,7 @@ class _Run:
         self._monitor.check_finite(self._program.learning_rate, skips)
 
     def _log(self, step: int) -> None:
-        """Shows and writes the row of training metrics since the last one."""
+        """Shows and writes a row: the training metrics since the last row."""
         rows = self._monitor.finish_row()
         self._progress.log(step, seeds.mean(rows), self._monitor.stopwatch.images_per_second)
         row = seeds.named(rows, self._seeds)
@@ -300,7 +300,7 @@ class _Run:
             "class_names": list(self._program.dataset.class_names),
             "sizes": self._program.sizes,
         }
-        self._writer.sync()  # the rows before a checkpoint must be on disk before it is
+        self._writer.sync()  # a checkpoint must not reach the disk before the rows that precede it
         if is_first():
             self._saved.save(step, self._program.networks.save(state), carried, results)
 
@@ -331,7 +331,7 @@ class _Run:
             ],
             "steps": step,
             "seconds": round(self._seconds_before + self._startup.elapsed, 1),
-            # None if the run was complete before, without a summary.
+            # None if the training was already complete and only the summary was missing.
             "images_per_second": round(self._monitor.stopwatch.images_per_second, 1) or None,
             "skipped": self._monitor.skipped,
             **environment(),
@@ -351,7 +351,7 @@ class _Run:
 
 
 def _read_summary(path: pathlib.Path, steps: int) -> dict[str, Any] | None:
-    """Returns the summary if it is of a run of this many steps; None if it must be made again."""
+    """Returns the summary of a run of this many steps; None if it must be made again."""
     try:
         summary = json.loads(path.read_text())
         return summary if summary["steps"] == steps else None

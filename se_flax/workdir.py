@@ -36,7 +36,7 @@ def config_as_json(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
-    """Returns the config in a run's `config.json`, with the present fields (see `modernized`).
+    """Returns the config in a run's `config.json`, with today's fields (see `modernized`).
 
     Raises:
         UserError: if the file does not exist or holds no config.

@@ -88,7 +88,7 @@ def tiny_config() -> ConfigDict:
 
 @pytest.fixture
 def wrong_types():
-    """Lets a test give a function what is not of the annotated type, to see it refused."""
+    """Lets a test pass a function a value of a wrong type, to check that it is refused."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

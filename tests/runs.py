@@ -1,4 +1,4 @@
-"""Helpers that run the real command in processes of its own, and read the results.
+"""Helpers that run the real command in separate processes, and read the results.
 
 Nothing here waits for longer than `SECONDS`.
 """
@@ -85,7 +85,7 @@ def stopped_at(output: str) -> int:
 
 
 def free_address() -> str:
-    """Returns HOST:PORT of this machine at which nothing listens yet."""
+    """Returns a HOST:PORT of this machine where nothing is listening yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"

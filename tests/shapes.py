@@ -1,4 +1,4 @@
-"""What checks the annotated shapes and types of each call in the tests."""
+"""The checker of annotated shapes and types that every call in the tests goes through."""
 
 from collections.abc import Callable
 
@@ -8,5 +8,5 @@ _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a floa
 
 
 def checked(function: Callable) -> Callable:
-    """Returns the function with checks; not of `__init__`, as JAX fills pytrees with all sorts."""
+    """Returns the function with checks, except `__init__`: JAX fills pytrees with any values."""
     return function if function.__name__ == "__init__" else _checked(function)

@@ -16,14 +16,14 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("name", "row"), PUBLISHED)
-def test_agrees_with_what_is_published(name, row):
+def test_burdens_agree_with_published_ones(name, row):
     fields = {"auxiliary": False} if name == "inception_v3" else {}
     counted = burden(create_model(name, **fields), model_info(name).input_size)
     gmacs = counted.multiply_adds / 1e9
     if row["parameter_mb"]:
         assert round(counted.parameter_mb) == int(row["parameter_mb"])
         assert round(counted.feature_mb) == int(row["feature_mb"])
-        # The published tool counts operations of biases and ReLU, too: less than 0.5%.
+        # The published tool also counts biases and ReLUs, which add less than 0.5%.
         assert int(row["gmacs"]) in (round(gmacs), round(1.005 * gmacs))
     else:  # the paper counts a little more than convolutions and dense layers
         assert -0.005 < float(row["gmacs"]) - gmacs < 0.035

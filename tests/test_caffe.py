@@ -11,7 +11,7 @@ from se_flax.pretrained.caffe import read_caffe
 
 
 def field(number, payload):
-    """A length-delimited field of Protocol Buffers, as the wire has it."""
+    """A length-delimited field in the wire format of Protocol Buffers."""
     return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
@@ -110,7 +110,7 @@ def test_every_tensor_arrives_where_it_belongs(released):
     np.testing.assert_array_equal(params["inception_4c"]["se"]["reduce"]["bias"], down_bias)
 
 
-def test_classes_are_put_in_the_usual_order(released):
+def test_classes_are_converted_to_the_usual_order(released):
     path, blobs = released
     classifier = load_pretrained("se_bn_inception", path)["params"]["classifier"]
     kernel, bias = blobs["classifier"]

@@ -49,7 +49,7 @@ def test_a_missing_field_is_reported():
         check_config(config)
 
 
-def test_a_config_of_an_earlier_version_gets_the_fields_it_lacks(tmp_path):
+def test_a_config_of_an_earlier_version_gets_its_missing_fields(tmp_path):
     write_config(tmp_path, default_config())
     path = tmp_path / "config.json"
     earlier = json.loads(path.read_text())

@@ -183,7 +183,7 @@ def test_recipes_have_their_published_learning_rates(name, argument, epoch, rate
 
 
 @pytest.mark.parametrize(("network", "dropout"), [("b0", 0.2), ("b3", 0.3), ("b7", 0.5)])
-def test_efficientnets_drop_out_as_published(network, dropout):
+def test_efficientnets_have_the_published_dropout(network, dropout):
     model = build_model(load("efficientnet_imagenet", network), num_classes=1000)
     assert (model.dropout, model.stochastic_depth) == (dropout, 0.2)
 
@@ -261,7 +261,7 @@ def test_a_plain_network_and_its_se_network_differ_only_in_the_model(name, argum
         ),
     ],
 )
-def test_recipes_that_say_they_are_alike_differ_only_where_they_say(name, other, fields):
+def test_related_recipes_differ_only_where_their_docstrings_say(name, other, fields):
     ours, theirs = dict(leaves(load(*name))), dict(leaves(load(*other)))
     assert {field for field, value in ours.items() if value != theirs[field]} == fields
 

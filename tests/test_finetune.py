@@ -57,7 +57,7 @@ def kernel(tensors, name):
     return tensor.transpose(*range(2, tensor.ndim), 1, 0)
 
 
-def test_a_run_begins_with_the_weights(config, stripes, tmp_path):
+def test_a_run_starts_from_the_weights(config, stripes, tmp_path):
     config.optimizer.learning_rate = 0.0
     state = final_state(config, stripes, tmp_path)
     tensors = weights(config, 4)

@@ -95,7 +95,7 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     assert "not the workdir of a run" in process.stderr
 
 
-def test_a_run_that_diverges_ends_with_a_status_of_its_own(run_python, tmp_path):
+def test_a_run_that_diverges_has_its_own_exit_status(run_python, tmp_path):
     options = ["--config=tests/tiny_run.py", f"--workdir={tmp_path}"]
     process = run_python("-m", "se_flax.main", *options, "--config.optimizer.learning_rate=1e30")
     assert process.returncode == 3

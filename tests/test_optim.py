@@ -169,7 +169,7 @@ def after_steps(rate=lambda step: 0.1, **options):
     return np.asarray(params["kernel"])
 
 
-def test_rmsprop_is_tensorflows_of_efficientnet():
+def test_rmsprop_is_tensorflows_as_efficientnet_uses_it():
     def rate(step):
         return 0.1 * 0.5**step
 
@@ -199,7 +199,7 @@ def test_adadelta_is_zeilers(options, rho, epsilon):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_adam_decays_through_the_gradient_and_adamw_decoupled_from_it(name):
+def test_weight_decay_goes_through_the_gradient_in_adam_and_not_in_adamw(name):
     kernel, mean, square = np.ones((2, 3)), 0.0, 0.0
     for step, gradient in enumerate(gradients_of_steps(), start=1):
         beside = 0.01 * kernel if name == "adamw" else 0.0
@@ -213,7 +213,7 @@ def test_adam_decays_through_the_gradient_and_adamw_decoupled_from_it(name):
 
 @pytest.mark.references
 @pytest.mark.parametrize("name", ["sgd", "rmsprop", "adadelta", "adam", "adamw"])
-def test_optimisers_take_the_same_steps_as_those_of_torch_and_timm(name):
+def test_optimisers_take_the_same_steps_as_torchs_and_timms(name):
     from tests.references.torch_models import torch  # also prepares the import of timm
 
     rmsprop_tf = importlib.import_module("timm.optim").RMSpropTF

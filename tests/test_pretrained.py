@@ -70,7 +70,7 @@ def test_published_errors_are_plausible():
         ("se_resnet50", "timm/legacy_seresnet50.other"),
     ],
 )
-def test_ids_of_networks_that_compute_otherwise_are_refused(name, source):
+def test_ids_of_networks_that_compute_differently_are_refused(name, source):
     with pytest.raises(UserError, match="computes differently from that network; choose"):
         load_pretrained(name, source)
 

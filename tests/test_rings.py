@@ -1,4 +1,4 @@
-"""Imports point inwards: what a reader wants to change knows nothing of what surrounds it."""
+"""Imports point inwards: the inner rings import nothing from the outer ones (CONTRIBUTING.md)."""
 
 import ast
 
@@ -21,7 +21,7 @@ FILES = sorted((ROOT / "se_flax").rglob("*.py"))
 
 
 def imported(path):
-    """Returns the modules a file imports, those it imports in functions, too."""
+    """Returns the modules that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""No data from a disk or a network is run as code, or makes the package write elsewhere."""
+"""Data from a disk or a network is never run as code, and cannot choose where files are written."""
 
 import ast
 

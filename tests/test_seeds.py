@@ -82,7 +82,7 @@ def assert_as_alone(workdir, config, summary, alone, dataset):
 
 
 @pytest.mark.parametrize("mode", ["vmap", "in_turn"])
-def test_each_seed_ends_as_it_does_alone(tmp_path, tiny_config, stripes, alone, mode):
+def test_each_seed_ends_as_if_trained_alone(tmp_path, tiny_config, stripes, alone, mode):
     config = with_seeds(tiny_config, SEEDS[0], len(SEEDS), mode)
     summary = train(config, tmp_path, stripes)
     assert_as_alone(tmp_path, config, summary, alone, stripes)
@@ -132,7 +132,7 @@ def test_the_largest_seed_can_be_used(stripes, tiny_config):
         check_config(config, names_dataset=False)
 
 
-def test_seeds_on_streamed_images_end_as_alone(tmp_path, tiny_config, image_dir):
+def test_seeds_on_streamed_images_end_as_if_trained_alone(tmp_path, tiny_config, image_dir):
     def config_of(*seeds):
         config = with_seeds(tiny_config, *seeds)
         tiny_run.stream(config, image_dir)

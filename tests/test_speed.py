@@ -9,7 +9,7 @@ from se_flax.models import model_info
 
 
 @pytest.mark.parametrize("name", stock_flax.NETWORKS)
-def test_the_networks_compared_to_are_the_same_networks(name):
+def test_the_networks_compared_with_are_the_same_networks(name):
     info = model_info(name)
     images = jax.ShapeDtypeStruct((1, info.input_size, info.input_size, 3), jnp.float32)
     shapes = [

@@ -117,7 +117,7 @@ def test_several_steps_in_a_dispatch_are_the_same_as_one_after_another(parts):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_mixed_image_is_trained_to_both_labels_by_their_shares():
+def test_a_mixed_image_is_trained_on_both_labels_by_their_weights():
     model = WithAuxiliary()
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.standard_normal((4, 2, 2, 3), np.float32))
@@ -149,7 +149,7 @@ class WithAuxiliary(nn.Module):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
-def test_auxiliary_logits_are_trained_by_their_share_of_the_loss(weight):
+def test_auxiliary_logits_are_trained_by_their_weight_in_the_loss(weight):
     model = WithAuxiliary()
     generator = np.random.default_rng(0)
     images = jnp.asarray(generator.standard_normal((8, 2, 2, 3), np.float32))

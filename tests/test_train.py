@@ -131,7 +131,7 @@ def test_a_longer_run_continues_from_the_end_of_a_shorter_one(tmp_path, tiny_con
         ({"optimizer.momentum": 0.0}, "does not fit"),
     ],
 )
-def test_the_workdir_of_another_run_is_left_alone(finished, stripes, change, message):
+def test_the_workdir_of_another_run_is_left_unchanged(finished, stripes, change, message):
     _, workdir, config = finished
     other = config.copy_and_resolve_references()
     with other.unlocked():
@@ -170,7 +170,7 @@ def test_the_best_is_chosen_on_held_out_images_where_there_are_any(tmp_path, tin
     ],
     ids=lambda changes: ",".join(changes),
 )
-def test_the_options_of_a_run_train_too(tmp_path, tiny_config, stripes, changes):
+def test_a_run_trains_with_each_option(tmp_path, tiny_config, stripes, changes):
     tiny_config.update_from_flattened_dict(changes)
     summary = train(tiny_config, tmp_path, stripes)
     assert summary["final"]["top1"] > 40
@@ -246,7 +246,7 @@ def test_steps_per_dispatch_on_an_accelerator_divide_the_epoch(monkeypatch):
     assert default_steps_per_dispatch(397) == 64  # a prime number
 
 
-def test_parameters_are_found_under_the_names_of_their_submodules(finished, stripes):
+def test_parameters_are_stored_under_the_names_of_their_submodules(finished, stripes):
     _, workdir, config = finished
     program = build_program(config, stripes)
     saved = Checkpoints(workdir, read_only=True)
@@ -378,7 +378,7 @@ def test_a_complete_run_of_an_earlier_version_is_complete(earlier, finished, str
     )
 
 
-def test_what_an_earlier_version_held_out_is_not_evaluated(earlier, stripes):
+def test_images_held_out_by_an_earlier_version_are_not_evaluated(earlier, stripes):
     workdir, config = earlier
     config.validation_fraction = 0.3
     write_config(workdir, config)

@@ -62,7 +62,7 @@ def test_a_checkpoint_is_a_folder_named_by_a_step(tmp_path):
         ("num_seeds", 2),
     ],
 )
-def test_what_a_checkpoint_depends_on_may_not_change(begun, field, value):
+def test_fields_that_a_checkpoint_depends_on_may_not_change(begun, field, value):
     config = get_config()
     config.update_from_flattened_dict({field: value})
     shown = "model.overrides" if field.startswith("model.overrides") else field
@@ -84,7 +84,7 @@ def test_other_fields_may_change_and_are_listed(begun):
     ]
 
 
-def test_before_the_first_checkpoint_everything_may_change(tmp_path):
+def test_before_the_first_checkpoint_every_field_may_change(tmp_path):
     write_config(tmp_path, get_config())
     config = get_config()
     config.seed = 5

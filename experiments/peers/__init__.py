@@ -1,1 +1,1 @@
-"""The networks that `experiments.speed` compares to, as one would write them elsewhere."""
+"""The networks that `experiments.speed` compares with, as one would write them without se_flax."""

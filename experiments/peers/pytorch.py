@@ -1,4 +1,4 @@
-"""The same networks for PyTorch: ResNet-20 written here, the others timm's own."""
+"""The same networks in PyTorch: ResNet-20 is written here, the others are timm's."""
 
 import torch
 import torch.nn.functional as F

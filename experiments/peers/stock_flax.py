@@ -1,4 +1,4 @@
-"""ResNets and EfficientNet-B0, with or without SE blocks, of Flax's own layers alone."""
+"""ResNets and EfficientNet-B0, with or without SE blocks, made only of Flax's own layers."""
 
 import functools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class SE(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """For 32x32 images, with shortcuts of zeros where shapes differ."""
+    """ResNet-20 for 32x32 images; where shapes differ, the shortcut is padded with zeros."""
 
     se: bool
     dtype: Any
@@ -50,7 +50,7 @@ class ResNet20(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """For ImageNet."""
+    """ResNet-50 for ImageNet."""
 
     se: bool
     dtype: Any
@@ -76,7 +76,7 @@ class ResNet50(nn.Module):
 
 
 class EfficientNetB0(nn.Module):
-    """For ImageNet; without dropout and stochastic depth."""
+    """EfficientNet-B0 for ImageNet, without dropout and stochastic depth."""
 
     se: bool
     dtype: Any

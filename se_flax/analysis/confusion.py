@@ -60,7 +60,7 @@ def most_confused(matrix: Int[np.ndarray, "c c"], count: int) -> list[tuple[int,
 
 
 def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title: str):
-    """Returns a figure of the matrix, with each row in percent of its class's images."""
+    """Returns a figure of the matrix; each row is in percent of the images of its class."""
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = len(names)
     side = min(12.0, 3.0 + 0.42 * size)

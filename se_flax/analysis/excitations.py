@@ -37,7 +37,7 @@ class Excitations:
     Attributes:
         mean: [k, c], mean of each channel's gate over the images of each class; the last row is
             over all images.
-        std: [k, c], the population's standard deviation, likewise.
+        std: [k, c], the standard deviation (divided by n, not n - 1), likewise.
     """
 
     mean: Float[np.ndarray, "k c"]

@@ -1,9 +1,9 @@
-"""Class activation maps: which positions of an image speak for a class.
+"""Class activation maps: which parts of an image are evidence for a class.
 
 python -m se_flax.analysis.heatmaps --workdir=runs/resnet_cifar10,runs/se_resnet_cifar10
 
-As in the figures of EfficientNet (arXiv:1905.11946, section 5.3), which follow Zhou et al.,
-"Learning Deep Features for Discriminative Localization" (arXiv:1512.04150).
+They are drawn as in the EfficientNet paper (arXiv:1905.11946, section 5.3), which follows Zhou et
+al., "Learning Deep Features for Discriminative Localization" (arXiv:1512.04150).
 """
 
 import collections
@@ -75,10 +75,10 @@ def class_activation_maps(
 def overlay(
     image: UInt8[np.ndarray, "height width c"], activation: Float[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "height width 3"]:
-    """Draws a class activation map over a grey version of its image; the result is 0 to 1.
+    """Draws a class activation map over a grey version of its image; values are from 0 to 1.
 
     The map is resized bilinearly. Its smallest value becomes dark blue and its largest yellow
-    (cividis, a colour map for readers with and without colour blindness).
+    (cividis, which colour-blind readers can read as well).
     """
     import matplotlib
 
@@ -130,7 +130,7 @@ def choose_images(
     Raises:
         UserError: if these classes have no images.
     """
-    share = -(-count // len(wanted))  # images per class; further ones fill up if a class has fewer
+    share = -(-count // len(wanted))  # images per class; `others` fill in for classes with fewer
     chosen: list[tuple[np.ndarray, int]] = []
     others: list[tuple[np.ndarray, int]] = []
     taken: dict[int, int] = collections.Counter()

@@ -1,4 +1,4 @@
-"""The input of an analysis: a trained network, and labelled images."""
+"""The subject of an analysis: a trained network, and labelled images."""
 
 import dataclasses
 import functools
@@ -166,7 +166,11 @@ def define_flags() -> None:
 
 
 def subjects_of_flags(most: int | None = None) -> list[Subject]:
-    """Returns the subjects that the options select, at most `most`; raises `UserError` if none."""
+    """Returns the subjects that the options select.
+
+    Raises:
+        UserError: if the options select none or more than `most`, or cannot be combined.
+    """
     options = flags.FLAGS
     if bool(options.workdir) == bool(options.model):
         raise UserError(

@@ -10,7 +10,7 @@ from se_flax import rng
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 
-# Inputs of a step: arrays that all devices share, and arrays [devices, ...] with one row each.
+# Inputs of a step: arrays that all devices share, and arrays [devices, ...], one row per device.
 Inputs = tuple[Any, Any]
 HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
 
@@ -20,10 +20,10 @@ class TrainFeed(Protocol):
     """The inputs of a run's training steps."""
 
     def inputs(self, step: int) -> Inputs:
-        """Returns the inputs of a step, and of those after it if images are on the devices."""
+        """Returns the inputs of a step. If images are on the devices, all steps share them."""
 
     def prefetch(self, step: int) -> None:
-        """Reads the inputs of a later step while the devices compute."""
+        """Reads the inputs of the next step while the devices compute."""
 
     def close(self) -> None:
         """Stops prefetching."""
@@ -93,7 +93,7 @@ class ImageDataset(Protocol):
         Args:
             batch_size: total batch size, over all devices.
             seed: seed of the run.
-            total_steps: number of steps of the run.
+            total_steps: length of the run, in steps.
             num_feeds: number of feeds that are read in parallel and share cores and memory.
         """
 
@@ -124,6 +124,11 @@ class ImageDataset(Protocol):
         """Yields batches of a split in order: cropped images, not normalised, and labels."""
 
 
+def num_batches(size: int, batch_size: int) -> int:
+    """Returns the number of batches that hold each of `size` images once; the last may be short."""
+    return -(-size // batch_size)
+
+
 def present(**splits: Sized | None) -> dict[str, Sized]:
     """Returns the splits that are not None."""
     return {name: split for name, split in splits.items() if split is not None}
@@ -132,7 +137,7 @@ def present(**splits: Sized | None) -> dict[str, Sized]:
 def held_out(
     name: str, splits: Mapping[str, Sized], fraction: float
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:
-    """Returns the indices of training images that are kept and of those that are held out.
+    """Returns the indices of the training images to keep and of those to hold out.
 
     The choice is random but always the same.
 

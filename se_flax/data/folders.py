@@ -12,7 +12,7 @@ from se_flax.data.images import decode
 from se_flax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-# By format: the end-of-image marker of a complete file, and its largest distance from the end.
+# By format: the marker that ends a complete file, and how many bytes before the end it may start.
 _ENDS = {"JPEG": (b"\xff\xd9", 64)}
 _SHOWN = 20  # number of problems listed in a message
 
@@ -94,7 +94,7 @@ class ImageFolder:
         return str(self.paths[i])
 
     def bad_images(self) -> Iterator[tuple[int, str]]:
-        """Yields index and fault of each image that is unreadable, empty or truncated."""
+        """Yields the index and fault of each image that is unreadable, empty or truncated."""
         with ThreadPoolExecutor() as pool:
             for i, fault in enumerate(pool.map(_fault, self.paths)):
                 if fault:
@@ -154,7 +154,7 @@ def _fault(path: pathlib.Path) -> str | None:
     """Returns the fault of an image file, or None.
 
     To save time, a JPEG is decoded only if its end-of-image marker is missing. Damage in the
-    middle of a JPEG is not found; such a file decodes, but to a damaged image.
+    middle of a JPEG is not found: such a file can be decoded, but the image is damaged.
     """
     try:
         with path.open("rb") as file:

@@ -111,7 +111,7 @@ class RandomResizedCrop:
 
     Szegedy et al., arXiv:1409.4842, section 6. The box's fraction of the image's area and the
     logarithm of its aspect ratio are uniform. The first of ten draws that fits into the image is
-    used. If none fits, the crop is the largest central box with an allowed aspect ratio.
+    used. If none does, the crop is the largest central box with an allowed aspect ratio.
 
     Attributes:
         size: height and width of the result, in pixels.

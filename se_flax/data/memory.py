@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 
 from se_flax import rng
-from se_flax.data.dataset import HostImages, Inputs, held_out, present
+from se_flax.data.dataset import HostImages, Inputs, held_out, num_batches, present
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.data.shuffle import shuffled
 from se_flax.errors import UserError
@@ -129,7 +129,7 @@ class Dataset:
     def train_feed(
         self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
     ) -> "MemoryTrainFeed":
-        """Returns the inputs of a run's steps: all images, and each device's slots of a batch."""
+        """Returns the inputs of a run's steps: all images, and each device's slots in a batch."""
         return MemoryTrainFeed(self.train, batch_size)
 
     def train_batch(
@@ -195,7 +195,7 @@ class MemoryEvalFeed:
         self._split, self._slots = replicate(DeviceSplit.of(split)), batch_slots(self._batch_size)
 
     def __len__(self) -> int:
-        return -(-self._size // self._batch_size)
+        return num_batches(self._size, self._batch_size)
 
     def __iter__(self) -> Iterator[Inputs]:
         for i in range(len(self)):

@@ -48,13 +48,13 @@ def _static(default: Any) -> Any:
 class Preprocessing:
     """Turns uint8 images into the network's input.
 
-    All fields but `mean` and `std` apply to training only.
+    Evaluation uses only `mean` and `std`.
 
     Attributes:
         mean, std: mean and standard deviation of each channel, on a scale of 0 to 1; the input is
             (x / 255 - mean) / std.
-        crop_padding: number of pixels of padding with the mean on each side, before a random crop
-            of the original size; 0 for none.
+        crop_padding: pixels of mean colour added on each side before a random crop to the
+            original size; 0 for no crop.
         horizontal_flip: whether to flip images with probability 1/2.
         policy: a name in `augment.POLICIES`, "randaugment", or "" for none.
         num_ops, magnitude: N and M of "randaugment" (arXiv:1909.13719).
@@ -121,7 +121,7 @@ class Preprocessing:
 
     def augment(self, key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> Float[Array, "h w c"]:
         """Returns a training image, randomly augmented and normalised."""
-        import dm_pix as pix  # when a step is traced, not with the package
+        import dm_pix as pix  # here, so that importing the package does not load it
 
         crop_key, flip_key, policy_key, cutout_key, erasing_key = jax.random.split(key, 5)
         image = image.astype(jnp.float32)

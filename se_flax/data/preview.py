@@ -100,7 +100,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", "preview.png", "PNG file to write.")
     flags.DEFINE_integer("count", 32, "Number of images, rounded up to an even number.", 1)
     flags.DEFINE_integer("columns", 8, "Number of images per row.", 1)
-    flags.DEFINE_integer("step", 0, "Step of the run whose batch to show.", 0)
+    flags.DEFINE_integer("step", 0, "Show the training batch of this step.", 0)
     flags.DEFINE_bool("train", True, "Show training images; --notrain shows test images.")
 
 

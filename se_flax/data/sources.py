@@ -1,4 +1,4 @@
-"""Data sets by name: those of TFDS, in memory or streamed, and scikit-learn's digits."""
+"""Data sets by name: scikit-learn's digits, and TFDS data sets in memory or streamed."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ def _digits(data_dir: str | None) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _TfdsInfo:
-    """Properties of a data set that TFDS does not have; see `Dataset`."""
+    """Properties of a data set that TFDS does not provide; see `Dataset`."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -51,7 +51,8 @@ _TFDS = {
     "svhn_cropped": _TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
 }
 
-_STREAMED = ("imagenet2012", "imagenette", "tiny_imagenet")  # any other TFDS data set works, too
+# Streamed data sets that are accepted without asking TFDS. Its other data sets work as well.
+_STREAMED = ("imagenet2012", "imagenette", "tiny_imagenet")
 
 
 def prepared_builder(name: str, data_dir: str | None) -> Any:
@@ -61,11 +62,11 @@ def prepared_builder(name: str, data_dir: str | None) -> Any:
         UserError: if TFDS has no data set of this name, or it is neither prepared nor
             downloadable.
     """
-    # TFDS imports TensorFlow only to prepare data, and to read data prepared as TFRecord. It reads
-    # ArrayRecord without.
+    # TFDS imports TensorFlow only to prepare data and to read data prepared as TFRecord. It needs
+    # no TensorFlow to read ArrayRecord.
     import tensorflow_datasets as tfds
 
-    import se_flax.data.tiny_imagenet  # noqa: F401  the import registers it with TFDS
+    import se_flax.data.tiny_imagenet  # noqa: F401  registers the data set with TFDS
 
     data_dir = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
     try:
@@ -103,14 +104,14 @@ def _prepare(builder) -> None:
     import requests
 
     try:
-        if builder.name != "tiny_imagenet":  # which may not need a download, and checks for itself
+        if builder.name != "tiny_imagenet":  # it checks for itself whether it needs a download
             # TFDS retries a failing download for minutes; this request fails immediately.
             requests.head(builder.info.homepage, timeout=20)
         builder.download_and_prepare()
     except OSError as error:
         raise UserError(
             f'the data set "{builder.name}" is not prepared in {builder.data_path.parent.parent} '
-            f"and cannot be downloaded ({type(error).__name__}); where there is a network, run "
+            f"and cannot be downloaded ({type(error).__name__}); on a machine with a network, run "
             f'python -c \'import tensorflow_datasets as tfds; tfds.builder("{builder.name}", '
             f'file_format="array_record").download_and_prepare()\', and set TFDS_DATA_DIR to '
             "the folder that holds the result"
@@ -177,7 +178,7 @@ class TfdsImages:
         features = builder.info.features
         if not {"image", "label"} <= set(features):
             raise UserError(
-                f'the data set "{name}" does not have images and labels; choose one that has'
+                f'the data set "{name}" does not have images and labels; choose one that does'
             )
         self.class_names = tuple(features["label"].names)
         self._name = f"{name} {split}"
@@ -249,5 +250,5 @@ def check_dataset_name(name: str) -> None:
         known = sorted([*_LOADERS, *_STREAMED])
         raise UserError(
             f'there is no data set "{name}"{nearest(name, known)}; known are {", ".join(known)} '
-            "and those of TFDS that have images and labels"
+            "and any TFDS data set with images and labels"
         )

@@ -17,7 +17,7 @@ from absl import flags
 from jaxtyping import Array, Bool, Int, UInt8
 
 from se_flax import rng
-from se_flax.data.dataset import HostImages, Inputs, held_out, present
+from se_flax.data.dataset import HostImages, Inputs, held_out, num_batches, present
 from se_flax.data.images import Crop, decode
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
@@ -88,7 +88,7 @@ class HostBatch:
     mask: Bool[np.ndarray, " b"]
 
     def by_device(self) -> "HostBatch":
-        """Splits the batch between the local devices: arrays [devices, b / devices, ...]."""
+        """Splits the batch among the local devices: arrays [devices, b / devices, ...]."""
         devices = jax.local_device_count()
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
 
@@ -126,7 +126,7 @@ class _Batches:
         if self.seed is None:
             return [[]] * self.share
         generator = rng.generator(self.seed, rng.Stream.CROP, i)
-        draws = generator.random((self.batch_size, self.crop.draws))  # of all hosts
+        draws = generator.random((self.batch_size, self.crop.draws))  # for all hosts
         return draws[self.first : self.first + self.share].tolist()
 
     def _read(self, position: int, draws: list[float], out: np.ndarray) -> int:
@@ -213,7 +213,7 @@ class StreamedDataset:
     def train_feed(
         self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1
     ) -> "StreamedTrainFeed":
-        """Returns the inputs of a run's steps: each one the images of a batch."""
+        """Returns the inputs of a run's steps, each a batch of images."""
 
         def batches_from(step):
             return train_batches(
@@ -231,7 +231,7 @@ class StreamedDataset:
         return preprocessing.train(seed, own.images, own.labels, own.positions)
 
     def eval_feed(self, split: str, batch_size: int) -> "StreamedEvalFeed":
-        """Returns the inputs of an evaluation: each one the images of a batch."""
+        """Returns the inputs of an evaluation, each a batch of images."""
         return StreamedEvalFeed(self.splits[split], self.eval_crop, batch_size, self.workers)
 
     def eval_batch(self, preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
@@ -269,7 +269,7 @@ class StreamedTrainFeed:
         return None, self._ahead[1]
 
     def prefetch(self, step: int) -> None:
-        """Copies the next batch, that of `step`, to the devices; does nothing after the last."""
+        """Copies the batch of `step`, the next one, to the devices; past the end, does nothing."""
         if self._batches is None:
             self._batches = self._batches_from(step)
         batch = next(self._batches, None)
@@ -297,7 +297,7 @@ class StreamedEvalFeed:
         self._batch_size = divisible(min(batch_size, len(source)))
 
     def __len__(self) -> int:
-        return -(-len(self._source) // self._batch_size)
+        return num_batches(len(self._source), self._batch_size)
 
     def __iter__(self) -> Iterator[Inputs]:
         for batch in eval_batches(self._source, self._crop, self._batch_size, self._workers):
@@ -338,11 +338,11 @@ def train_batches(
     batch_size: int,
     seed: int,
     first_step: int,
-    last_step: int,
+    total_steps: int,
     workers: int = 0,
     streams: int = 1,
 ) -> Iterator[HostBatch]:
-    """Yields this host's share of the batches of steps first_step to last_step - 1.
+    """Yields this host's share of the batches from step `first_step` to the end of the run.
 
     The image at a position is a function of (seed, position), and its crop a function of (seed,
     step, index in the batch). Neither depends on the number of hosts, workers or interruptions.
@@ -352,11 +352,12 @@ def train_batches(
         crop: crop that gives all images one size.
         batch_size: total batch size, over all hosts.
         seed: seed of the order and crops.
-        first_step, last_step: range of steps; last_step is excluded.
+        first_step: the first step, counted from 0.
+        total_steps: length of the run, in steps; the last step is total_steps - 1.
         workers: number of processes that read images; 0 reads in threads of this process.
         streams: number of streams that are read in parallel and share cores and memory.
     """
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), last_step, seed)
+    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), total_steps, seed)
     yield from _read_ahead(batches, first_step, workers, streams)
 
 
@@ -368,7 +369,7 @@ def eval_batches(
     The last batch is padded with masked images, so that all hosts have the same number. For the
     arguments, see `train_batches`.
     """
-    count = -(-len(source) // batch_size)
+    count = num_batches(len(source), batch_size)
     batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
     yield from _read_ahead(batches, 0, workers)
 

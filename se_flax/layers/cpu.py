@@ -1,4 +1,4 @@
-"""Faster CPU implementations of operations that XLA compiles badly for CPUs.
+"""Faster CPU implementations of operations that are slow when XLA compiles them for CPUs.
 
 `python -m experiments.speed` compares them with Flax's own layers. Once they are no longer faster,
 delete this file and use `nn.Conv`, `nn.max_pool` and a plain sum, as other platforms already do.
@@ -99,8 +99,8 @@ def residual_sum(
     """Returns activation(shortcut + branch), or the sum alone if the activation is None.
 
     On CPUs the sum is written to memory. Otherwise XLA would recompute it, and all sums before it
-    on the identity path, in every operation that reads it, and the time of a step would grow with
-    the square of the depth (by a factor of 2.6 for 110 layers).
+    on the identity path, in every operation that reads it. The time of a step would then grow with
+    the square of the depth (at 110 layers, it would be 2.6 times as long).
 
     It supports the same kinds of differentiation as `conv_general_dilated`.
     """
@@ -128,9 +128,9 @@ def _apart(function: Callable[..., Any], *args: Any) -> Any:
 def _stored(function, *args):
     """Returns function(*args), stored in memory.
 
-    Without gradients only the result is kept apart, so that XLA can fuse the function with the
-    operations before it (the scaling of an SE block, or a batch norm). With gradients the whole
-    function is kept apart: fused, the gradients take a third longer (SE-ResNet-50).
+    Without gradients, only the result goes through `_apart`, so that XLA can fuse the function with
+    the operations before it (the scaling of an SE block, or a batch norm). With gradients, the
+    whole function goes through it: fused, the gradients take a third longer (SE-ResNet-50).
     """
     return _apart(lambda result: result, function(*args))
 
@@ -142,7 +142,7 @@ _stored.defvjp(
 
 
 def _with_weight_gradient(gradient):
-    """Makes `gradient(strides, padding, lhs, rhs.shape, ct)` a convolution's gradient for rhs."""
+    """Sets a convolution's gradient for rhs: `gradient(strides, padding, lhs, rhs.shape, ct)`."""
 
     def decorate(convolution):
         differentiable = jax.custom_vjp(convolution, nondiff_argnums=(0, 1))

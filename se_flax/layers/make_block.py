@@ -1,4 +1,4 @@
-"""How networks create their SE blocks, whether `SqueezeExcite` or a user's own block."""
+"""How networks create their blocks, whether `SqueezeExcite` or a user's own."""
 
 import inspect
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 Names and widths are those of the released weights. The modules that halve the resolution have no
 1x1 convolution and no projection after the pooling. On even sizes their pooling equals Caffe's. On
-odd sizes, where Caffe cannot concatenate the branches, its output is as large as the convolutions'.
+odd sizes Caffe cannot concatenate the branches; here the pooled map has the convolutions' size.
 """
 
 from se_flax.models.inception import (

@@ -143,11 +143,11 @@ class Inception(Network, kw_only=True):
         stem: layers before the first module.
         stages: modules, grouped by resolution.
         final: layers after the last module.
-        conv_bias: whether the convolutions have biases, besides those of batch norm.
+        conv_bias: whether the convolutions have biases, in addition to those of batch norm.
         epsilon: constant that batch norm adds to the variance.
-        auxiliary: whether there is a second classifier, on the output of the last stage but one.
-            In training its logits are sown into the collection `intermediates` as
-            `auxiliary_logits`, and a loss can use them. Otherwise it is not computed, but its
+        auxiliary: whether there is a second classifier, on the output of the second-to-last stage.
+            In training, its logits are sown into the collection `intermediates` as
+            `auxiliary_logits`, for the loss to use. In evaluation they are not computed, but the
             parameters exist.
     """
 

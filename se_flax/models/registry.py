@@ -44,7 +44,7 @@ class ModelInfo:
     Attributes:
         name: name for `create_model`.
         module: the network's `nn.Module` class.
-        fields: values of the class's fields that define this network.
+        fields: the values of the class's fields that define this network.
         input_size: height and width, in pixels, of the images it was published for.
         num_classes: number of classes of the data set it was published for.
         crop_pct: for its published accuracy, images were resized to a short side of
@@ -106,7 +106,7 @@ def register(
         published_with_se: whether the published network has SE blocks itself (SENet-154,
             EfficientNet). Then both names give this network; `se=None` removes the blocks.
         se: factory for the SE blocks; by default with r = 16.
-        se_form: fields, and possibly `mean`, in which the network with SE blocks differs.
+        se_form: other values of fields, and possibly of `mean`, for the network with SE blocks.
         **fields: see `ModelInfo.fields`.
     """
     info = ModelInfo(
@@ -123,7 +123,7 @@ def register(
         info = dataclasses.replace(info, fields=with_se.fields)
         with_se = dataclasses.replace(with_se, same_as=name)
     else:
-        with_se = dataclasses.replace(with_se, paper=f"{SE_PAPER}; body: {paper}")
+        with_se = dataclasses.replace(with_se, paper=f"{SE_PAPER}; backbone: {paper}")
     _MODELS[info.name], _MODELS[with_se.name] = info, with_se
 
 
@@ -176,7 +176,7 @@ def create_model(
         dtype: computation type; parameters and batch statistics stay float32.
         **overrides: fields in which the module differs from the published network, for example
             `se_stages=(2, 3)`. `se` is a name in `se_flax.layers.blocks.BLOCKS`, or a factory for
-            blocks (see `make_block`). Fields of the block are accepted, too, for example
+            blocks (see `make_block`). Fields of the block are accepted as well, for example
             `reduction=8`.
 
     Raises:

@@ -114,7 +114,7 @@ class BottleneckUnit(Unit):
         narrow_first: whether the first convolution has half as many channels as the second
             (SENet-154).
         stride_in_first: whether the first convolution has the stride, as in networks trained in
-            Caffe, and not the 3x3 convolution.
+            Caffe; otherwise the 3x3 convolution has it.
     """
 
     groups: int = 1
@@ -196,7 +196,7 @@ class ResNet(Network, kw_only=True):
         zero_init: whether the last batch norm of each branch is initialised with scale 0, so that
             the unit starts as an identity (Goyal et al., arXiv:1706.02677, section 5.1). Units
             with pre-activation have no such batch norm.
-        final_norm: whether batch norm and ReLU follow the last unit, and not the stem's
+        final_norm: whether batch norm and ReLU follow the last unit instead of the stem's
             convolution. Units with pre-activation need this.
         se_placement: position of the SE block in a unit (SE paper, figure 5): "standard", on
             the branch before the addition; "pre", before the branch's first layer; "post",
@@ -280,8 +280,8 @@ _stride_in_first = functools.partial(BottleneckUnit, stride_in_first=True)
 _32x4d = functools.partial(BottleneckUnit, groups=32, group_width=4)
 
 # Networks for ImageNet: `<name>` in the form that is usual today, and `<name>_caffe` in the form
-# of networks trained in Caffe, which include those released by He et al. and by the authors of
-# the SE paper. The two forms of a ResNeXt differ only in their pooling.
+# of networks trained in Caffe, which He et al. and the authors of the SE paper released. The two
+# forms of a ResNeXt differ only in their pooling.
 for _name, _paper, _stage_sizes, _unit, _caffe_unit in [
     ("resnet18", f"{_RESNET}, table 1", (2, 2, 2, 2), BasicUnit, None),
     ("resnet34", f"{_RESNET}, table 1", (3, 4, 6, 3), BasicUnit, None),

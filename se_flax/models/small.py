@@ -1,4 +1,4 @@
-"""Small convolutional networks for CIFAR-10 with which SE blocks have been tested."""
+"""Small convolutional networks for CIFAR-10, in which others have tested SE blocks."""
 
 import flax.linen as nn
 import jax
@@ -17,10 +17,10 @@ class SmallCNN(Network, kw_only=True):
     first convolution of a stage keeps height and width; the second is unpadded and removes one
     pixel on each side.
 
-    SENet_Keras reports that an SE block improved "a small CNN" from 75.39% to 76.28% on CIFAR-10.
-    It does not describe the layers, the block's position and reduction, or the training. Here each
-    stage has one block, between its second convolution and its pooling, with the default
-    reduction of 16.
+    SENet_Keras (github.com/RayXie29/SENet_Keras) reports that an SE block improved "a small CNN"
+    from 75.39% to 76.28% on CIFAR-10. It does not describe the layers, the block's position and
+    reduction, or the training. Here each stage has one block, between its second convolution and
+    its pooling, with the default reduction of 16.
 
     The image size at initialisation fixes the number of inputs of the dense layer: 2304 for
     32 x 32.
@@ -64,7 +64,7 @@ class ThreeLayerCNN(Network, kw_only=True):
     Section 2 of "Variations of Squeeze and Excitation networks" (arXiv:2304.06502) compares the
     SE block and its variants in a "three layer CNN" on CIFAR-10: "we replace the 2nd conv layer
     with the module". Accordingly, with `se` the block *replaces* the second convolution and its
-    ReLU, and the network has fewer parameters than without. The paper does not give widths,
+    ReLU, so the network has fewer parameters than without a block. The paper does not give widths,
     pooling or head. Here the first two convolutions have the same width, so that the replacement
     changes no shapes; the pooling after the replaced convolution remains; and the head is one
     dense layer.

@@ -19,7 +19,7 @@ POOLED = 7  # height and width of the first dense layer's input
 def adaptive_average_pool(x: Images, size: int) -> Float[Array, "n {size} {size} c"]:
     """Averages over a grid of size x size windows that covers the feature map.
 
-    Window i covers the rows from floor(i h / size) up to, but not including,
+    For a map of h rows, window i covers the rows from floor(i h / size) up to, but not including,
     ceil((i + 1) h / size), and columns likewise. If size does not divide h, some windows overlap;
     if h is less than size, rows are repeated.
     """

@@ -1,8 +1,8 @@
-"""One checkpoint on disk: what it holds, and how to tell that it is damaged.
+"""One checkpoint on disk: what it holds, and how damage is detected.
 
 A checkpoint is a folder written by Orbax. It holds the arrays of a pytree (`state`), plain values
 with a digest (`progress`) and, if the model was evaluated at that step, `metrics`. The digest
-covers all three: what is read back is what was saved, or is reported as damaged.
+covers all three, so a checkpoint is either read exactly as it was saved or reported as damaged.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from se_flax.errors import UserError
 from se_flax.runtime.storage import reason_of, sync
 
-# What the system says when reading failed for a reason that lies outside the file's content.
+# System errors of a failed read that do not mean that the file's content is damaged.
 _NOT_OF_CONTENT = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 _NOT_OF_CONTENT += (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 _NOT_OF_CONTENT += (errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.ECONNRESET)
@@ -55,7 +55,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def save_args(self, tree: Any) -> ocp.args.Composite:
-        """Returns what Orbax needs to write this checkpoint, whose arrays are those of `tree`."""
+        """Returns what Orbax needs to write this checkpoint; `tree` is the pytree of its arrays."""
         return ocp.args.Composite(
             state=ocp.args.StandardSave(tree),
             progress=ocp.args.JsonSave({"run": self.progress, "sha256": self.digest()}),
@@ -80,7 +80,7 @@ class Checkpoint:
     @classmethod
     def _read(cls, folder: pathlib.Path) -> Self:
         """Reads a checkpoint and compares it with its digest."""
-        # Without a target tree: `check_fits` compares with one later, in words of its own.
+        # Without a target tree: `check_fits` compares with one later, and gives a clearer message.
         found = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(), multiprocessing_options=first_process_alone()
         ).restore(
@@ -102,7 +102,7 @@ def _is_denied(error: Exception) -> bool:
     missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
     if isinstance(error, OSError | MemoryError) and not isinstance(error, missing):
         return True
-    # TensorStore puts the system's message into its own.
+    # TensorStore's own message contains the system's message.
     return any(os.strerror(number) in str(error) for number in _NOT_OF_CONTENT)
 
 
@@ -136,13 +136,13 @@ def named_arrays(tree: Any) -> dict[str, Any]:
 
 
 def sync_checkpoint(folder: pathlib.Path) -> None:
-    """Waits until a power cut would lose no part of a checkpoint; Orbax does so for arrays only."""
+    """Flushes a checkpoint to disk, so that it survives a power cut; Orbax flushes only arrays."""
     for path in (*folder.rglob("*"), folder, folder.parent):
         sync(path)
 
 
 def first_process_alone() -> ocp.options.MultiprocessingOptions:
-    """Returns the options by which Orbax reads and writes in the first process of a run only."""
+    """Returns the options that make Orbax read and write only in the first process of a run."""
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})

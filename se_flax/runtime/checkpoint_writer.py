@@ -1,4 +1,4 @@
-"""Saving checkpoints in the background, with retries, and removing those no longer kept."""
+"""Saves checkpoints in the background, with retries, and removes old ones."""
 
 import concurrent.futures
 import contextlib
@@ -33,7 +33,7 @@ class Save:
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step: int) -> bool:
-        """Leaves preemption notices to `Interrupt`: JAX counts how often it is asked for them."""
+        """Leaves preemption notices to `Interrupt`: JAX expects one query per dispatch."""
         return False
 
 
@@ -72,7 +72,8 @@ class CheckpointWriter:
                 best_fn=operator.itemgetter(self._names[0]),
                 # Two, because the latest may turn out to be damaged.
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), *best]),
-                # Renamed before it is removed, a half-removed checkpoint is not taken for damaged.
+                # A checkpoint is renamed before it is removed, so that one that is only partly
+                # removed is not mistaken for a damaged one.
                 todelete_subdir=_REMOVED,
                 cleanup_tmp_directories=True,
                 create=False,
@@ -83,7 +84,7 @@ class CheckpointWriter:
         )
 
     def start(self, step: int, checkpoint: Checkpoint, tree: Any) -> None:
-        """Begins to save a checkpoint, once `wait` has seen to the one before.
+        """Begins to save a checkpoint. Call `wait` first, to complete the previous save.
 
         Args:
             step: names its folder.
@@ -123,7 +124,7 @@ class CheckpointWriter:
         self._close_manager()
         self._manager = self._make_manager()
         folder = self._folder / str(save.step)
-        if folder.exists():  # the attempt before failed after Orbax had finished it
+        if folder.exists():  # the previous attempt failed after Orbax had finished writing
             sync_checkpoint(folder)
         else:
             self._write(save.step, save.checkpoint, save.tree)
@@ -134,7 +135,7 @@ class CheckpointWriter:
         self._manager.save(step, args=args, metrics=checkpoint.metrics, force=True)
         try:
             self._check_folder()
-        except OSError:  # it was moved away, and Orbax made another in its place
+        except OSError:  # the folder was moved away, and Orbax made another in its place
             shutil.rmtree(self._folder / str(step), ignore_errors=True)
             raise
         sync_checkpoint(self._folder / str(step))

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which are kept, which are damaged, which is the best and the latest.
+"""The checkpoints of a run: which are kept, which are damaged, and which are the best and latest.
 
 `workdir/checkpoints` holds one folder per step; `checkpoint_format` says what is in it, and
 `checkpoint_writer` saves it in the background.
@@ -36,7 +36,7 @@ class Checkpoints:
     them; after a KeyboardInterrupt, without waiting for a save.
 
     Args:
-        workdir: the run's folder; made if it does not exist, unless `read_only`.
+        workdir: the run's folder; created if it does not exist, unless `read_only`.
         metrics: names of the metrics by which the best checkpoints are kept; higher is better.
             With several, such as ("seed0/top1", "seed1/top1"), entry i of every array's leading
             axis belongs to metric i.
@@ -143,7 +143,7 @@ class Checkpoints:
         if self._read_only and self._damaged:
             raise UserError(
                 f"{self._damaged[0]}; choose another by its step, or start the run again, which "
-                "sets it aside"
+                "moves it out of the way"
             )
 
     def save(
@@ -162,7 +162,7 @@ class Checkpoints:
             metrics: the results of the evaluation at this step, if there was one.
 
         Raises:
-            StorageError: if the save before this one cannot be written, after several attempts.
+            StorageError: if the previous checkpoint cannot be written, after several attempts.
         """
         if not is_first():
             return
@@ -200,7 +200,7 @@ class Checkpoints:
 
         Raises:
             CheckpointDamaged: if it is not what was saved.
-            UserError: if it holds other arrays than `abstract`.
+            UserError: if the names, shapes or types of its arrays differ from `abstract`.
         """
         arrays, progress = self._read(named_arrays(abstract), step)
         return _as_tree(abstract, arrays), progress
@@ -232,7 +232,7 @@ class Checkpoints:
             abstract: see `restore`.
 
         Raises:
-            UserError: if no good checkpoint was evaluated, or it holds other arrays.
+            UserError: if no undamaged checkpoint was evaluated, or arrays differ from `abstract`.
         """
         steps = from_first(self._read_best)
         names = named_arrays(abstract)

@@ -9,16 +9,16 @@ import pathlib
 import platform
 import sys
 
-# With no other types of fusion left to XLA's YNN library, convolutions and small matrix products on
-# a CPU go to Eigen, which is faster for networks on small images: a training step of SE-ResNet-20
-# takes a fifth less time.
+# The only types of fusion for which XLA may use its YNN library on a CPU. Convolutions and small
+# matrix products then use Eigen, which is faster for networks on small images: a training step of
+# SE-ResNet-20 takes a fifth less time.
 _FUSIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 _CPU_OPTION = "xla_cpu_experimental_ynn_fusion_type"
 _JAXLIBS_WITH_IT = ("0.10.", "0.11.")
 
 
 def cache_dir() -> pathlib.Path:
-    """Returns the folder for what can be made again: se_flax in $XDG_CACHE_HOME or ~/.cache."""
+    """Returns the folder of caches: se_flax in $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return pathlib.Path(base).expanduser() / "se_flax"
 
@@ -26,7 +26,7 @@ def cache_dir() -> pathlib.Path:
 def compiler_options() -> dict[str, str]:
     """Returns XLA's options for CPUs, for `jax.jit(f, compiler_options=...)`.
 
-    Empty for a jaxlib that may not know them, because XLA ends the process over an unknown option.
+    Empty for a jaxlib that may not know them, because XLA aborts the process on an unknown option.
     """
     known = importlib.metadata.version("jaxlib").startswith(_JAXLIBS_WITH_IT)
     return {_CPU_OPTION: _FUSIONS} if known and _is_in_jaxlib(_CPU_OPTION, _FUSIONS) else {}
@@ -35,7 +35,7 @@ def compiler_options() -> dict[str, str]:
 @functools.cache
 def _is_in_jaxlib(option: str, values: str) -> bool:
     """Whether jaxlib's libraries hold the name of an option and of each of its values."""
-    # A flag's name ends in zeros; that of a removed field of a message would not.
+    # In the binary, a zero byte ends a flag's name, but not the name of a removed protobuf field.
     wanted = {b"\0" + option.encode() + b"\0", *values.encode().split(b",")}
     (folder,) = map(pathlib.Path, importlib.util.find_spec("jaxlib").submodule_search_locations)
     for path in (*folder.glob("*.so"), *folder.glob("*.dylib")):
@@ -48,7 +48,7 @@ def _is_in_jaxlib(option: str, values: str) -> bool:
 
 
 def prepare() -> None:
-    """Sets what is not set yet; what JAX has already compiled stays as it is.
+    """Sets options that are not set yet. They do not affect what JAX has already compiled.
 
     - JAX keeps compiled programs in $JAX_COMPILATION_CACHE_DIR, so that a second start does not
       compile again. The default is a folder in `cache_dir()` named after this machine, because a

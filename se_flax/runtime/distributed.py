@@ -1,7 +1,6 @@
 """Runs of several processes: how they find each other, and what the first sends the others.
 
-Only the first process reads and writes the workdir. The others need no access to it: the first
-sends them what they have to know.
+Only the first process reads and writes the workdir. It sends the others what they need to know.
 """
 
 import importlib.util
@@ -18,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from se_flax.errors import UserError
 
-# Seconds after which a process that has died or hangs takes the others down.
+# Seconds without a heartbeat after which a process counts as dead, and the others exit.
 HEARTBEAT_SECONDS = 30
 
 
@@ -39,8 +38,8 @@ def join(
         process_id: the number of this process, from 0.
 
     Raises:
-        UserError: if only some of the arguments are given, or they cannot be used, or the other
-            processes do not answer.
+        UserError: if some of the arguments are missing or unusable, or the other processes do not
+            answer.
     """
     local_device_ids = None
     address_alone = coordinator_address is not None and num_processes is None and process_id is None
@@ -72,7 +71,7 @@ def join(
 def _check_given(
     coordinator_address: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Raises `UserError` unless the arguments describe a process of a run of several."""
+    """Raises `UserError` unless the arguments describe one of several processes."""
     if coordinator_address is None or num_processes is None or process_id is None:
         given = {
             "--coordinator_address": coordinator_address,
@@ -176,7 +175,7 @@ def on_all(function: Callable[[], Any]) -> Any:
 def arrays_from_first(
     arrays: Mapping[str, np.ndarray] | None, abstract: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, np.ndarray]:
-    """Returns the arrays of the first process in all processes, bit by bit.
+    """Returns the arrays of the first process in all processes, bit for bit.
 
     Args:
         arrays: arrays by name; ignored in the other processes.
@@ -210,7 +209,7 @@ def check_same(what: str, value: Any) -> None:
         others = ", ".join(str(i) for i in np.flatnonzero(np.logical_not(same)))
         raise UserError(
             f"process {others} has another {what} than process 0; start all processes with the "
-            "same command and the same data"
+            "same command and the same data set"
         )
 
 

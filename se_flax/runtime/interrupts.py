@@ -12,10 +12,10 @@ from jax.experimental import multihost_utils
 
 
 class Interrupt:
-    """While entered, SIGINT, SIGTERM and SIGHUP set `requested` instead of ending the process.
+    """In this context, SIGINT, SIGTERM and SIGHUP set `requested` instead of ending the process.
 
-    A second SIGINT has its usual effect, and a SIGHUP that was ignored (by nohup) still is. Outside
-    the main thread, where Python allows no signal handlers, nothing is caught.
+    A second SIGINT has its usual effect. A SIGHUP that was ignored before (by nohup) is still
+    ignored. Outside the main thread, where Python allows no signal handlers, nothing is caught.
 
     In a run of several processes JAX catches SIGTERM as a notice of preemption, and the other
     signals are passed on as SIGTERM, so that all processes stop at the same step.
@@ -44,7 +44,7 @@ class Interrupt:
         """Returns whether to stop now; the answer is the same in all processes.
 
         Args:
-            dispatch: the number of earlier calls; every process calls after each dispatch.
+            dispatch: number of this call, from 0. All processes call it after each dispatch.
         """
         if jax.process_count() == 1:
             return self.requested

@@ -18,16 +18,16 @@ _BEAT_SECONDS = 5.0
 
 
 class WorkdirLock:
-    """While entered, no other run can write to the workdir.
+    """In this context, no other run can write to the workdir.
 
     The operating system locks the file `lock`, and releases it when the process ends, however
-    that happens. Not every file system passes such locks on to other hosts. Therefore the holder
-    also increments a number in the file, its beat: a run that finds the file of a holder on
-    another host watches the beat for a while before it takes the lock.
+    that happens. Some file systems do not show such locks to other hosts. Therefore the holder
+    also increments a number in the file, its heartbeat. A run that finds a holder on another host
+    in the file takes the lock only if the heartbeat does not change for a while.
 
     Args:
-        workdir: the run's folder; made if it does not exist.
-        beat_seconds: the time between beats.
+        workdir: the run's folder; created if it does not exist.
+        beat_seconds: the time between two heartbeats.
 
     Raises:
         UserError: on entering, if another run holds the lock, or the folder cannot be written to.
@@ -36,7 +36,7 @@ class WorkdirLock:
     def __init__(self, workdir: pathlib.Path, beat_seconds: float = _BEAT_SECONDS):
         self._path = workdir / "lock"
         self._beat_seconds = beat_seconds
-        # A soft lock in its place would outlive a run that is killed.
+        # A soft lock, the fallback, would remain after a run is killed.
         self._lock = filelock.UnixFileLock(self._path, thread_local=False, fallback_to_soft=False)
         self._file = -1
         self._ended = threading.Event()
@@ -72,7 +72,7 @@ class WorkdirLock:
         self._lock.release()
 
     def _watch_other_host(self) -> None:
-        """Raises `UserError` if the file has a holder on another host whose beat continues."""
+        """Raises `UserError` if the file names a holder on another host that is still alive."""
         holder = self._read()
         if not holder or holder.get("host") == socket.gethostname():
             return
@@ -92,7 +92,7 @@ class WorkdirLock:
         )
 
     def _read(self) -> dict[str, Any]:
-        """Returns what the holder wrote; {} if there is none, or it is just writing."""
+        """Returns what the holder wrote; {} if there is none, or it is writing at this moment."""
         try:
             value = json.loads(self._path.read_text())
         except (ValueError, OSError):
@@ -105,7 +105,7 @@ class WorkdirLock:
 
     def _write(self, beat: int) -> None:
         holder = {"host": socket.gethostname(), "process": os.getpid(), "beat": beat}
-        with contextlib.suppress(OSError):  # if the disk is full, whoever writes results says so
+        with contextlib.suppress(OSError):  # if the disk is full, writing results reports it
             os.pwrite(self._file, (json.dumps(holder) + "\n").encode(), 0)
 
     def _beat(self) -> None:

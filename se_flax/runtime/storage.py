@@ -1,4 +1,4 @@
-"""Writing to a disk that may be full, slow or absent for a moment."""
+"""Writing to a disk that may be full, slow or absent for a while."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from se_flax.errors import StorageError
 
 # Seconds to wait before each further attempt to write.
 DELAYS = (1.0, 4.0, 16.0)
-# The reasons that are looked for in TensorStore's messages, the likeliest first.
+# System errors to look for in TensorStore's messages, the likeliest first.
 _REASONS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.EACCES)
 _REASONS += (errno.EIO,)
 
@@ -23,15 +23,15 @@ _REASONS += (errno.EIO,)
 def persistently(
     write: Callable[[], None], what: str, errors: tuple[type[Exception], ...] = (OSError,)
 ) -> None:
-    """Calls a function that writes, and again after each of `DELAYS` while it fails.
+    """Calls a function that writes. While it fails, waits for the next of `DELAYS` and tries again.
 
     Args:
         write: the function; may be called several times.
         what: names what it writes, for messages.
-        errors: the types of error that may pass; any other is raised at once.
+        errors: the types of error after which to try again; any other is raised at once.
 
     Raises:
-        StorageError: if the last attempt fails, too.
+        StorageError: if the last attempt fails as well.
     """
 
     def say(state: tenacity.RetryCallState) -> None:
@@ -56,26 +56,26 @@ def persistently(
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns in one line why a library could not read or write."""
+    """Returns one line that says why a library could not read or write."""
     cause: BaseException | None = error
     while cause is not None:  # Orbax wraps the system's error
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
-    for number in _REASONS:  # TensorStore has only its words
+    for number in _REASONS:  # TensorStore's errors hold only the system's text
         if os.strerror(number) in text:
             return os.strerror(number)
     return text.partition(" [")[0][:200] or type(error).__name__
 
 
 def write_json(path: pathlib.Path, value: Any, indent: int = 2) -> None:
-    """Writes a JSON file, wholly or not at all."""
+    """Writes a JSON file atomically (see `write_text`)."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file, wholly or not at all, even if the power is cut."""
+    """Writes a file atomically: completely or not at all, even if the power is cut."""
     partial = path.with_name(path.name + ".tmp")
     try:
         partial.write_text(text)
@@ -89,7 +89,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Waits until a power cut would not undo changes to a file, or to the names in a folder."""
+    """Flushes a file, or the names in a folder, to disk, so that changes survive a power cut."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -101,10 +101,10 @@ def sync(path: pathlib.Path) -> None:
 
 
 class AppendedFile:
-    """A file to which records are appended, each wholly or not at all.
+    """A file to which records are appended, each completely or not at all.
 
     Args:
-        path: of the file; made if it does not exist.
+        path: path of the file; created if it does not exist.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -128,7 +128,7 @@ class AppendedFile:
             raise
 
     def sync(self) -> None:
-        """Waits until a power cut would not undo what was appended."""
+        """Flushes what was appended to disk, so that it survives a power cut."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

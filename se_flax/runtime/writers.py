@@ -17,7 +17,7 @@ class _FileWriter:
         self._file = AppendedFile(path)
 
     def sync(self) -> None:
-        """Waits until a power cut would not undo what was written."""
+        """Flushes what was written to disk, so that it survives a power cut."""
         self._file.sync()
 
     def close(self) -> None:
@@ -28,7 +28,7 @@ class _FileWriter:
 class JsonlWriter(_FileWriter):
     """Appends each row of scalars to `metrics.jsonl`.
 
-    Rows of steps after `last_step` are dropped first: a run wrote them and was killed before its
+    First it drops the rows of steps after `last_step`. A run wrote them and was killed before its
     next checkpoint, so they will be written again.
     """
 
@@ -57,9 +57,9 @@ def _step(row: str) -> float:
 class TensorBoardWriter(_FileWriter):
     """Writes scalars to a file of TensorBoard events, without importing TensorFlow.
 
-    It frames records with TensorBoard's `RecordWriter` and appends them itself, because
-    `EventFileWriter` writes from a thread that dies at the first error, with a record half
-    written, and reports it late or never.
+    It formats records with TensorBoard's `RecordWriter` and appends them itself. TensorBoard's
+    `EventFileWriter` writes from a thread that dies at the first error, leaves a record half
+    written, and reports the error late or never.
     """
 
     def __init__(self, workdir: pathlib.Path):
@@ -100,7 +100,7 @@ class Writers:
             persistently(functools.partial(writer.write_scalars, step, scalars), "a row of metrics")
 
     def sync(self) -> None:
-        """Waits until a power cut would not undo what was written.
+        """Flushes what was written to disk, so that it survives a power cut.
 
         Raises:
             StorageError: if that fails, after several attempts.
@@ -119,6 +119,6 @@ def make_writer(workdir: pathlib.Path, last_step: int) -> Writers:
 
     Args:
         workdir: the run's folder.
-        last_step: the step the run continues from.
+        last_step: the step of the checkpoint from which the run continues; 0 for a new run.
     """
     return Writers(TensorBoardWriter(workdir), JsonlWriter(workdir / "metrics.jsonl", last_step))

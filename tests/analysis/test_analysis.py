@@ -19,7 +19,7 @@ from tests import tiny_run
 
 
 def network(name, size, **overrides):
-    """A network with random weights, classifier and batch statistics included."""
+    """A network whose weights, classifier and batch statistics are all random."""
     model = create_model(name, 5, **overrides)
     images = jax.random.normal(jax.random.key(1), (6, size, size, 3))
     variables = jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(images[:1])
@@ -76,7 +76,7 @@ def test_a_network_without_se_blocks_has_no_excitations():
         excitations_by_class(model, variables, [(images, np.zeros(6, int))], (0,))
 
 
-def test_a_confusion_matrix_is_that_of_scikit_learn():
+def test_a_confusion_matrix_equals_scikit_learns():
     model, variables, images = network("resnet20_cifar", 8, stage_sizes=(1,), widths=(4,))
     labels = np.array([0, 1, 0, 3, 1, 0])
     matrix = confusion_matrix(
@@ -102,7 +102,7 @@ def run_of_two_seeds(tmp_path_factory):
     return workdir
 
 
-def test_a_subject_of_a_run_scores_what_its_evaluation_says(run_of_two_seeds):
+def test_the_subject_of_a_run_has_the_accuracy_of_its_evaluation(run_of_two_seeds):
     expected = evaluate_workdir(run_of_two_seeds, "latest")["per_seed"]
     for seed in (0, 1):
         subject = subject_of_run(run_of_two_seeds, "latest", seed=seed)
@@ -115,14 +115,14 @@ def test_a_subject_of_a_run_scores_what_its_evaluation_says(run_of_two_seeds):
         subject_of_run(run_of_two_seeds, seed=2)
 
 
-def test_images_are_chosen_evenly_of_the_classes_asked_for(run_of_two_seeds):
+def test_images_are_chosen_evenly_from_the_requested_classes(run_of_two_seeds):
     subject = subject_of_run(run_of_two_seeds)
     images, labels = choose_images(subject, [3, 7], 6, 50)
     assert sorted(labels) == [3, 3, 3, 7, 7, 7]
     assert len(images) == 6
 
 
-def test_images_sorted_by_class_are_chosen_evenly_too():
+def test_images_sorted_by_class_are_also_chosen_evenly():
     labels = np.repeat([0, 3, 7], (9, 1, 9))
     images = np.zeros((19, 4, 4, 3), np.uint8)
     subject = Subject(

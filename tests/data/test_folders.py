@@ -88,7 +88,7 @@ def mixed(tmp_path):
     return ImageFolder.of(tmp_path)
 
 
-def test_bad_images_are_found_and_odd_ones_are_not(mixed):
+def test_bad_images_are_found_and_unusual_but_valid_ones_are_not(mixed):
     assert {mixed.paths[i].name for i, _ in mixed.bad_images()} == set(BAD)
     for i, path in enumerate(mixed.paths):
         if path.name in GOOD:
@@ -99,7 +99,7 @@ def test_bad_images_are_found_and_odd_ones_are_not(mixed):
                 decode(mixed[i]["image"])
 
 
-def test_sixteen_bits_become_eight(tmp_path):
+def test_images_of_16_bits_become_8_bits(tmp_path):
     np.testing.assert_array_equal(decode(GOOD["deep.png"]), 40_000 >> 8)
 
 

@@ -21,13 +21,13 @@ def config(image_dir):
     return config
 
 
-def test_names_that_fit_in_memory_are_held_there():
+def test_known_small_data_sets_are_held_in_memory():
     config = default_config()
     config.dataset.name = "digits"
     assert isinstance(dataset_of(config), Dataset)
 
 
-def test_images_are_seen_as_was_published_for_the_network(image_dir):
+def test_images_are_prepared_as_published_for_the_network(image_dir):
     config = default_config()
     config.model.name = "se_efficientnet_b1"
     config.dataset.image_dir = str(image_dir)
@@ -43,9 +43,7 @@ def test_images_are_seen_as_was_published_for_the_network(image_dir):
     assert dataset.eval_crop == dataset.train_crop == CenterCrop(64, 1.0, "bicubic")
 
 
-def test_a_users_folder_is_learnt_and_evaluated_and_its_classes_are_stored(
-    config, image_dir, tmp_path
-):
+def test_a_run_trains_and_evaluates_on_a_folder_and_stores_its_classes(config, image_dir, tmp_path):
     summary = train(config, tmp_path / "run")
     assert summary["dataset"] == image_dir.name
     assert summary["final"]["top1"] > 90
@@ -65,7 +63,7 @@ def test_a_users_folder_is_learnt_and_evaluated_and_its_classes_are_stored(
         evaluate_workdir(tmp_path / "run", "latest", image_dir=tmp_path / "other")
 
 
-def test_other_classes_do_not_continue_a_run(config, image_dir, tmp_path):
+def test_a_run_does_not_continue_on_other_classes(config, image_dir, tmp_path):
     train(config, tmp_path / "run")
     for split in ("train", "val"):
         for old, new in (("blue", "cyan"), ("green", "green"), ("red", "red")):

@@ -27,7 +27,7 @@ def test_arrays_of_one_channel_become_three():
 
 
 @pytest.mark.parametrize("size", [(300, 500), (500, 300), (256, 256), (80, 90)])
-def test_the_centre_is_cut_out(size):
+def test_a_center_crop_keeps_the_centre(size):
     # A gradient keeps its values when resized, so they show which part was kept.
     height, width = size
     row = np.linspace(0, 255, width)[None, :, None]
@@ -43,7 +43,7 @@ def test_the_centre_is_cut_out(size):
         np.testing.assert_allclose(np.diff(ends, axis=axis), part[channel], atol=5)
 
 
-def test_squares_stay_square():
+def test_square_images_stay_square():
     for side in range(20, 120):
         image = np.zeros((side, side, 3), np.uint8)
         assert CenterCrop(32, 1.0)(image).shape == (32, 32, 3)
@@ -69,7 +69,7 @@ def test_equals_torchvisions_transforms(size, crop, interpolation):
     np.testing.assert_array_equal(CenterCrop(224, crop, interpolation)(image), expected)
 
 
-def test_random_crops_have_the_areas_shapes_and_places_asked_for():
+def test_random_crops_have_the_requested_areas_shapes_and_positions():
     crop = RandomResizedCrop(32, area=(0.2, 0.6), aspect=(0.5, 2.0))
     draws = np.random.default_rng(0).random((4000, crop.draws)).tolist()
     boxes = np.array([crop.box(200, 300, row) for row in draws])
@@ -90,12 +90,12 @@ def test_random_crops_have_the_areas_shapes_and_places_asked_for():
 @pytest.mark.parametrize(
     ("shape", "expected"), [((10, 1000), (0, 493, 10, 13)), ((1000, 10), (493, 0, 13, 10))]
 )
-def test_where_no_part_fits_the_largest_central_one_is_taken(shape, expected):
+def test_if_no_box_fits_the_largest_central_one_is_used(shape, expected):
     crop = RandomResizedCrop(8, area=(0.9, 1.0))
     assert crop.box(*shape, [0.5] * crop.draws) == expected
 
 
-def test_a_part_is_cut_out_and_resized():
+def test_a_random_crop_is_cut_out_and_resized():
     image = np.zeros((40, 40, 3), np.uint8)
     image[10:30, 20:40] = 200
     crop = RandomResizedCrop(10, area=(0.25, 0.25), aspect=(1.0, 1.0))
@@ -105,7 +105,7 @@ def test_a_part_is_cut_out_and_resized():
 
 
 @pytest.mark.references
-def test_random_crops_are_distributed_as_torchvisions():
+def test_random_crops_have_the_same_distribution_as_torchvisions():
     import torch
 
     from tests.references.torch_models import torchvision

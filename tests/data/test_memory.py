@@ -66,7 +66,7 @@ def test_images_keep_their_labels(stripes):
     np.testing.assert_array_equal(batch.labels, labels)
 
 
-def test_evaluation_takes_images_in_order_and_masks_places_past_the_end(stripes):
+def test_evaluation_takes_images_in_order_and_masks_positions_past_the_end(stripes):
     batch = eval_batch(DeviceSplit.of(stripes.test), Preprocessing.of(stripes), 32 + jnp.arange(8))
     np.testing.assert_array_equal(batch.mask, [True] * 5 + [False] * 3)
     np.testing.assert_array_equal(batch.labels[:5], stripes.test.labels[32:])

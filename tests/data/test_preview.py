@@ -8,7 +8,7 @@ from se_flax.data.preview import captions_of, draw_grid, preview_batch
 from tests import tiny_run
 
 
-def test_the_command_draws_what_the_first_step_is_fed(run_python, tmp_path):
+def test_the_command_draws_the_images_of_the_first_step(run_python, tmp_path):
     output = tmp_path / "preview.png"
     process = run_python(
         *("-m", "se_flax.data.preview", "--config=tests/tiny_run.py"),
@@ -29,7 +29,7 @@ def test_streamed_images_are_those_of_the_run(image_dir, train):
     batch, dataset = preview_batch(config, step=3, count=6, train=train)
     assert batch.images.shape == (6, 16, 16, 3)
     images = np.asarray(batch.images) * dataset.std + dataset.mean
-    # Each class has a colour of its own.
+    # Each class has its own colour.
     colours = images.mean((1, 2)).argmax(-1)
     np.testing.assert_array_equal(
         np.array(["red", "green", "blue"])[colours], np.array(dataset.class_names)[batch.labels]
@@ -38,7 +38,7 @@ def test_streamed_images_are_those_of_the_run(image_dir, train):
     np.testing.assert_array_equal(again.images, batch.images)
 
 
-def test_images_stand_where_they_should():
+def test_images_are_drawn_in_the_right_places():
     images = np.zeros((5, 96, 96, 1), np.float32)
     images[3] = 1.0
     grid = np.asarray(draw_grid(images, ["", "", "", "", ""], columns=2))
@@ -46,7 +46,7 @@ def test_images_stand_where_they_should():
     assert grid[96 + 18 + 5, 100 + 5].tolist() == [255, 255, 255]
 
 
-def test_captions_of_mixed_images_name_both():
+def test_captions_of_mixed_images_name_both_classes():
     batch = Batch(
         images=jnp.zeros((2, 1, 1, 3)),
         labels=jnp.array([0, 1]),

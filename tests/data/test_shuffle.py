@@ -24,7 +24,7 @@ def test_a_position_gives_the_same_item_in_any_batch():
     np.testing.assert_array_equal(draw(key, jnp.arange(95, 140), 100), whole[95:140])
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_each_epoch_and_seed_has_its_own_order():
     orders = [
         tuple(np.asarray(draw(jax.random.key(seed), epoch * 50 + jnp.arange(50), 50)))
         for seed in (0, 1)

@@ -74,7 +74,7 @@ def test_decoded_data_are_cached_and_a_damaged_copy_is_replaced(tfds_dir, tmp_pa
             np.testing.assert_array_equal(got.labels, expected.labels)
 
 
-def test_data_are_read_where_no_copy_can_be_kept(tfds_dir, tmp_path, monkeypatch, capsys):
+def test_data_are_read_even_if_they_cannot_be_cached(tfds_dir, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(load_dataset("cifar10", tfds_dir).test)
@@ -87,7 +87,7 @@ def test_tfds_data_dir_is_read_from_the_environment(tfds_dir, run_python):
     assert process.stdout.strip() == "110", process.stderr
 
 
-def test_data_prepared_as_tfrecord_are_read_too(tfds_dir, tmp_path):
+def test_data_prepared_as_tfrecord_can_be_read(tfds_dir, tmp_path):
     import tensorflow_datasets as tfds
 
     as_arrays = load_dataset("cifar10", tfds_dir)
@@ -109,7 +109,7 @@ def test_data_prepared_as_tfrecord_are_read_too(tfds_dir, tmp_path):
         np.testing.assert_array_equal(np.bincount(ours.labels), np.bincount(expected.labels))
 
 
-def test_data_neither_prepared_nor_downloadable_say_what_to_do(tmp_path, monkeypatch):
+def test_data_neither_prepared_nor_downloadable_give_a_helpful_error(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise requests.ConnectionError("no network")
 
@@ -128,7 +128,7 @@ def test_an_unknown_data_set_is_reported_with_the_nearest_name():
         load_dataset("cifar1000")
 
 
-def test_digits_are_split_once_and_for_all():
+def test_digits_are_always_split_in_the_same_way():
     digits = load_dataset("digits")
     assert (len(digits.train), len(digits.test)) == (1437, 360)
     assert digits.train.images.shape[1:] == (8, 8, 1)
@@ -144,7 +144,7 @@ def test_statistics_are_those_of_the_training_images():
     assert digits.std == pytest.approx([digits.train.images.std() / 255], abs=1e-4)
 
 
-def test_held_out_images_leave_train_and_are_the_same_every_time(stripes):
+def test_held_out_images_are_removed_from_train_and_always_the_same(stripes):
     first, second = stripes.hold_out(0.2), stripes.hold_out(0.2)
     assert (len(first.train), len(first.validation), len(first.test)) == (80, 20, 37)
     np.testing.assert_array_equal(first.validation.images, second.validation.images)
@@ -182,12 +182,12 @@ def test_labels_that_are_not_class_numbers_are_refused(labels):
         ({"validation": Split(np.zeros((1, 8, 8, 3), np.uint8), np.array([7]))}, "from 7 to 7"),
     ],
 )
-def test_a_data_set_that_does_not_fit_together_is_refused(stripes, changes, words):
+def test_an_inconsistent_data_set_is_refused(stripes, changes, words):
     with pytest.raises(UserError, match=words):
         dataclasses.replace(stripes, **changes)
 
 
-def test_a_validation_split_of_ones_own_is_not_replaced(stripes):
+def test_an_existing_validation_split_is_not_replaced(stripes):
     with pytest.raises(UserError, match="already has a validation split; set"):
         stripes.hold_out(0.2).hold_out(0.2)
 
@@ -220,7 +220,7 @@ def test_tfds_images_are_read_one_at_a_time(tfds_dir):
         assert source[i]["label"] == whole.labels[i]
 
 
-def test_a_split_that_tfds_does_not_have_is_told(tfds_dir):
+def test_a_split_that_tfds_does_not_have_is_reported(tfds_dir):
     with pytest.raises(UserError, match='no split "validation"; its splits are train, test'):
         TfdsImages("cifar10", "validation", tfds_dir)
     with pytest.raises(UserError, match=r'no data set "cifar11".*"cifar10'):

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 
 class Numbers:
-    """Image i is of the colour i, and of class i % 3."""
+    """Image i has the colour i and the class i % 3."""
 
     class_names = ("a", "b", "c")
 
@@ -33,7 +33,7 @@ class Numbers:
 
 
 class Noise(Numbers):
-    """Image i is noise, all its own."""
+    """Image i is noise that no other image has."""
 
     def __getitem__(self, i):
         image = np.random.default_rng(i).integers(0, 256, (9, 11, 3), np.uint8)
@@ -43,9 +43,9 @@ class Noise(Numbers):
 SMALL = CenterCrop(2, 1.0)
 
 
-def train(source, first_step, last_step, **options):
+def train(source, first_step, total_steps, **options):
     fields = {"crop": SMALL, "batch_size": 8, "seed": 5, **options}
-    return list(train_batches(source, first_step=first_step, last_step=last_step, **fields))
+    return list(train_batches(source, first_step=first_step, total_steps=total_steps, **fields))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 100])
@@ -59,7 +59,7 @@ def test_every_image_is_evaluated_once_and_in_order(size):
 
 
 @pytest.mark.parametrize("size", [7, 8, 50])
-def test_each_epoch_of_positions_holds_every_image_once_in_another_order(size):
+def test_each_epoch_holds_every_image_once_in_a_different_order(size):
     batches = train(Numbers(size), 0, 3 * size)
     seen = np.concatenate([batch.images[:, 0, 0, 0] for batch in batches])
     labels = np.concatenate([batch.labels for batch in batches])
@@ -84,7 +84,7 @@ def test_batches_depend_only_on_the_step(workers):
             np.testing.assert_array_equal(batch.labels, expected.labels)
 
 
-def test_the_same_image_is_cropped_anew_each_time():
+def test_an_image_is_cropped_differently_each_time():
     batches = train(Noise(8), 0, 2, crop=RandomResizedCrop(6))
     first, second = ({image.tobytes() for image in batch.images} for batch in batches)
     assert not first & second
@@ -105,7 +105,7 @@ from se_flax.data.streaming import eval_batches, train_batches
 from tests.data.test_streaming import SMALL, Numbers
 assert (jax.device_count(), jax.local_device_count()) == (8, 4)
 source = Numbers(size)
-trained = train_batches(source, SMALL, batch_size, seed=0, first_step=0, last_step=size)
+trained = train_batches(source, SMALL, batch_size, seed=0, first_step=0, total_steps=size)
 trained = [batch.images[:, 0, 0, 0].tolist() for batch in trained]
 evaluated = eval_batches(source, SMALL, batch_size)
 evaluated = [batch.images[batch.mask][:, 0, 0, 0].tolist() for batch in evaluated]

@@ -16,7 +16,7 @@ from se_flax.data.sources import TfdsImages
 from se_flax.data.tiny_imagenet import prepare, words
 from se_flax.errors import UserError
 
-# In the official wnids.txt, too, they are not sorted.
+# Not sorted, as in the official wnids.txt.
 WNIDS = ("n03", "n01", "n02")
 WORDS = {"n01": "cat, true cat", "n02": "lemon", "n03": "cliff, drop, drop-off", "n04": "unused"}
 
@@ -66,7 +66,7 @@ def data_dir(tmp_path_factory):
     return str(folder)
 
 
-def test_labels_are_the_lines_of_wnids_txt_and_have_their_words(data_dir):
+def test_labels_follow_the_lines_of_wnids_txt_and_have_their_words(data_dir):
     source = TfdsImages("tiny_imagenet", "train", data_dir)
     assert source.class_names == WNIDS
     assert words(data_dir) == ("cliff, drop, drop-off", "cat, true cat", "lemon")
@@ -149,7 +149,7 @@ def changed(name, content):
         ({k: v for k, v in official_layout().items() if "/train/" not in k}, "no train images"),
     ],
 )
-def test_an_archive_that_is_not_the_data_set_is_refused(tmp_path, files, message):
+def test_an_archive_of_something_else_is_refused(tmp_path, files, message):
     archive = write_zip(tmp_path / "any.zip", files)
     with pytest.raises(UserError, match=message) as error:
         prepare(archive, str(tmp_path))

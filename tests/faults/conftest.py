@@ -8,9 +8,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def slow_disk(tmp_path_factory):
-    """Returns a function that gives the environment in which writing to a workdir is slow.
+    """Returns a function that returns an environment in which writing to a workdir is slow.
 
-    While there is a file of the workdir's name and ".fails", writing fails, too.
+    While there is a file named like the workdir with ".fails" appended, writing fails.
     """
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":

@@ -1,6 +1,6 @@
 """Fills the disk a run writes to: python -m tests.faults.full_disk FOLDER SCENARIO.
 
-It mounts a small file system over FOLDER. This needs root, if only of a user namespace:
+It mounts a small file system over FOLDER. This needs root, which a user namespace can provide:
 unshare --user --map-root-user --mount python -m ...
 """
 

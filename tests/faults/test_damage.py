@@ -93,7 +93,7 @@ def outcome(workdir, finished):
         saved.close()
 
 
-def test_no_damage_to_a_file_goes_unnoticed(finished, tmp_path, capsys):
+def test_damage_to_any_file_is_noticed(finished, tmp_path, capsys):
     _, workdir, *_ = finished
     newest = workdir / "checkpoints" / "18"
     paths = sorted(path.relative_to(newest) for path in newest.rglob("*"))
@@ -136,11 +136,11 @@ def test_a_run_with_a_damaged_checkpoint_ends_like_an_undamaged_one(
         kind(path)
     again = train(config, copy, stripes)
     assert again["final"] == summary["final"]
-    assert_same_but_for_time(Checkpoint.read(copy / "checkpoints" / "18"), held[18])
+    assert_same_except_for_times(Checkpoint.read(copy / "checkpoints" / "18"), held[18])
     assert (copy / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
 
 
-def assert_same_but_for_time(found, expected):
+def assert_same_except_for_times(found, expected):
     found.progress["seconds"] = expected.progress["seconds"]
     assert_same(found, expected)
 

@@ -69,7 +69,7 @@ def test_a_run_on_a_slow_disk_can_be_stopped_and_killed(tmp_path, undisturbed, s
     assert_same_result(workdir, undisturbed)
 
 
-def test_a_run_on_a_disk_that_fails_now_and_then_continues(tmp_path, undisturbed, slow_disk):
+def test_a_run_on_a_disk_that_fails_occasionally_continues(tmp_path, undisturbed, slow_disk):
     workdir = tmp_path / "run"
     process = start(workdir, **slow_disk(workdir))
     wait_for_row(workdir, 10, process)

@@ -60,7 +60,7 @@ def assert_ends_alike(workdir, other):
     ]
 
 
-def test_two_processes_follow_one(one_process, two_processes):
+def test_two_processes_follow_the_curve_of_one(one_process, two_processes):
     difference = np.abs(losses(two_processes) / losses(one_process) - 1)
     print(f"losses differ by at most {difference[:5].max():.1e}, and later {difference.max():.1e}")
     assert difference[:5].max() < 1e-5

@@ -13,7 +13,7 @@ from se_flax.errors import UserError
 
 
 class SmallCNN(nn.Module):
-    """Somebody's network, with names given by linen."""
+    """Another author's network, whose layers have the names that linen gives them."""
 
     @nn.compact
     def __call__(self, x):
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class ExampleResNet(nn.Module):
-    """After the ResNet of Flax's ImageNet example, whose modules these are, by name and order."""
+    """The ResNet of Flax's ImageNet example: the modules have the same names and order."""
 
     stage_sizes: tuple[int, ...] = (2, 2)
     num_filters: int = 8
@@ -84,7 +84,7 @@ def images():
 
 
 @pytest.mark.parametrize(("module", "call", "layers", "blocks"), CASES)
-def test_own_weights_still_load_and_with_open_gates_give_the_same(
+def test_the_modules_own_weights_still_load_and_with_open_gates_give_the_same_output(
     module, call, layers, blocks, images
 ):
     before = module.init(jax.random.key(1), images, **call)
@@ -187,7 +187,7 @@ def test_layers_inside_lifted_transformations_are_refused(lifted, layer):
     assert "stem_se" in variables["params"]
 
 
-def test_an_object_that_is_no_module_or_already_has_blocks_is_refused(wrong_types):
+def test_something_that_is_not_a_module_or_already_has_blocks_is_refused(wrong_types):
     with pytest.raises(UserError, match="needs a module"):
         add_se(nn.Conv, "conv")
     with pytest.raises(UserError, match="in one call"):

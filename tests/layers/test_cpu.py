@@ -44,7 +44,7 @@ def value_and_gradients(convolution, images, kernel, direction):
         ((3, 3, 3, 4), 2, "SAME"),
     ],
 )
-def test_result_and_gradients_are_those_of_jax(batch, strides, kernel, groups, padding):
+def test_result_and_gradients_equal_those_of_jax(batch, strides, kernel, groups, padding):
     images = jax.random.normal(jax.random.key(0), (batch, 9, 6, 6))
     kernel = jax.random.normal(jax.random.key(1), kernel)
     ours, jaxs, direction = both(images, kernel, strides, padding, groups)
@@ -58,7 +58,7 @@ def test_result_and_gradients_are_those_of_jax(batch, strides, kernel, groups, p
         np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12 * np.size(expected))
 
 
-def test_dilated_and_other_than_two_dimensional_convolutions_are_left_to_jax():
+def test_dilated_convolutions_and_those_not_in_two_dimensions_are_left_to_jax():
     images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
     ours, jaxs, _ = both(images, kernel, (1, 1), "SAME", 1, rhs_dilation=(2, 2))
     np.testing.assert_array_equal(ours(images, kernel), jaxs(images, kernel))

@@ -10,7 +10,7 @@ from se_flax.layers.make_block import make_block
 
 
 class Plain(nn.Module):
-    """A block that asks for nothing."""
+    """A block that takes no hints."""
 
     width: int = 4
 
@@ -19,12 +19,12 @@ class Plain(nn.Module):
 
 
 class Wide(Plain):
-    """A block that asks how wide its map is."""
+    """A block that takes the hint `expansion`."""
 
     expansion: int = 1
 
 
-def test_a_factory_is_given_the_hints_that_it_names():
+def test_a_factory_gets_the_hints_that_are_among_its_parameters():
     assert make_block(Wide, expansion=6) == Wide(expansion=6, name="se")
     assert make_block(functools.partial(Wide, width=8), name="gate", expansion=6) == Wide(
         width=8, expansion=6, name="gate"
@@ -40,13 +40,13 @@ def test_a_factory_is_given_the_hints_that_it_names():
         lambda **f: Plain(**f),
     ],
 )
-def test_a_factory_that_names_none_is_given_its_name_alone(se):
+def test_a_factory_without_hints_gets_only_its_name(se):
     assert make_block(se, expansion=6) == Plain(name="se")
 
 
 @pytest.mark.parametrize("inputs", [8, 16, 40, 50])
 @pytest.mark.parametrize("reduction", [1, 3, 4, 16, 64])
-def test_with_an_expansion_the_reduction_counts_from_what_was_expanded(inputs, reduction):
+def test_with_an_expansion_the_reduction_refers_to_the_width_before_it(inputs, reduction):
     block = make_block(functools.partial(SqueezeExcite, reduction=reduction), expansion=6)
     variables = jax.eval_shape(
         lambda: block.init(jax.random.key(0), jnp.zeros((1, 2, 2, 6 * inputs)))

@@ -91,7 +91,7 @@ def test_parameters_stay_float32_in_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
-def test_parameters_have_the_type_and_the_initial_values_asked_for():
+def test_parameters_have_the_requested_type_and_initial_values():
     def constant(key, shape, dtype):
         assert len(shape) == 2
         return jnp.full(shape, 0.5, dtype)
@@ -130,7 +130,7 @@ def dense(params, layer, x):
     ],
 )
 @pytest.mark.parametrize("squeeze", ["avg", "max"])
-def test_squeeze_and_gate_are_the_operators_they_are_called(squeeze, gate, expected):
+def test_squeeze_and_gate_are_the_operators_that_their_names_say(squeeze, gate, expected):
     block, params, x = random_block((3, 5, 4, 16), reduction=4, squeeze=squeeze, gate=gate)
     pooled = {"avg": np.mean, "max": np.max}[squeeze](np.asarray(x), axis=(1, 2))
     hidden = np.maximum(dense(params, "reduce", pooled), 0)
@@ -139,7 +139,7 @@ def test_squeeze_and_gate_are_the_operators_they_are_called(squeeze, gate, expec
     np.testing.assert_allclose(y, x * gates[:, None, None], rtol=1e-4, atol=1e-5)
 
 
-def test_without_squeeze_each_position_has_a_gate_of_its_own():
+def test_without_squeeze_each_position_has_its_own_gate():
     block, params, x = random_block((2, 3, 4, 16), reduction=4, squeeze="none")
     y, sown = block.apply({"params": params}, x, mutable="intermediates")
     gates = 1 / (1 + np.exp(-dense(params, "expand", np.maximum(dense(params, "reduce", x), 0))))
@@ -175,7 +175,7 @@ def test_variants_have_the_layers_of_their_paper(make, widths):
     )
 
 
-def test_the_bottleneck_can_be_given_by_its_width_and_go_without_biases():
+def test_the_bottleneck_can_be_given_by_its_width_and_have_no_biases():
     x = jnp.ones((1, 2, 2, 16))
     params = SqueezeExcite(width=5, use_bias=False).init(jax.random.key(0), x)["params"]
     assert jax.tree.map(jnp.shape, params) == {

@@ -71,7 +71,7 @@ def test_every_network_gives_logits_and_maps_named_by_stage(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_input_that_is_no_batch_of_images_is_refused(name, wrong_types):
+def test_an_input_that_is_not_a_batch_of_images_is_refused(name, wrong_types):
     model = create_model(name, 10, **FAMILIES[name])
     for shape in [(32, 32, 3), (1, 1, 32, 32, 3)]:
         with pytest.raises(UserError, match=r"\[n, height, width, channels\], not.*image\[None\]"):

@@ -94,14 +94,14 @@ def test_se_squeezes_to_a_quarter_of_the_units_input():
     assert params["stage2_unit1"]["se"]["expand"]["bias"].shape == (6 * 16,)
 
 
-def test_another_reduction_counts_from_the_units_input_too():
+def test_another_reduction_also_refers_to_the_units_input():
     expected = [max(1, channels // 20) for channels in INPUTS]
     assert se_widths(reduction=20) == expected
     assert se_widths(se=functools.partial(SqueezeExcite, reduction=20)) == expected
     assert se_widths(variant="bump", width=5) == [5] * 7
 
 
-def test_a_block_of_another_class_is_used_as_it_is():
+def test_a_block_of_another_class_is_used_unchanged():
     class Halve(nn.Module):
         def __call__(self, x):
             return x / 2
@@ -234,7 +234,7 @@ def test_grid_search_returns_the_triple_with_the_highest_score():
     assert {(2.0, 1.0, 1.0), (1.0, 1.4, 1.0), (1.0, 1.0, 1.4)} <= set(tried)
 
 
-def test_grid_search_passes_over_a_score_that_is_not_a_number():
+def test_grid_search_skips_a_score_that_is_nan():
     best = grid_search(lambda alpha, beta, gamma: math.nan if alpha > 1 else -beta)
     assert best == (1.0, 1.0, 1.4)
 

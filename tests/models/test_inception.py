@@ -64,7 +64,7 @@ def test_the_form_for_small_images_differs_in_nothing_that_has_parameters():
         ("inception_resnet_v2", [(35, 320), (17, 1088), (8, 1536)]),
     ],
 )
-def test_features_are_the_maps_that_the_stages_give(name, sizes):
+def test_features_are_the_outputs_of_the_stages(name, sizes):
     size = model_info(name).input_size
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     model = create_model(name, 10)
@@ -151,7 +151,7 @@ def test_with_all_gates_open_a_network_equals_the_plain_one(name):
 
 
 @pytest.mark.parametrize("name", ["bn_inception", "inception_resnet_v2"])
-def test_the_gate_multiplies_what_a_module_gives_or_adds(name):
+def test_the_gate_multiplies_a_modules_output_or_its_residual_branch(name):
     model = small(name, se=functools.partial(Gate, 0.5))
     run = functools.partial(model.apply, capture_intermediates=True)
     _, state = jax.jit(run)(filled(model), IMAGES)

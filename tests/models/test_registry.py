@@ -43,7 +43,7 @@ def test_reduction_without_se_is_refused():
         se_flax.create_model("se_resnet18", reduction=0)
 
 
-def test_each_network_knows_the_number_of_classes_it_was_published_for():
+def test_each_network_has_the_number_of_classes_it_was_published_for():
     assert model_info("se_resnet50").num_classes == 1000
     assert model_info("se_efficientnet_b7").num_classes == 1000
     for name in se_flax.list_models():

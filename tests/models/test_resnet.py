@@ -175,7 +175,7 @@ def unit_outputs(placement):
 
 # SE paper, figure 5, written out for a unit whose shortcut is the identity.
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
-def test_se_is_where_its_placement_says(placement):
+def test_se_is_at_its_placement(placement):
     x, unit = unit_outputs(placement)
     branch, output = unit["bn2"]["__call__"][0], unit["__call__"][0]
     gate = unit["se"]["excitation"][0][:, None, None]
@@ -195,7 +195,7 @@ def test_se_is_where_its_placement_says(placement):
 
 @pytest.mark.parametrize("unit", [BottleneckUnit, PreactBasicUnit, PreactBottleneckUnit])
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
-def test_se_is_where_its_placement_says_in_the_other_units(unit, placement):
+def test_se_is_at_its_placement_in_the_other_units(unit, placement):
     conv = functools.partial(nn.Conv, use_bias=False, padding=0)
     norm = functools.partial(nn.BatchNorm, use_running_average=True)
     se = functools.partial(SqueezeExcite, reduction=2)
@@ -231,7 +231,7 @@ def test_a_resnext_is_made_by_a_unit_with_groups():
     )
 
 
-def test_only_the_stages_asked_for_carry_se():
+def test_only_the_requested_stages_have_se():
     model = create_model("se_resnet20_cifar", 10, se_stages=(2,))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     carriers = {name for name, unit in params["params"].items() if "se" in unit}
@@ -254,7 +254,7 @@ def test_an_unknown_placement_stage_or_variant_is_reported(overrides, words):
 
 @pytest.mark.parametrize("variant", ["slow_squeeze", "bump"])
 @pytest.mark.parametrize("placement", ["pre", "post", "identity"])
-def test_any_variant_goes_in_any_placement_of_any_unit(variant, placement):
+def test_any_variant_works_in_any_placement_of_any_unit(variant, placement):
     for name in ("se_resnet18", "se_resnext29_8x64d_cifar", "se_preact_resnet110_cifar"):
         model = create_model(name, 10, variant=variant, se_placement=placement, se_stages=(1, 3))
         model = model.clone(stage_sizes=(1,) * len(model.stage_sizes))
@@ -281,7 +281,7 @@ def test_the_first_unit_with_preactivation_activates_before_its_shortcut_too():
     assert not np.allclose(first["__call__"][0], stem + first["conv2"]["__call__"][0])
 
 
-def test_features_are_the_maps_that_the_stages_give():
+def test_features_are_the_outputs_of_the_stages():
     model = create_model("se_resnet50", 10)
     x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     maps, _ = jax.eval_shape(

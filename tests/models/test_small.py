@@ -56,7 +56,7 @@ def test_features_are_the_outputs_of_the_poolings(name, expected):
 
 
 @pytest.mark.parametrize("variant", ["slow_squeeze", "slow_excite", "bump"])
-def test_any_variant_goes_into_cnn3(variant):
+def test_any_variant_works_in_cnn3(variant):
     assert len(shapes("se_cnn3", variant=variant, reduction=4)["se"]) == 3
 
 

@@ -50,7 +50,7 @@ def test_features_are_the_five_poolings():
     }
 
 
-def test_se_stands_after_the_relu_of_each_convolution():
+def test_se_follows_the_relu_of_each_convolution():
     model = create_model("se_vgg16_bn", 10, stage_sizes=(2,), widths=(8,))
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
 
@@ -76,7 +76,7 @@ def test_adaptive_average_pool_is_the_mean_of_windows_where_the_size_divides():
     )
 
 
-def test_adaptive_average_pool_shares_out_other_sizes_evenly():
+def test_adaptive_average_pool_divides_other_sizes_evenly():
     x = np.arange(5, dtype=np.float32)[None, :, None, None]
     pooled = adaptive_average_pool(jnp.broadcast_to(x, (1, 5, 5, 1)), 3)
     np.testing.assert_allclose(pooled[0, :, 0, 0], [0.5, 2, 3.5])  # rows 0-1, 1-3 and 3-4

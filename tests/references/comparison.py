@@ -75,8 +75,8 @@ def compare(name: str, reference: str) -> Comparison:
     """Compares logits in evaluation: ours in float32, theirs in float64."""
     from tests.references import torch_models
 
-    # An odd size makes every rounding of a size matter. TensorFlow's padding is uneven for even
-    # sizes instead.
+    # With an odd size, every rounding of a size matters. TensorFlow's padding is uneven for even
+    # sizes, so its networks get an even size.
     size = _size(name, reference, 128 if "timm:tf_" in reference else 129)
     theirs = torch_models.randomise(torch_models.build(reference), size)
     ours = create_model(name, **_fields(reference))
@@ -153,7 +153,7 @@ def compare_training(name: str, reference: str) -> TrainingComparison:
         statistics = jax.tree.map(lambda x: np.asarray(x / (1 - momentum)), moved)
         gradients, outputs = jax.tree.map(np.asarray, (gradients, outputs))
 
-    # The gradient of a bias that a batch norm cancels is only rounding.
+    # The gradient of a bias that a batch norm cancels is only rounding error.
     least = 1e-6 * max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(gradients))
     return TrainingComparison(
         logits=max(deviation(*pair) for pair in zip(outputs, expected, strict=True)),

@@ -78,7 +78,7 @@ def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
         se_flax.load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
 
 
-def test_another_number_of_classes_keeps_the_body_and_says_so(files):
+def test_another_number_of_classes_keeps_the_backbone_and_says_so(files):
     with pytest.warns(
         UserWarning, match="for 1000 classes; the backbone is loaded.* 7 classes is newly"
     ):

@@ -1,4 +1,4 @@
-"""The networks equal those of independent implementations."""
+"""The networks equal independent implementations of them."""
 
 import pytest
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# torchvision's compiled operators are not in every build that its version number fits; none of
-# them is used here, and its import asks for no more than their names.
+# Some builds of torchvision lack its compiled operators. None of them is used here, and the import
+# needs only their names.
 _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 for _operator in (
     *("nms", "qnms", "roi_align", "qroi_align", "_roi_align_backward"),

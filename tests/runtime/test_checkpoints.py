@@ -90,7 +90,7 @@ def test_a_checkpoint_with_changed_numbers_is_set_aside_for_the_previous_one(sav
     assert {path.name for path in (saved / "damaged_checkpoints").iterdir()} == {"4", "4_1"}
 
 
-def test_a_best_checkpoint_damaged_after_opening_is_not_taken(saved):
+def test_a_best_checkpoint_damaged_after_opening_is_not_used(saved):
     checkpoints = Checkpoints(saved)
     damage(saved, 1)
     tree, steps = checkpoints.restore_best(tree_at(0))
@@ -138,7 +138,7 @@ def test_a_reader_moves_nothing_and_reports_damage(saved):
         ({"step": jnp.zeros(2, jnp.int32)}, r"its step is int32 \[\], not int32 \[2\]"),
     ],
 )
-def test_a_tree_of_another_structure_is_not_mistaken_for_damage(saved, change, message):
+def test_a_tree_with_another_structure_is_not_mistaken_for_damage(saved, change, message):
     checkpoints = Checkpoints(saved)
     with pytest.raises(UserError, match=f"{message}; give the config of that run") as error:
         checkpoints.restore(tree_at(0) | change, 4)
@@ -258,7 +258,7 @@ def test_closing_tries_again_and_reports_what_it_could_not_write(tmp_path, monke
     assert "cannot write the checkpoint of step 2" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_save_is_not_waited_for_after_ctrl_c(tmp_path, monkeypatch):
+def test_ctrl_c_does_not_wait_for_a_save(tmp_path, monkeypatch):
     may_end, ended = threading.Event(), threading.Event()
 
     def hang(self, *arguments, **options):

@@ -29,7 +29,7 @@ def test_existing_settings_are_kept(environment):
     assert {name: environment[name] for name in given} == given
 
 
-def test_a_jaxlib_that_may_not_know_an_option_is_not_given_it(environment, monkeypatch):
+def test_an_option_is_not_given_to_a_jaxlib_that_may_not_know_it(environment, monkeypatch):
     monkeypatch.setattr(compiler.importlib.metadata, "version", lambda package: "0.99.0")
     compiler.prepare()
     assert compiler.compiler_options() == {}

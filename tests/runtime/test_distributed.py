@@ -23,7 +23,7 @@ OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1"}, None),
     ],
 )
-def test_the_environment_says_what_started_several_processes(monkeypatch, environment, expected):
+def test_the_environment_shows_what_started_several_processes(monkeypatch, environment, expected):
     monkeypatch.setattr(distributed.os, "environ", environment)
     assert distributed.scheduler() == expected
 
@@ -37,7 +37,7 @@ def test_the_environment_says_what_started_several_processes(monkeypatch, enviro
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4"}, ("host:1", None, None), ("host:1", 4, 2, [1])),
     ],
 )
-def test_jax_is_told_what_it_cannot_find_out(monkeypatch, environment, arguments, expected):
+def test_jax_is_given_what_it_cannot_detect(monkeypatch, environment, arguments, expected):
     monkeypatch.setattr(distributed.os, "environ", environment)
     calls = []
     monkeypatch.setattr(

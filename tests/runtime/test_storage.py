@@ -56,7 +56,7 @@ def test_the_waits_before_further_attempts_are_the_delays(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [TypeError, AttributeError, ZeroDivisionError])
-def test_an_error_that_cannot_pass_is_raised_at_once(at_once, capsys, kind):
+def test_an_error_that_retries_cannot_mend_is_raised_at_once(at_once, capsys, kind):
     attempts = []
 
     def write():
@@ -69,7 +69,7 @@ def test_an_error_that_cannot_pass_is_raised_at_once(at_once, capsys, kind):
     assert not capsys.readouterr().err
 
 
-def test_a_file_that_cannot_be_written_is_as_before(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_written_is_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_json(path, {"a": 1})
     monkeypatch.setattr(
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_written_is_as_before(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_record_is_appended_wholly_or_not_at_all(tmp_path):
+def test_a_record_is_appended_completely_or_not_at_all(tmp_path):
     path = tmp_path / "rows"
     file = AppendedFile(path)
     file.append(b"one\n")

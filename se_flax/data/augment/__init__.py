@@ -1,8 +1,8 @@
 """Published augmentations as pure functions, to run inside a jitted step.
 
-All of them work under `jax.jit`. Only the shape of an image has to be static. Those of a single
-image work under `jax.vmap` too, with one key per image. `mix`, `mixup` and `cutmix` take a batch
-and one key per pair of images.
+All of them work under `jax.jit`; only the shape of an image has to be static. `mix`, `mixup` and
+`cutmix` take a batch, and one key per pair of images. The others take a single image; for a batch,
+use `jax.vmap` with one key per image.
 """
 
 from se_flax.data.augment.erasing import cutout, random_erasing

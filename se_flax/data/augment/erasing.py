@@ -11,7 +11,7 @@ Image = Float[Array, "h w c"]
 def box_mask(
     image: Image, top: Array | int, left: Array | int, height: Array | int, width: Array | int
 ) -> Bool[Array, "h w 1"]:
-    """Returns True inside a box, given in pixels. The box may extend beyond the image."""
+    """Returns a mask that is True inside a box, in pixels. The box may extend beyond the image."""
     y, x = jnp.arange(image.shape[0])[:, None, None], jnp.arange(image.shape[1])[:, None]
     return (top <= y) & (y < top + height) & (left <= x) & (x < left + width)
 
@@ -24,7 +24,7 @@ def cutout(
 ) -> Image:
     """Fills a square around a random pixel, clipped at the image's border.
 
-    DeVries & Taylor, 2017, arXiv:1708.04552, section 3.2. There the image is normalised and the
+    DeVries & Taylor, 2017, arXiv:1708.04552, section 3.2, where the image is normalised and the
     fill is 0. AutoAugment's cutout is the same with a fill of 128.
 
     Args:

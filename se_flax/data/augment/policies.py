@@ -41,7 +41,7 @@ def _tpu_argument(
         case "rotate":
             return strength * 30
         case "posterize":
-            # TensorFlow's shifts keep 1 bit when 0 are asked for, and all when more than 8 are.
+            # TensorFlow's shifts keep 1 bit instead of 0, and all 8 instead of more.
             return min(max(int(strength * 4), 1), 8)
         case "solarize":
             return int(strength * 256)
@@ -162,12 +162,12 @@ POLICIES = {
   paper's code (tensorflow/models, research/autoaugment). It translates images of 32x32 by up to
   10 pixels. Higher levels posterise and solarise more; in EfficientNet's code they do so less.
 
-Operations that take no argument have level 0 here if the source gives them none.
+Operations that take no argument have level 0 here if the source gives them no level.
 
-Where the two codes differ from each other or from Pillow, all policies here do the same:
+Where the two implementations differ from each other or from Pillow, all policies here do the same:
 
-- A warp leaves empty pixels grey (128), as in EfficientNet's code. In the paper's code they are
-  black for later operations on values, and the data's mean in the end.
+- A warp leaves empty pixels grey (128), as in EfficientNet's code. In the paper's code, later
+  operations see them as black, and in the final image they have the data's mean.
 - Colour, contrast and shear are Pillow's. EfficientNet's code uses the number of pixels / 256 as
   the mean for contrast, truncates luma where Pillow rounds it, and shears around the centre of
   the first pixel instead of its corner.
@@ -193,7 +193,7 @@ def draw_auto_augment(key: Key[Array, ""], policy: str) -> Steps:
     """Draws a sub-policy and returns its two steps. A step that is not taken is the identity.
 
     Raises:
-        UserError: the policy is unknown.
+        UserError: if the policy is unknown.
     """
     check_choice("augmentation policy", policy, POLICIES)
     sub_policies, argument_at = POLICIES[policy].sub_policies, POLICIES[policy].argument
@@ -232,7 +232,7 @@ def auto_augment(key: Key[Array, ""], image: Image, policy: str) -> Image:
         policy: a name in `POLICIES`.
 
     Raises:
-        UserError: the policy is unknown.
+        UserError: if the policy is unknown.
     """
     steps = draw_auto_augment(key, policy)
     for i, choices in enumerate(zip(*POLICIES[policy].sub_policies, strict=True)):

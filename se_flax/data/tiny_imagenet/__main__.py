@@ -11,8 +11,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "zip",
         None,
-        "The official tiny-imagenet-200.zip; by default the file in DATA_DIR/downloads/manual, "
-        "or if there is none, a download.",
+        "The official tiny-imagenet-200.zip; by default the file in DATA_DIR/downloads/manual. "
+        "If there is none, it is downloaded.",
     )
     flags.DEFINE_string(
         "data_dir",

@@ -145,9 +145,9 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
     It has 100,000 training and 10,000 validation images. The official `test` split has no labels
     and is not included. The encoded images are copied from the archive; grey images become RGB
-    when they are read. Label names are wnids in the order of `wnids.txt`. They are saved with the
-    data, as is `info.metadata["words"]`, so reading a prepared data set does not need the
-    archive.
+    when they are read. Label names are wnids in the order of `wnids.txt`. They and
+    `info.metadata["words"]` are saved with the data, so reading a prepared data set does not
+    need the archive.
 
     Attributes:
         archive: zip to prepare the data from; by default the one in TFDS's folder for manual

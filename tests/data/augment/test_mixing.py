@@ -31,7 +31,7 @@ def partners():
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_an_image_is_lam_of_itself_and_the_rest_of_its_neighbour(name):
+def test_a_mixed_image_is_lam_times_itself_plus_the_rest_times_its_neighbour(name):
     results, lam = mixed(name)
     expected = lam * np.arange(1000) + (1 - lam) * partners()
     np.testing.assert_allclose(results.mean((1, 2, 3)), expected, rtol=1e-5)
@@ -78,7 +78,7 @@ def test_mix_uses_mixup_or_cutmix_for_each_pair():
 @pytest.mark.parametrize(
     ("name", "alphas"), [("mixup", (0.4, 0.0)), ("cutmix", (0.0, 1.0)), (None, (0.0, 0.0))]
 )
-def test_mix_leaves_out_what_has_an_alpha_of_0(name, alphas):
+def test_mix_skips_a_method_with_an_alpha_of_0(name, alphas):
     keys = jax.random.split(jax.random.key(0), 500)
     results = jax.jit(lambda keys, batch: augment.mix(keys, batch, *alphas))(
         keys, constant_images()

@@ -21,7 +21,7 @@ def images(channels=3):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", PILLOW)
-def test_an_operation_equals_that_of_pillow(name, channels):
+def test_an_operation_equals_pillows(name, channels):
     operation = getattr(augment, name)
     stack = images(channels)
     if ARGUMENTS[name] is None:
@@ -38,7 +38,7 @@ def test_an_operation_equals_that_of_pillow(name, channels):
     )
     assert results.dtype == jnp.float32
     if name == "rotate":
-        # Sine and cosine are float32 here, so a position may fall on the other side of a border.
+        # Sine and cosine are float32 here, so a position may round to the adjacent pixel.
         assert np.mean(np.any(results != expected, axis=-1)) < 0.005
     else:
         np.testing.assert_array_equal(results, expected)
