@@ -1,5 +1,6 @@
 """Networks with SE blocks and without: python -m experiments.backbones."""
 
+import functools
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -12,9 +13,11 @@ from configs import (
     se_resnext_cifar,
     se_small_cnn_cifar,
 )
+from experiments import budget
 from experiments.study import SMOKE, Cell, Study, main_of, shortened
 
 SMALL_EPOCHS = 5
+BUDGET_EPOCHS = 25  # of the small CNN
 
 
 def _resnet(depth: str, preactivation: bool = False) -> Callable[..., ConfigDict]:
@@ -50,9 +53,18 @@ ON_CIFAR = (
 )
 
 
+def _config(scale: str, name: str, of: Callable[..., ConfigDict], classes: str, se: bool):
+    """Returns the config of a network on CIFAR for a scale."""
+    if scale == "budget" and name == "resnet20":
+        return budget.resnet20_config(se)
+    epochs = BUDGET_EPOCHS if scale == "budget" else SMALL_EPOCHS
+    return shortened(of(classes, se=se), scale, epochs)
+
+
 def cells(scale: str) -> list[Cell]:
     """Returns the cells of a scale."""
     result = []
+    networks = {"budget": ("resnet20", "small_cnn")}.get(scale, ("small_cnn",))
 
     def add(name, group, title, config_of, published):
         result.append(Cell(name, group, title, config_of(se=False), None, published))
@@ -61,7 +73,7 @@ def cells(scale: str) -> list[Cell]:
     for classes in ("10", "100") if scale == "full" else ("10",):
         dataset = f"cifar{classes}"
         for name, title, of, like in ON_CIFAR:
-            if scale == "full" or name == "small_cnn":
+            if scale == "full" or name in networks:
                 group = f"CIFAR-{classes}" if scale != "smoke" else "digits"
                 known = like and (name != "small_cnn" or classes == "10")
                 published = ((like[0], dataset, like[1]),) if known else ()
@@ -69,9 +81,7 @@ def cells(scale: str) -> list[Cell]:
                     f"{dataset}_{name}",
                     group,
                     title,
-                    lambda se, of=of, classes=classes: shortened(
-                        of(classes, se=se), scale, SMALL_EPOCHS
-                    ),
+                    functools.partial(_config, scale, name, of, classes),
                     published,
                 )
     if scale == "full":
@@ -104,6 +114,8 @@ STUDY = Study(
     scales={
         "full": "every network with its own recipe (configs/).",
         "small": f"only the small CNN on CIFAR-10, for {SMALL_EPOCHS} epochs instead of 100.",
+        "budget": f"{budget.DESCRIPTION} The small CNN keeps its own recipe, for {BUDGET_EPOCHS} "
+        "epochs instead of 100.",
         "smoke": f"the small CNN on {SMOKE}",
     },
 )

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.study import define_flags, matching, read_result, result_path, write_result
+from experiments.study import (
+    check_scale,
+    define_flags,
+    matching,
+    read_result,
+    result_path,
+    write_result,
+)
 from se_flax import create_model
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
@@ -149,6 +156,7 @@ def main(argv: list[str]) -> None:
     """Times the missing rounds."""
     options = flags.FLAGS
     scale = options.scale
+    check_scale(scale, SCALES, NAME)
     chosen = matching(cells(scale), options.cells, NAME)
     print(f"Inference time, {scale}: {SCALES[scale]}", flush=True)
     for cell in chosen:

@@ -188,6 +188,9 @@ def overview(out: pathlib.Path) -> list[str]:
     for study in STUDIES:
         counts = []
         for scale in SCALES:
+            if scale not in study.scales:
+                counts.append("-")
+                continue
             results = list(results_of(study, scale, out).values())
             seeds = [len(result["results"]) for result in results if result]
             count = f"{len(seeds)} of {len(results)}"
@@ -202,7 +205,7 @@ def overview(out: pathlib.Path) -> list[str]:
 def study_section(study: Study, out: pathlib.Path) -> list[str]:
     """Returns the lines of a study, and draws its figures."""
     lines = [f"## {study.title}", "", study.question]
-    for scale in SCALES:
+    for scale in filter(study.scales.__contains__, SCALES):
         cells = study.cells(scale)
         if scale == "smoke":  # nothing has been published on these images
             cells = [dataclasses.replace(cell, published=()) for cell in cells]
@@ -261,6 +264,8 @@ def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
                 else run["dtype"]
             )
             note = f" {_capital(run['note'].rstrip('.'))}." if run["note"] else ""
+            if "copied_from" in run:
+                note += f" The same runs as those of {run['copied_from']}, not trained again."
             about = (
                 f"{data}; {run['device_count']} x {run['device']}, "
                 f"JAX {run['versions']['jax']}, Flax {run['versions']['flax']}, revision "
@@ -424,7 +429,7 @@ def _save(figure, path: pathlib.Path) -> None:
 def inference_section(out: pathlib.Path) -> list[str]:
     """Returns the lines on inference time, and draws the figure."""
     lines = ["## Inference time", "", "What does an SE block cost at each batch size?"]
-    for scale in SCALES:
+    for scale in filter(inference_time.SCALES.__contains__, SCALES):
         cells = inference_time.cells(scale)
         results = [
             read_result(result_path(out, inference_time.NAME, scale, cell.name)) for cell in cells

@@ -10,7 +10,7 @@ import fnmatch
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from configs import se_resnet_cifar10
+from experiments import budget
 from se_flax.burden import burden
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.config import build_model, modernized
@@ -27,9 +28,9 @@ from se_flax.data.from_config import dataset_of
 from se_flax.errors import RunDiverged, UserError
 from se_flax.runtime.storage import write_json
 from se_flax.train import RunInterrupted, train
-from se_flax.workdir import changed_fields
+from se_flax.workdir import changed_fields, config_as_json
 
-SCALES = ("smoke", "small", "full")
+SCALES = ("smoke", "small", "budget", "full")
 SMOKE = (
     "256 images of digits, enlarged to 32x32, for 2 epochs, only to check that everything works."
 )
@@ -67,7 +68,7 @@ class Study:
         title: title in the report.
         question: what it asks, in a sentence or two.
         cells: returns the cells of a scale.
-        scales: describes each scale.
+        scales: describes each of its scales.
         x_label: label of the x axis of a chart of accuracy over `Cell.x`; empty for no such chart.
         over_size: whether to draw accuracy over parameters and multiply-adds.
     """
@@ -140,48 +141,97 @@ def run_study(
         note: sentence to keep with the results and show in the report.
 
     Raises:
-        UserError: if no cell matches, or a cell has results of another config; or, after all other
-            cells have run, if some could not be run.
+        UserError: if the study has no such scale, no cell matches, or a cell has results of another
+            config; or, after all other cells have run, if some could not be run.
         RunInterrupted: after SIGINT or SIGTERM; the next call continues from there.
     """
+    check_scale(scale, study.scales, study.name)
     cells = matching(study.cells(scale), pattern, study.name)
     print(f"{study.title}, {scale}: {study.scales[scale]}", flush=True)
     failed = []
     for i, cell in enumerate(cells, start=1):
-        path = result_path(out, study.name, scale, cell.name)
         title = f"[{i}/{len(cells)}] {cell.name}"
-        found = read_result(path)
-        config = json.loads(cell.config.to_json_best_effort())
-        if found and not same_config(found, cell):
-            raise UserError(
-                f"{path} holds results of another config of {cell.name}; remove it, or give "
-                "another --out"
-            )
-        result = found or {
-            "study": study.name,
-            "scale": scale,
-            "cell": cell.name,
-            "config": config,
-            "runs": [],
-            "results": [],
-        }
-        present = {each["seed"] for each in result["results"]}
-        missing = [seed for seed in range(seeds) if seed not in present]
+        missing = missing_seeds(read_cell(study, scale, cell, out), seeds)
         if not missing:
             print(f"{title}: already has {seeds} seeds", flush=True)
         for first, count in _stretches(missing):
             print(f"{title}: seeds {first} to {first + count - 1}", flush=True)
-            workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
             try:
-                _add_run(result, cell.config, first, count, workdir, scale, note)
+                train_seeds(study, scale, cell, first, count, out, runs, note)
             except (UserError, RunDiverged) as error:
                 print(f"{title}: {error}", flush=True)
                 failed.append(cell.name)
-                continue
-            write_result(path, result)
-            jax.clear_caches()
     if failed:
         raise UserError(f"cells that could not be finished: {', '.join(failed)}; see above")
+
+
+def check_scale(scale: str, scales: Iterable[str], study: str) -> None:
+    """Raises `UserError` if a study has no such scale."""
+    if scale not in scales:
+        raise UserError(f"{study} has no scale {scale}; it has {', '.join(scales)}")
+
+
+def read_cell(study: Study, scale: str, cell: Cell, out: str | pathlib.Path) -> dict[str, Any]:
+    """Returns a cell's results, which are empty if it has not been run.
+
+    Raises:
+        UserError: if its file is damaged or holds results of another config.
+    """
+    path = result_path(out, study.name, scale, cell.name)
+    found = read_result(path)
+    if found and not same_config(found, cell):
+        raise UserError(
+            f"{path} holds results of another config of {cell.name}; remove it, or give "
+            "another --out"
+        )
+    return found or {
+        "study": study.name,
+        "scale": scale,
+        "cell": cell.name,
+        "config": config_as_json(cell.config),
+        "runs": [],
+        "results": [],
+    }
+
+
+def missing_seeds(result: dict[str, Any], seeds: int) -> list[int]:
+    """Returns the seeds below a number that results lack."""
+    present = {each["seed"] for each in result["results"]}
+    return [seed for seed in range(seeds) if seed not in present]
+
+
+def train_seeds(
+    study: Study,
+    scale: str,
+    cell: Cell,
+    first: int,
+    count: int,
+    out: str | pathlib.Path,
+    runs: str | pathlib.Path,
+    note: str = "",
+) -> dict[str, Any]:
+    """Trains a cell with consecutive seeds and writes them to its results.
+
+    Args:
+        study, scale, out, runs, note: see `run_study`.
+        cell: one of the study's cells.
+        first: the first seed.
+        count: the number of seeds.
+
+    Returns:
+        All results of the cell.
+
+    Raises:
+        UserError: if the cell, or the run's folder, has results of another config.
+        RunInterrupted: after SIGINT or SIGTERM; the next call continues from there.
+        RunDiverged: if the loss or the gradient is not finite.
+    """
+    result = read_cell(study, scale, cell, out)
+    workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
+    _add_run(result, cell.config, first, count, workdir, scale, note)
+    write_result(result_path(out, study.name, scale, cell.name), result)
+    jax.clear_caches()
+    return result
 
 
 def matching(cells: Sequence[Any], pattern: str, study: str) -> list[Any]:
@@ -250,14 +300,14 @@ def _curve(rows, mark: str, summary) -> dict[str, list[float]]:
     }
 
 
-def shortened(config: ConfigDict, scale: str, small_epochs: int) -> ConfigDict:
-    """Returns a config for a scale: unchanged, with fewer epochs, or for `smoke_dataset`.
+def shortened(config: ConfigDict, scale: str, epochs: int) -> ConfigDict:
+    """Returns a config for a scale: unchanged if full, for `smoke_dataset`, or with fewer epochs.
 
     Milestones shrink in proportion.
     """
     if scale == "full":
         return config
-    epochs = small_epochs if scale == "small" else 2
+    epochs = 2 if scale == "smoke" else epochs
     milestones = (epoch * epochs / config.num_epochs for epoch in config.schedule.milestones)
     config.schedule.milestones = tuple(milestones)
     config.num_epochs = epochs
@@ -275,6 +325,7 @@ def shallow_scales(epochs: int) -> dict[str, str]:
         "small": "ResNet-8, which has one unit per stage where ResNet-20 has three, on CIFAR-10 "
         f"for {epochs} epochs instead of 200. The milestones shrink in proportion, and the warm-up "
         "is a tenth of the run.",
+        "budget": budget.DESCRIPTION,
         "smoke": f"ResNet-8 on {SMOKE}",
     }
 
@@ -288,6 +339,8 @@ def ablation_config(scale: str, se: bool, epochs: int, **overrides: Any) -> Conf
         epochs: number of epochs of the small scale.
         **overrides: fields of the network and its blocks.
     """
+    if scale == "budget":
+        return budget.resnet20_config(se, **overrides)
     config = se_resnet_cifar10.get_config("20", se=se)
     if scale != "full":
         config.model.overrides.stage_sizes = (1, 1, 1)
@@ -308,7 +361,7 @@ def ablation_cells(
         rows: (name, label, overrides, published, x) of each cell with SE blocks.
     """
     group = "CIFAR-10" if scale != "smoke" else "digits"
-    network = "ResNet-20" if scale == "full" else "ResNet-8"
+    network = "ResNet-20" if scale in ("budget", "full") else "ResNet-8"
     cells = [Cell("plain", group, f"{network}, no SE", ablation_config(scale, False, epochs))]
     for name, label, overrides, published, x in rows:
         config = ablation_config(scale, True, epochs, **overrides)
@@ -316,10 +369,11 @@ def ablation_cells(
     return cells
 
 
-def define_flags() -> None:
-    """Declares the options of a study's command."""
+def define_flags(scale: str = "small") -> None:
+    """Declares the options of a study's command, with the scale that it has by default."""
     flags.DEFINE_enum(
-        "scale", "small", SCALES, "How much to run: a quick check, about an hour, or as published."
+        *("scale", scale, SCALES),
+        "How much to run: a quick check, about an hour, ResNet-20 for 10 epochs, or as published.",
     )
     flags.DEFINE_integer("seeds", 3, "Number of seeds per cell.", 1)
     flags.DEFINE_string("out", "experiments/results", "Folder for the results.")

@@ -1,6 +1,7 @@
 """Variants of the SE block: python -m experiments.variants."""
 
 from configs import se_variants_cnn3, se_variants_resnet18
+from experiments import budget
 from experiments.study import SMOKE, Cell, Study, main_of, shortened
 
 SMALL_EPOCHS = 8
@@ -16,8 +17,24 @@ VARIANTS = {
 }
 
 
+def _on_resnet20() -> list[Cell]:
+    """Returns the cells of the budget scale; nothing has been published on this network."""
+    result = []
+    for variant, label in VARIANTS.items():
+        if variant == PLAIN:
+            config, baseline = budget.resnet20_config(se=False), None
+        else:
+            config = budget.resnet20_config(se=True, variant=variant)
+            baseline = f"resnet20_cifar10_{PLAIN}"
+        name = f"resnet20_cifar10_{variant}"
+        result.append(Cell(name, "ResNet-20, CIFAR-10", label, config, baseline))
+    return result
+
+
 def cells(scale: str) -> list[Cell]:
     """Returns the cells of a scale."""
+    if scale == "budget":
+        return _on_resnet20()
     result = []
     runs = [("cnn3", "3-layer CNN", "cifar10", "CIFAR-10")]
     if scale == "full":
@@ -63,6 +80,7 @@ STUDY = Study(
         "paper's probably the stem for ImageNet, so compare only what SE changes.",
         "small": f"the 3-layer CNN on CIFAR-10 for {SMALL_EPOCHS} epochs instead of 50. By their "
         f"end the learning rate has fallen to {0.7**SMALL_EPOCHS:.1%} of its initial value.",
+        "budget": budget.DESCRIPTION,
         "smoke": f"the 3-layer CNN on {SMOKE}",
     },
 )

@@ -16,6 +16,7 @@ class Interrupt:
 
     A second SIGINT has its usual effect. A SIGHUP that was ignored before (by nohup) is still
     ignored. Outside the main thread, where Python allows no signal handlers, nothing is caught.
+    Interrupts may be nested, as in a program that trains several networks: a request reaches all.
 
     In a run of several processes JAX catches SIGTERM as a notice of preemption, and the other
     signals are passed on as SIGTERM, so that all processes stop at the same step.
@@ -34,11 +35,14 @@ class Interrupt:
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
                 self._before[number] = signal.signal(number, self._note)
+        self.requested = any(outer.requested for outer in self._outer())
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        for outer in self._outer():
+            outer.requested = outer.requested or self.requested
 
     def stop_after(self, dispatch: int) -> bool:
         """Returns whether to stop now; the answer is the same in all processes.
@@ -49,6 +53,11 @@ class Interrupt:
         if jax.process_count() == 1:
             return self.requested
         return multihost_utils.reached_preemption_sync_point(dispatch)
+
+    def _outer(self) -> set["Interrupt"]:
+        """Returns the object that this one is entered within, if there is one."""
+        owners = (getattr(handler, "__self__", None) for handler in self._before.values())
+        return {owner for owner in owners if isinstance(owner, Interrupt)}
 
     def _note(self, number: int, frame: object) -> None:
         self.requested = True

@@ -1,0 +1,369 @@
+"""All studies in the background, over days: python -m experiments.queue --scale=budget.
+
+The queue trains the missing cells and seeds of all studies at the lowest priority: the first seed
+of every cell, then the second, and so on, so that early reports have every cell. It can be stopped
+(Ctrl-C, SIGTERM) and started again at any moment. A network that several studies have with the same
+config is trained once, and its results are copied. `--list` shows what is done, what is next, and
+how long the rest will take. `<out>/queue_<scale>.jsonl` is a log of all runs.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fnmatch
+import json
+import os
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import filelock
+from absl import app, flags
+
+from experiments import (
+    backbones,
+    excitation_operator,
+    no_squeeze,
+    placement,
+    ratio,
+    squeeze_operator,
+    stage,
+    variants,
+)
+from experiments.study import (
+    Cell,
+    Study,
+    define_flags,
+    missing_seeds,
+    read_cell,
+    result_path,
+    train_seeds,
+    write_result,
+)
+from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
+from se_flax.errors import RunDiverged, UserError
+from se_flax.overview import environment
+from se_flax.runtime.interrupts import Interrupt
+from se_flax.runtime.storage import AppendedFile
+from se_flax.train import RunInterrupted
+from se_flax.workdir import config_as_json
+
+# Studies, and patterns for the names of their cells, in order of what they teach.
+ORDER = (
+    (backbones.STUDY, "cifar10_resnet20*"),
+    (placement.STUDY, "*"),
+    (stage.STUDY, "*"),
+    (squeeze_operator.STUDY, "*"),
+    (excitation_operator.STUDY, "*"),
+    (no_squeeze.STUDY, "*"),
+    (ratio.STUDY, "*"),
+    (variants.STUDY, "*"),
+    (backbones.STUDY, "*"),
+)
+AUTOGROUP = pathlib.Path("/proc/self/autogroup")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A cell of a study.
+
+    Attributes:
+        study: the study.
+        cell: one of its cells.
+        config: the cell's config as text, the same for cells that are the same network and recipe.
+    """
+
+    study: Study
+    cell: Cell
+    config: str
+
+    @property
+    def name(self) -> str:
+        """Its name in all studies."""
+        return f"{self.study.name}/{self.cell.name}"
+
+    @property
+    def backbone(self) -> str:
+        """The network's name, without "se_"."""
+        return self.cell.config.model.name.removeprefix("se_")
+
+
+def entries(scale: str) -> list[Entry]:
+    """Returns the cells of all studies that have a scale, in the queue's order."""
+    found = {}
+    for study, pattern in ORDER:
+        for cell in study.cells(scale) if scale in study.scales else ():
+            if fnmatch.fnmatch(cell.name, pattern):
+                config = json.dumps(config_as_json(cell.config), sort_keys=True)
+                found.setdefault((study.name, cell.name), Entry(study, cell, config))
+    return list(found.values())
+
+
+class Queue:
+    """The cells to run at a scale, and their results.
+
+    Args:
+        scale: one of `experiments.study.SCALES`.
+        seeds: number of seeds that each cell is to have, counted from 0.
+        out: folder of the results.
+        studies: pattern for the names of the studies to run.
+        cells: pattern for the names of the cells to run.
+
+    Raises:
+        UserError: if no study or no cell matches.
+    """
+
+    def __init__(
+        self, scale: str, seeds: int, out: str | pathlib.Path, studies: str = "*", cells: str = "*"
+    ):
+        self.scale, self.seeds, self.out = scale, seeds, pathlib.Path(out)
+        self._all = entries(scale)
+        names = list(dict.fromkeys(entry.study.name for entry in self._all))
+        if not fnmatch.filter(names, studies):
+            raise UserError(
+                f'no study with the scale {scale} is called "{studies}"; there are '
+                f"{', '.join(names)}"
+            )
+        of_studies = [each for each in self._all if fnmatch.fnmatch(each.study.name, studies)]
+        self.entries = [each for each in of_studies if fnmatch.fnmatch(each.cell.name, cells)]
+        if not self.entries:
+            raise UserError(
+                f'no cell of these studies is called "{cells}"; there are '
+                f"{', '.join(entry.name for entry in of_studies)}"
+            )
+        self.log = self.out / f"queue_{scale}.jsonl"
+
+    def read(self, entry: Entry) -> dict[str, Any]:
+        """Returns the results of a cell; see `read_cell`."""
+        return read_cell(entry.study, self.scale, entry.cell, self.out)
+
+    def missing(self) -> list[tuple[int, Entry]]:
+        """Returns what is to be trained, seed by seed; cells with the same config count once."""
+        done = {(entry.config, seed) for entry in self._all for seed in self._present(entry)}
+        jobs = {}
+        for seed in range(self.seeds):
+            for entry in self.entries:
+                if (entry.config, seed) not in done:
+                    jobs.setdefault((entry.config, seed), (seed, entry))
+        return list(jobs.values())
+
+    def _present(self, entry: Entry) -> list[int]:
+        return [each["seed"] for each in self.read(entry)["results"]]
+
+    def share(self) -> None:
+        """Copies results to the chosen cells that lack them from cells with the same config."""
+        for entry in self.entries:
+            result = self.read(entry)
+            missing = set(missing_seeds(result, self.seeds))
+            copied: set[int] = set()
+            for other in self._alike(entry) if missing else ():
+                copied |= _copy(result, self.read(other), other.name, missing - copied)
+            if copied:
+                path = result_path(self.out, entry.study.name, self.scale, entry.cell.name)
+                write_result(path, result)
+
+    def _alike(self, entry: Entry) -> list[Entry]:
+        """Returns the cells of all studies with a cell's config, itself included."""
+        return [other for other in self._all if other.config == entry.config]
+
+    def expected_seconds(self, jobs: Sequence[tuple[int, Entry]]) -> float | None:
+        """Returns the time that jobs will take, from finished runs; None if there are none.
+
+        A job takes the mean time of runs of the same cell; if there are none, of the same backbone;
+        else of all.
+        """
+        measured = []
+        for entry in self._all:
+            for run in self.read(entry)["runs"]:
+                if "copied_from" not in run:
+                    measured.append((entry, run["seconds"] / len(run["seeds"])))
+        if not measured:
+            return None
+        total = 0.0
+        for _, entry in jobs:
+            alike = [seconds for other, seconds in measured if other.config == entry.config]
+            alike = alike or [
+                seconds for other, seconds in measured if other.backbone == entry.backbone
+            ]
+            total += statistics.mean(alike or [seconds for _, seconds in measured])
+        return total
+
+    def table(self) -> list[str]:
+        """Returns lines that show each cell's accuracies, what is next, and the time it takes."""
+        jobs, failed = self.missing(), self._failed()
+        lines = ["  ".join(f"seed {seed:<2}" for seed in range(self.seeds))]
+        firsts: dict[str, Entry] = {}
+        for entry in self.entries:
+            firsts.setdefault(entry.config, entry)
+        for entry in firsts.values():
+            top1 = {
+                each["seed"]: f"{each['final']['top1']:.2f}"
+                for other in self._alike(entry)
+                for each in self.read(other)["results"]
+            }
+            unknown = {seed: "failed" for name, seed in failed if name == entry.name}
+            columns = [{**unknown, **top1}.get(seed, "-") for seed in range(self.seeds)]
+            names = [other.name for other in self.entries if other.config == entry.config]
+            lines.append("  ".join([*(f"{text:<7}" for text in columns), ", ".join(names)]))
+        total = self.seeds * len(firsts)
+        lines.append(f"{total - len(jobs)} of {total} runs finished{self._rest(jobs)}")
+        untried = [(seed, entry) for seed, entry in jobs if (entry.name, seed) not in failed]
+        for seed, entry in (untried or jobs)[:1]:
+            lines.append(f"next: {entry.name}, seed {seed}")
+        return lines
+
+    def _rest(self, jobs: Sequence[tuple[int, Entry]]) -> str:
+        """Returns how long jobs will take, as the end of a sentence."""
+        if not jobs:
+            return ""
+        seconds = self.expected_seconds(jobs)
+        return "" if seconds is None else f"; the rest takes about {_duration(seconds)}"
+
+    def _failed(self) -> set[tuple[str, int]]:
+        """Returns name and seed of the runs whose last row in the log says that they failed."""
+        rows = self.log.read_text().splitlines() if self.log.exists() else []
+        last = {(row["cell"], row["seed"]): row["outcome"] for row in map(json.loads, rows)}
+        return {run for run, outcome in last.items() if outcome == "failed"}
+
+    def run(self, runs: str | pathlib.Path, note: str = "") -> None:
+        """Trains what is missing.
+
+        Args:
+            runs: folder of checkpoints and logs.
+            note: sentence to keep with the results and show in the report.
+
+        Raises:
+            UserError: if another queue is running; or, after all other runs, if some failed.
+            RunInterrupted: after SIGINT or SIGTERM; the next call continues from there.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        failed = []
+        with self._alone(), Interrupt() as interrupt:
+            self.share()
+            jobs = self.missing()
+            for i, (seed, entry) in enumerate(jobs, start=1):
+                if interrupt.requested:
+                    raise RunInterrupted("stopped; the same command continues from there")
+                title = f"[{i}/{len(jobs)}] {entry.name}, seed {seed}"
+                print(title, flush=True)
+                row = self._train(seed, entry, runs, note)
+                if row["outcome"] == "failed":
+                    print(f"{title}: {row['reason']}", flush=True)
+                    failed.append(f"{entry.name}, seed {seed}")
+                    continue
+                self.share()
+                print(
+                    f"{title}: top-1 {row['top1']:.2f} in {_duration(row['seconds'])}"
+                    f"{self._rest(jobs[i:])}",
+                    flush=True,
+                )
+        if failed:
+            names = "; ".join(failed)
+            raise UserError(f"runs that could not be finished: {names}; {self.log} says why")
+
+    def _train(self, seed: int, entry: Entry, runs, note: str) -> dict[str, Any]:
+        """Trains a cell with one seed; returns the row of the log, which it appends."""
+        begun, start = datetime.datetime.now(datetime.UTC), time.monotonic()
+        row: dict[str, Any] = {"cell": entry.name, "seed": seed, "outcome": "stopped"}
+        try:
+            where = entry.study, self.scale, entry.cell
+            result = train_seeds(*where, seed, 1, self.out, runs, note)
+            (ours,) = (each for each in result["results"] if each["seed"] == seed)
+            row |= {"outcome": "finished", "top1": ours["final"]["top1"]}
+        except (UserError, RunDiverged) as error:
+            row |= {"outcome": "failed", "reason": str(error)}
+        finally:
+            row |= {
+                "begun": begun.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - start, 1),
+                "revision": environment()["git_revision"],
+            }
+            with contextlib.closing(AppendedFile(self.log)) as log:
+                log.append((json.dumps(row) + "\n").encode())
+                log.sync()
+        return row
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises `UserError` if another queue writes the same results."""
+        lock = filelock.UnixFileLock(self.log.with_suffix(".lock"), fallback_to_soft=False)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise UserError(
+                f"another queue is already running at the scale {self.scale} with the results in "
+                f"{self.out}; stop it, or give another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _copy(result: dict[str, Any], other: dict[str, Any], name: str, seeds: set[int]) -> set[int]:
+    """Adds the given seeds of a cell with the same config to results; returns those it has."""
+    found = seeds & {each["seed"] for each in other["results"]}
+    for run in other["runs"]:
+        if ours := sorted(found & set(run["seeds"])):
+            seconds = round(run["seconds"] * len(ours) / len(run["seeds"]), 1)
+            copied = {"copied_from": name, **run, "seeds": ours, "seconds": seconds}
+            result["runs"].append(copied)
+    if found:
+        result.update({field: other[field] for field in ("parameters", "multiply_adds")})
+        result["results"] += [each for each in other["results"] if each["seed"] in found]
+        result["results"].sort(key=lambda each: each["seed"])
+    return found
+
+
+def _duration(seconds: float) -> str:
+    """Returns a length of time, such as "3 h 20 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def lower_priority() -> None:
+    """Gives this process the lowest priority.
+
+    Linux shares the processors among sessions first (autogroups, sched(7)), and a process's own
+    niceness counts only within its session. So the session gets the lowest priority, too.
+    """
+    os.nice(19)
+    if AUTOGROUP.exists():
+        with contextlib.suppress(OSError):  # not allowed in every container
+            AUTOGROUP.write_text("19")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the queue, or lists it."""
+    outlive_output()
+    options = flags.FLAGS
+    queue = Queue(options.scale, options.seeds, options.out, options.studies, options.cells)
+    lines = queue.table()  # raises if there are results of another config
+    if options.list:
+        print("\n".join(lines))
+        return
+    revision = environment()["git_revision"]
+    if revision and revision.endswith("+"):
+        print(
+            f"warning: the results will have the revision {revision}, because files differ from "
+            "their commit; run the queue from a clean clone, with --out outside of it",
+            file=sys.stderr,
+        )
+    lower_priority()
+    try:
+        queue.run(options.runs, options.note)
+    except RunInterrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    define_flags("budget")
+    flags.DEFINE_string("studies", "*", "Studies to run: a pattern for their names.")
+    flags.DEFINE_bool("list", False, "Show what is done and what is next, and end.")
+    app.run(run_command(main), flags_parser=parse_flags)
