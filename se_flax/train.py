@@ -18,13 +18,19 @@ from se_flax.config import check_config, check_devices
 from se_flax.data.dataset import ImageDataset
 from se_flax.errors import UserError
 from se_flax.monitor import Monitor
-from se_flax.overview import count_parameters, environment, introduction, parameter_table
+from se_flax.overview import (
+    conclusion,
+    count_parameters,
+    environment,
+    introduction,
+    parameter_table,
+)
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import WorkdirLock
-from se_flax.runtime.progress import Progress, Startup, format_results
+from se_flax.runtime.progress import Progress, Startup
 from se_flax.runtime.storage import persistently, write_json, write_text
 from se_flax.runtime.writers import Writers, make_writer
 from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
@@ -204,6 +210,7 @@ class _Run:
                 self._program.images_per_step,
                 step,
                 output,
+                num_classes=self._program.dataset.num_classes,
             )
             stack.callback(self._progress.close)
             for line in introduction(self._program, params, step, self._workdir):
@@ -241,9 +248,6 @@ class _Run:
             if before == first_step:
                 self._startup.stop()
                 self._progress.say(f"first step done {self._startup}")
-            self._progress.update(
-                step, self._monitor.means(), self._monitor.stopwatch.images_per_second
-            )
             stopping = self._interrupt.stop_after(dispatch)
             minutes = (time.monotonic() - last_save) / 60
             log, evaluate, save = self._plan.actions(before, step, minutes, stopping)
@@ -252,6 +256,10 @@ class _Run:
                 self._check_finite()
             if log:
                 self._log(step)
+            else:
+                self._progress.update(
+                    step, self._monitor.means(), self._monitor.stopwatch.images_per_second
+                )
             if save:
                 self._monitor.stop_clock()
                 self._save(step, state, self._evaluate(state, step) if evaluate else None)
@@ -314,14 +322,13 @@ class _Run:
             arrays, best_steps = self._saved.restore_best(self._abstract)
             best = self._program.evaluate(self._program.networks.restore(arrays), "test")
         params = seeds.shapes_of_one(self._abstract.params, self._seeds)
-        chosen_on, shown_steps = self._program.selection, seeds.one_or_all(best_steps)
         summary = {
             "model": self._config.model.name,
             "parameters": count_parameters(params),
             "dataset": self._program.dataset.name,
             "final": {"step": step, **seeds.mean(final)},
-            "best": {"step": shown_steps, **seeds.mean(best)},
-            "best_chosen_on": chosen_on,
+            "best": {"step": seeds.one_or_all(best_steps), **seeds.mean(best)},
+            "best_chosen_on": self._program.selection,
             "seed": self._config.seed,
             "per_seed": [
                 {"seed": seed, "final": {"step": step, **ours}, "best": {"step": at, **its_best}}
@@ -337,11 +344,8 @@ class _Run:
             **environment(),
         }
         summary = from_first(lambda: self._write_summary(summary))
-        for title, results in (
-            (f"final (step {step}) on test", final),
-            (f"best on {chosen_on} (step {shown_steps}) on test", best),
-        ):
-            self._progress.say(format_results(title, results))
+        for line in conclusion(self._program, final, best, best_steps):
+            self._progress.say(line)
         self._progress.say(f"{summary['seconds']:.0f} s in total; results are in {self._workdir}")
         return summary
 

@@ -2,6 +2,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 
 import jax
@@ -399,3 +400,35 @@ def test_a_damaged_workdir_is_reported(finished, stripes, tmp_path, file, text):
         (workdir / file / "manifest.ocdbt").write_bytes(b"not a database")
     with pytest.raises(UserError, match="damaged"):
         evaluate_workdir(workdir, "latest", dataset=stripes)
+
+
+def test_a_log_that_is_no_terminal_shows_each_step_once(
+    tmp_path, tiny_config, stripes, monkeypatch, capsys
+):
+    monkeypatch.setattr("se_flax.runtime.progress.QUIET_SECONDS", 0)
+    tiny_config.num_epochs = 2
+    train(tiny_config, tmp_path, stripes)
+    steps = re.findall(r"step (\d+)/12 ", capsys.readouterr().out)
+    assert steps == [str(step) for step in range(1, 13)]
+
+
+def test_the_end_of_a_run_says_on_which_images_its_results_are(
+    tmp_path, tiny_config, stripes, capsys
+):
+    tiny_config.num_epochs = 1
+    train(tiny_config, tmp_path / "one", stripes)
+    assert "\non 37 test images (best step chosen on the same images):\n" in capsys.readouterr().out
+    tiny_config.validation_fraction = 0.2
+    train(tiny_config, tmp_path / "two", stripes)
+    output = capsys.readouterr().out
+    assert "\non 37 test images (best step chosen on 20 validation images):\n" in output
+    assert re.search(r"\n  final, step 5: top-1 .*\n  best, step 5: top-1 ", output)
+
+
+def test_a_batch_larger_than_the_training_images_is_noted(tmp_path, tiny_config, stripes, capsys):
+    tiny_config.num_epochs = 1
+    tiny_config.batch_size = 104
+    train(tiny_config, tmp_path, stripes)
+    note, _, rest = capsys.readouterr().out.partition("first step done")
+    assert "note: a batch of 104 is larger than the training split (100 images)" in note
+    assert rest

@@ -12,6 +12,7 @@ from absl import flags, logging
 
 from se_flax.errors import RunError, StorageError, UserError
 from se_flax.runtime import compiler
+from se_flax.runtime.terminal import fitted
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
@@ -120,7 +121,7 @@ def _exit(
         file = place.partition("=")[2].partition(":")[0]
         if file not in text:
             text = f"{file}: {type(error).__name__}{f': {text}' if text else ''}"
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(fitted(f"error: {text}", sys.stderr), file=sys.stderr, flush=True)
     if alone and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         os._exit(status)  # sys.exit would wait for the other processes, which wait for this one
     sys.exit(status)
