@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from absl import flags, logging
 
+from se_flax.cli.config_flag import clearer
+from se_flax.cli.help import print_help
 from se_flax.errors import RunError, StorageError, UserError
 from se_flax.runtime import compiler
 from se_flax.runtime.terminal import fitted
@@ -21,6 +23,8 @@ INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX
 def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     """Parses the command line; if it is invalid, prints one line and exits with status 2.
 
+    With --help, prints the options and exits with status 0.
+
     Args:
         argv: the command line.
         positional: largest number of positional arguments.
@@ -28,6 +32,10 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     Returns:
         The program's name and its positional arguments.
     """
+    if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
+        outlive_output()
+        print_help()
+        sys.exit(0)
     compiler.prepare()
     # TensorFlow only prepares data sets; its start-up messages are of no interest.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,6 +46,8 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except Exception as error:  # absl's errors, and any error raised by a config file
+        if better := clearer(error, argv):
+            _exit(better)
         _exit(error, place=next((arg for arg in argv if arg.startswith("--config=")), ""))
     if len(rest) > 1 + positional:
         _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options must begin with --'))
