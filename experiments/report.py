@@ -1,7 +1,7 @@
 """Turns the results of the studies into a page: python -m experiments.report.
 
 Writes report.md, figures/*.png and report.html, which contains the figures, next to the results.
-Cells that have not been run are marked.
+What has been run comes first. One line per table names the cells that have not been run.
 """
 
 import base64
@@ -186,13 +186,16 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
         results = results_of(study, scale, out)
         if not any(results.values()) and scale != "full":
             continue
-        lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale])]
-        if not any(results.values()):
-            lines += ["", "None of these cells has been run yet."]
+        if any(results.values()):
+            lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale])]
         for group in dict.fromkeys(cell.group for cell in cells):
             of_group = [cell for cell in cells if cell.group == group]
-            lines += ["", f"**{group}**", "", *table_lines(of_group, results), ""]
+            missing = [cell for cell in of_group if not results[cell.name]]
+            if len(missing) < len(of_group):
+                lines += ["", f"**{group}**", "", *table_lines(of_group, results), ""]
             lines += provenance(results[cell.name] for cell in of_group)
+            published = {cell.label: published_cell(cell) for cell in missing}
+            lines += not_run_lines(f"{scale}, {group}", published)
             name = re.sub(r"\W+", "_", f"{study.name}_{scale}_{group}".lower())
             for suffix, draw in (("curves", draw_curves), ("chart", draw_chart)):
                 path = out / "figures" / f"{name}_{suffix}.png"
@@ -202,7 +205,7 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
 
 
 def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
-    """Returns the table of all cells, including those without results."""
+    """Returns the table of the cells with results."""
     lines = [
         "| network | parameters | multiply-adds, millions | top-1, % | n | loss | "
         "what SE changes | published |",
@@ -211,7 +214,6 @@ def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
     for cell in cells:
         result, published = results[cell.name], published_cell(cell)
         if result is None:
-            lines.append(f"| {cell.label} | | | not run yet | | | | {published} |")
             continue
         ours = top1_of(result)
         difference = "-"
@@ -224,6 +226,28 @@ def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
             f"{published} |"
         )
     return lines
+
+
+def not_run_lines(table: str, published: dict[str, str]) -> list[str]:
+    """Returns one line on what a table lacks; it unfolds to the published results.
+
+    Args:
+        table: scale and group of the table.
+        published: what has been published on each cell without results, by the cell's label.
+    """
+    names = f"Not run yet ({table}): {', '.join(published)}"
+    if set(published.values()) <= {"-"}:
+        return ["", names] if published else []
+    return [
+        "",
+        f'<details markdown="1"><summary>{names}; published results</summary>',
+        "",
+        "| network | published |",
+        "|---|---|",
+        *(f"| {label} | {figures} |" for label, figures in published.items() if figures != "-"),
+        "",
+        "</details>",
+    ]
 
 
 def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
@@ -261,59 +285,76 @@ def inference_section(out: pathlib.Path) -> list[str]:
         ]
         if not any(results) and scale != "full":
             continue
-        lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
-        lines += [
-            "| network | pixels | batch | plain, ms per image | with SE, ms per image | "
-            "with SE, images/s | cost of SE, % | rounds | published, ms per image |",
-            "|---" * 9 + "|",
-        ]
-        for cell, result in zip(cells, results, strict=True):
-            published = "-"
-            for key in cell.published:
-                (row,) = published_rows()[key]
-                cost = float(row["se"]) / float(row["baseline"]) - 1
-                published = f"{row['se']}, plain {row['baseline']} ({cost:+.0%}) ({row['source']})"
-            row = f"| {cell.title} | {cell.image_size} | {cell.batch_size} | "
-            if result is None:
-                lines.append(f"{row}not run yet | | | | | {published} |")
-                continue
-            plain, with_se = np.array(result["plain"]), np.array(result["se"])
-            cost = paired_difference(
-                dict(enumerate(100 * (with_se / plain - 1))), dict.fromkeys(range(len(plain)), 0.0)
-            )
-            lines.append(
-                f"{row}{spread(plain / cell.batch_size, 3)} | "
-                f"{spread(with_se / cell.batch_size, 3)} | "
-                f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} | "
-                f"{len(plain)} | {published} |"
-            )
-        lines += ["", *provenance(results)]
+        if any(results):
+            lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
+            lines += _inference_lines(cells, results)
+            lines += ["", *provenance(results)]
         path = out / "figures" / f"inference_time_{scale}.png"
         if draw_latency(cells, results, path):
             lines += ["", f"![Inference time over batch size](figures/{path.name})"]
+        missing = {
+            f"{cell.title}, {cell.image_size} pixels, batch {cell.batch_size}": _published_time(
+                cell
+            )
+            for cell, result in zip(cells, results, strict=True)
+            if result is None
+        }
+        lines += not_run_lines(scale, missing)
     return [*lines, ""]
 
 
-def speed_section(out: pathlib.Path) -> list[str]:
-    """Returns the lines on the speed on each platform."""
-    lines = []
-    for platform in ("cpu", "gpu", "tpu"):
-        path = out / f"speed_{platform}.json"
-        if path.exists():
-            page = speed.markdown(json.loads(path.read_text()))
-            lines += [re.sub(r"^(#+)", r"#\1", line) for line in [*page.splitlines(), ""]]
-        else:
-            lines += [f"## Speed on {platform.upper()}", "", "Not measured yet.", ""]
+def _inference_lines(cells: Sequence[Any], results: Sequence[dict[str, Any] | None]) -> list[str]:
+    """Returns the table of the timings with results."""
+    lines = [
+        "| network | pixels | batch | plain, ms per image | with SE, ms per image | "
+        "with SE, images/s | cost of SE, % | rounds | published, ms per image |",
+        "|---" * 9 + "|",
+    ]
+    for cell, result in zip(cells, results, strict=True):
+        if result is None:
+            continue
+        plain, with_se = np.array(result["plain"]), np.array(result["se"])
+        cost = paired_difference(
+            dict(enumerate(100 * (with_se / plain - 1))), dict.fromkeys(range(len(plain)), 0.0)
+        )
+        lines.append(
+            f"| {cell.title} | {cell.image_size} | {cell.batch_size} | "
+            f"{spread(plain / cell.batch_size, 3)} | "
+            f"{spread(with_se / cell.batch_size, 3)} | "
+            f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} | "
+            f"{len(plain)} | {_published_time(cell)} |"
+        )
     return lines
 
 
+def _published_time(cell: inference_time.Timing) -> str:
+    published = "-"
+    for key in cell.published:
+        (row,) = published_rows()[key]
+        cost = float(row["se"]) / float(row["baseline"]) - 1
+        published = f"{row['se']}, plain {row['baseline']} ({cost:+.0%}) ({row['source']})"
+    return published
+
+
+def speed_section(platform: str, out: pathlib.Path) -> list[str]:
+    """Returns the lines on the speed on a platform."""
+    path = out / f"speed_{platform}.json"
+    if not path.exists():
+        return [f"## Speed on {platform.upper()}", "", "Not measured yet.", ""]
+    page = speed.markdown(json.loads(path.read_text()))
+    return [re.sub(r"^(#+)", r"#\1", line) for line in [*page.splitlines(), ""]]
+
+
 def report(out: pathlib.Path) -> str:
-    """Returns the page for the results in a folder, and draws its figures."""
+    """Returns the page for the results in a folder, first what has been run; draws its figures."""
     lines = ["# Results", "", INTRODUCTION, "", "Cells run so far:", "", *overview(out), ""]
-    for study in STUDIES:
-        lines += study_section(study, out)
-    lines += inference_section(out)
-    lines += speed_section(out)
+    sections = [study_section(study, out) for study in STUDIES]
+    sections.append(inference_section(out))
+    sections += [speed_section(platform, out) for platform in ("cpu", "gpu", "tpu")]
+    # What has results has a figure, and comes first.
+    sections.sort(key=lambda section: not any(line.startswith("![") for line in section))
+    for section in sections:
+        lines += section
     return "\n".join(lines) + "\n"
 
 
@@ -336,7 +377,7 @@ def html(page: str, folder: pathlib.Path) -> str:
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{data}"'
 
-    body = markdown.markdown(page, extensions=["tables"])
+    body = markdown.markdown(page, extensions=["tables", "md_in_html"])
     return _PAGE.format(re.sub(r'src="([^":]+\.png)"', embed, body))
 
 

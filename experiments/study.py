@@ -180,6 +180,7 @@ def run_study(
                 continue
             write_result(path, result)
             jax.clear_caches()
+    print(f"results are in {pathlib.Path(out) / study.name / scale}", flush=True)
     if failed:
         raise UserError(f"cells that could not be finished: {', '.join(failed)}; see above")
 
@@ -322,12 +323,24 @@ def define_flags() -> None:
         "scale", "small", SCALES, "How much to run: a quick check, about an hour, or as published."
     )
     flags.DEFINE_integer("seeds", 3, "Number of seeds per cell.", 1)
-    flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
+    flags.DEFINE_string(
+        "out",
+        "experiments/results",
+        "Folder for the results; without it, those of the smoke scale go to RUNS/results.",
+    )
     flags.DEFINE_string("runs", "runs/studies", "Folder for checkpoints and logs.")
     flags.DEFINE_string("cells", "*", "Cells to run: a pattern for their names.")
     flags.DEFINE_string(
         "note", "", "A sentence about the results, such as where the data came from."
     )
+
+
+def results_folder() -> str:
+    """Returns the folder of the options: smoke results stay out of the repository's own."""
+    options = flags.FLAGS
+    if options.scale == "smoke" and not options["out"].present:
+        return f"{options.runs}/results"
+    return options.out
 
 
 def main_of(study: Study) -> None:
@@ -338,7 +351,8 @@ def main_of(study: Study) -> None:
         options = flags.FLAGS
         try:
             run_study(
-                *(study, options.scale, options.seeds, options.out, options.runs, options.cells),
+                *(study, options.scale, options.seeds, results_folder(), options.runs),
+                options.cells,
                 note=options.note,
             )
         except RunInterrupted as stop:
