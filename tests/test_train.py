@@ -402,6 +402,33 @@ def test_a_damaged_workdir_is_reported(finished, stripes, tmp_path, file, text):
         evaluate_workdir(workdir, "latest", dataset=stripes)
 
 
+def test_each_row_reaches_the_callback_with_its_times(tmp_path, tiny_config, stripes):
+    tiny_config.num_epochs = 2
+    called = []
+    train(tiny_config, tmp_path, stripes, callback=lambda *row: called.append(row))
+    assert [step for step, _ in called] == [row["step"] for row in rows(tmp_path)]
+    for (_, values), row in zip(called, rows(tmp_path), strict=True):
+        assert {name: x for name, x in values.items() if not name.startswith("time/")} == {
+            name: x for name, x in row.items() if name != "step"
+        }
+    last = called[-1][1]
+    assert last["time/epoch"] == 2
+    assert last["time/seconds"] > called[0][1]["time/seconds"] > 0
+    assert last["time/images_per_second"] > 0
+
+
+def test_tensorboard_shows_images_and_what_the_run_was_configured_with(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, workdir, _ = finished
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    (image,) = events.Images("training images")
+    assert min(image.width, image.height) > 100
+    assert "time/images_per_second" in events.Tags()["scalars"]
+    assert events.PluginTagToContent("hparams")
+
+
 def test_a_log_that_is_no_terminal_shows_each_step_once(
     tmp_path, tiny_config, stripes, monkeypatch, capsys
 ):

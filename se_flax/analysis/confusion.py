@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     print("most confused:")
     for k, other, count in most_confused(matrix, options.pairs):
         print(f"  {names[k]} predicted as {names[other]}: {count} ({100 * count / counts[k]:.1f}%)")
-    save_figure(draw_confusion(matrix, names, title), output)
+    save_figure(draw_confusion(matrix, names, title), output, subject)
     numbers = {
         "network": subject.name,
         "images": subject.images,

@@ -163,7 +163,7 @@ def main(argv: list[str]) -> None:
     labels = [f"class {name}" if name.isdigit() else name for name in names]
     title = f"Excitations of {subject.name} on {subject.images}"
     figure = draw_excitations(excitations, labels, title, options.bands)
-    save_figure(figure, output)
+    save_figure(figure, output, subject)
     numbers = {
         "network": subject.name,
         "classes": [*names, "all"],

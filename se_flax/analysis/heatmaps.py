@@ -199,7 +199,7 @@ def main(argv: list[str]) -> None:
     if len(shown[1]) < options.count:
         print(f"these classes have only {len(shown[1])} images")
     figure = draw_heatmaps(shown[0], [names[label] for label in shown[1]], columns)
-    save_figure(figure, output)
+    save_figure(figure, output, subjects[0])
     of = "each network's prediction" if options.predicted else "the true class"
     print(f"class activation maps of {of}: {output}")
 

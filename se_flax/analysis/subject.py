@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 
 from se_flax.data.dataset import HostImages, ImageDataset
 from se_flax.data.folders import ImageFolder
@@ -22,6 +23,7 @@ from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
 from se_flax.published import Renamed, load_published, published_crop
 from se_flax.restored import restore_run
+from se_flax.runtime.writers import TensorBoardWriter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Subject:
         batches: function of the batch size that yields batches of uint8 images and labels.
         preprocessing: normalises the images.
         images: name of the images, for titles.
+        step: step of the run's checkpoint.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Subject:
     batches: Callable[[int], Iterator[HostImages]]
     preprocessing: Preprocessing
     images: str = ""
+    step: int = 0
 
     def normalize(self, images: UInt8[np.ndarray, "b h w c"]) -> Float[jax.Array, "b h w c"]:
         """Returns normalised images, the network's input."""
@@ -103,6 +107,7 @@ def subject_of_run(
         batches=functools.partial(dataset.host_images, split),
         preprocessing=Preprocessing.of(dataset),
         images=f"{dataset.name} {split}",
+        step=run.steps[place],
     )
 
 
@@ -264,7 +269,13 @@ def output_path(default: str) -> pathlib.Path:
     return path
 
 
-def save_figure(figure: Any, path: pathlib.Path) -> None:
-    """Writes a figure to a PNG file, in a folder that is made if its parent exists."""
+def save_figure(figure: Any, path: pathlib.Path, subject: Subject) -> None:
+    """Writes a figure to a PNG file; one in a run's folder is also shown by TensorBoard."""
+    options = flags.FLAGS
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
+    if options.output is None and options.workdir:
+        writer = TensorBoardWriter(path.parent.parent)
+        png, size = path.read_bytes(), Image.open(path).size
+        writer.write_image(subject.step, f"figures/{path.stem}", png, *size)
+        writer.close()

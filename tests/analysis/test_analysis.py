@@ -166,14 +166,20 @@ def test_each_analysis_is_a_command_that_draws(
         assert numbers["classes"] == ["0", "8", "all"]
 
 
-def test_figures_go_to_the_run(run_python, tmp_path, run_of_two_seeds):
+def test_figures_go_to_the_run_and_its_tensorboard(run_python, tmp_path, run_of_two_seeds):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     workdir = tmp_path / "run"
     shutil.copytree(run_of_two_seeds, workdir)
     process = run_python("-m", "se_flax.analysis.confusion", f"--workdir={workdir}")
     assert process.returncode == 0, process.stderr
     figure = workdir / "figures" / "confusion.png"
     assert f"figure: {figure}" in process.stdout
-    assert min(Image.open(figure).size) > 200
+    width, height = Image.open(figure).size
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    (image,) = events.Images("figures/confusion")
+    assert (image.width, image.height) == (width, height)
     title = process.stdout.splitlines()[0]
     assert re.fullmatch(r"se_resnet20_cifar, seed 0 on digits test: top-1 .*% of 360 images", title)
 
