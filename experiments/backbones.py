@@ -78,7 +78,7 @@ def cells(scale: str) -> list[Cell]:
                 known = like and (name != "small_cnn" or classes == "10")
                 published = ((like[0], dataset, like[1]),) if known else ()
                 add(
-                    f"{dataset}_{name}",
+                    f"{dataset if scale != 'smoke' else 'digits'}_{name}",
                     group,
                     title,
                     functools.partial(_config, scale, name, of, classes),

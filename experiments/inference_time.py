@@ -20,6 +20,7 @@ from experiments.study import (
     matching,
     read_result,
     result_path,
+    results_folder,
     write_result,
 )
 from se_flax import create_model
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> None:
     chosen = matching(cells(scale), options.cells, NAME)
     print(f"Inference time, {scale}: {SCALES[scale]}", flush=True)
     for cell in chosen:
-        path = result_path(options.out, NAME, scale, cell.name)
+        path = result_path(results_folder(), NAME, scale, cell.name)
         result = run_timing(cell, scale, options.seeds, path, options.note)
         plain, with_se = np.median(result["plain"]), np.median(result["se"])
         print(f"{cell.name}: {plain:.2f} ms, with SE {with_se:.2f} ms", flush=True)

@@ -40,6 +40,7 @@ from experiments.study import (
     missing_seeds,
     read_cell,
     result_path,
+    results_folder,
     train_seeds,
     write_result,
 )
@@ -342,7 +343,7 @@ def main(argv: list[str]) -> None:
     """Runs the queue, or lists it."""
     outlive_output()
     options = flags.FLAGS
-    queue = Queue(options.scale, options.seeds, options.out, options.studies, options.cells)
+    queue = Queue(options.scale, options.seeds, results_folder(), options.studies, options.cells)
     lines = queue.table()  # raises if there are results of another config
     if options.list:
         print("\n".join(lines))

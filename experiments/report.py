@@ -1,7 +1,7 @@
 """Turns the results of the studies into a page: python -m experiments.report.
 
 Writes report.md, figures/*.png and report.html, which contains the figures, next to the results.
-Cells that have not been run are marked.
+What has been run comes first. One line per table names the cells that have not been run.
 """
 
 import base64
@@ -31,8 +31,8 @@ from experiments import (
     stage,
     variants,
 )
+from experiments.report_figures import draw_chart, draw_curves, draw_latency, top1_of
 from experiments.study import SCALES, Cell, Study, read_result, result_path, same_config
-from se_flax.analysis import figures
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 
@@ -47,24 +47,6 @@ STUDIES = (
     variants.STUDY,
 )
 PUBLISHED = pathlib.Path(__file__).with_name("published_results.csv")
-
-PALETTE = (*figures.COLOURS, "#000000", "#999999")
-NETWORKS = {
-    "ResNet-20": "#0072B2",
-    "ResNet-8": "#0072B2",
-    "ResNet-56": "#D55E00",
-    "ResNet-110": "#009E73",
-    "ResNet-110 with pre-activation": "#F0E442",
-    "ResNet-164 with pre-activation": "#882255",
-    "ResNeXt-29": "#CC79A7",
-    "Inception-v3": "#E69F00",
-    "Small CNN": "#56B4E9",
-    "ResNet-18": "#000000",
-    "ResNet-34": "#999999",
-    "ResNet-50": "#7A4B00",
-}
-AUGMENTED = {"ResNet-18": "#0072B2", "ResNet-34": "#D55E00", "ResNet-50": "#E69F00"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 INTRODUCTION = """\
 Made by `python -m experiments.report` from the files next to this page.
@@ -145,11 +127,6 @@ def published_cell(cell: Cell) -> str:
     return "; ".join(texts) or "-"
 
 
-def top1_of(result: dict[str, Any] | None) -> dict[int, float]:
-    """Returns the final top-1 accuracy by seed."""
-    return {each["seed"]: each["final"]["top1"] for each in result["results"]} if result else {}
-
-
 def spread(values: Iterable[float], digits: int = 2) -> str:
     """Returns "mean ± standard deviation", or the value if there is only one."""
     values = np.array(list(values))
@@ -212,13 +189,16 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
         results = results_of(study, scale, out)
         if not any(results.values()) and scale != "full":
             continue
-        lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale])]
-        if not any(results.values()):
-            lines += ["", "None of these cells has been run yet."]
+        if any(results.values()):
+            lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale])]
         for group in dict.fromkeys(cell.group for cell in cells):
             of_group = [cell for cell in cells if cell.group == group]
-            lines += ["", f"**{group}**", "", *table_lines(of_group, results), ""]
+            missing = [cell for cell in of_group if not results[cell.name]]
+            if len(missing) < len(of_group):
+                lines += ["", f"**{group}**", "", *table_lines(of_group, results), ""]
             lines += provenance(results[cell.name] for cell in of_group)
+            published = {cell.label: published_cell(cell) for cell in missing}
+            lines += not_run_lines(f"{scale}, {group}", published)
             name = re.sub(r"\W+", "_", f"{study.name}_{scale}_{group}".lower())
             for suffix, draw in (("curves", draw_curves), ("chart", draw_chart)):
                 path = out / "figures" / f"{name}_{suffix}.png"
@@ -228,7 +208,7 @@ def study_section(study: Study, out: pathlib.Path) -> list[str]:
 
 
 def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
-    """Returns the table of all cells, including those without results."""
+    """Returns the table of the cells with results."""
     lines = [
         "| network | parameters | multiply-adds, millions | top-1, % | n | loss | "
         "what SE changes | published |",
@@ -237,7 +217,6 @@ def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
     for cell in cells:
         result, published = results[cell.name], published_cell(cell)
         if result is None:
-            lines.append(f"| {cell.label} | | | not run yet | | | | {published} |")
             continue
         ours = top1_of(result)
         difference = "-"
@@ -250,6 +229,28 @@ def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
             f"{published} |"
         )
     return lines
+
+
+def not_run_lines(table: str, published: dict[str, str]) -> list[str]:
+    """Returns one line on what a table lacks; it unfolds to the published results.
+
+    Args:
+        table: scale and group of the table.
+        published: what has been published on each cell without results, by the cell's label.
+    """
+    names = f"Not run yet ({table}): {', '.join(published)}"
+    if set(published.values()) <= {"-"}:
+        return ["", names] if published else []
+    return [
+        "",
+        f'<details markdown="1"><summary>{names}; published results</summary>',
+        "",
+        "| network | published |",
+        "|---|---|",
+        *(f"| {label} | {figures} |" for label, figures in published.items() if figures != "-"),
+        "",
+        "</details>",
+    ]
 
 
 def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
@@ -279,153 +280,6 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _pyplot():
-    pyplot = figures.pyplot()
-    pyplot.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
-    return pyplot
-
-
-def _style(study: Study, cell: Cell) -> dict[str, Any]:
-    """Returns a cell's colour and line style; each network and each variant has its own colour."""
-    dash = "--" if cell.baseline is None else "-"
-    network, _, how = cell.label.removeprefix("SE-").partition(", ")
-    if how == "augmented":
-        return {"color": AUGMENTED[network], "linestyle": dash}
-    if network in NETWORKS:
-        return {"color": NETWORKS[network], "linestyle": dash}
-    labels = list(dict.fromkeys(each.label for each in study.cells("full")))
-    return {"color": PALETTE[labels.index(cell.label) % len(PALETTE)], "linestyle": dash}
-
-
-def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
-    """Draws training loss and accuracy by epoch, with a band from lowest to highest seed."""
-    shown = [cell for cell in cells if results[cell.name]]
-    if not shown:
-        return False
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4))
-    for axis, name in zip(axes, ("train_loss", "top1"), strict=True):
-        for cell in shown:
-            curves = [each["curve"] for each in results[cell.name]["results"]]
-            values = np.array([curve[name] for curve in curves])
-            steps = np.array(curves[0]["step"])
-            epochs = steps * cell.config.num_epochs / steps[-1]
-            style = _style(study, cell)
-            axis.plot(epochs, values.mean(0), label=cell.label, linewidth=1.4, **style)
-            axis.fill_between(
-                epochs, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0
-            )
-        axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("training loss (epoch's end), nats")
-    axes[1].set_ylabel("top-1 on test images, %")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    _save(figure, path)
-    return True
-
-
-def draw_chart(study: Study, cells: Sequence[Cell], results: dict[str, Any], path) -> bool:
-    """Draws accuracy over what the study varies, over network size, or by row of the table."""
-    shown = [cell for cell in cells if results[cell.name]]
-    if study.x_label:
-        return _draw_over_x(study, shown, results, path)
-    if len(shown) < 2:
-        return False
-    draw = _draw_over_size if study.over_size else _draw_by_row
-    draw(study, shown, results, path)
-    return True
-
-
-def _draw_by_row(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> None:
-    pyplot = _pyplot()
-    figure, axis = pyplot.subplots(figsize=(6, 0.8 + 0.36 * len(shown)))
-    for place, cell in enumerate(shown):
-        accuracies = list(top1_of(results[cell.name]).values())
-        color = _style(study, cell)["color"]
-        deviation = np.std(accuracies, ddof=1) if len(accuracies) > 1 else None
-        filled = {"markerfacecolor": "white" if cell.baseline is None else color}
-        axis.errorbar(
-            np.mean(accuracies), place, xerr=deviation, fmt="o", color=color, capsize=3, **filled
-        )
-    axis.set_yticks(range(len(shown)), [cell.label for cell in shown])
-    axis.invert_yaxis()
-    axis.set_xlabel("top-1 on test images, %, mean and standard deviation")
-    axis.grid(alpha=0.25)
-    _save(figure, path)
-
-
-def _draw_over_size(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> None:
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    sizes = (("parameters", 1e6, "parameters, millions"),)
-    sizes += (("multiply_adds", 1e6, "multiply-adds, millions"),)
-    for axis, (name, unit, label) in zip(axes, sizes, strict=True):
-        for place, cell in enumerate(shown):
-            accuracies = list(top1_of(results[cell.name]).values())
-            color = _style(study, cell)["color"]
-            axis.errorbar(
-                results[cell.name][name] / unit,
-                np.mean(accuracies),
-                np.std(accuracies, ddof=1) if len(accuracies) > 1 else None,
-                marker=MARKERS[place % len(MARKERS)],
-                color=color,
-                markerfacecolor="white" if cell.baseline is None else color,
-                linestyle="none",
-                capsize=3,
-                label=cell.label,
-            )
-        values = [results[cell.name][name] for cell in shown]
-        if max(values) > 10 * min(values):
-            axis.set_xscale("log")
-        axis.set_xlabel(label)
-        axis.margins(x=0.15)
-        # Otherwise the small cost of a block would fill the whole width.
-        if max(values) < 1.5 * min(values):
-            axis.set_xlim(0.5 * min(values) / unit, 1.5 * max(values) / unit)
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel("top-1 on test images, %")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    _save(figure, path)
-
-
-def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> bool:
-    placed = [cell for cell in shown if cell.x is not None]
-    if not placed:
-        return False
-    pyplot = _pyplot()
-    figure, axis = pyplot.subplots(figsize=(5, 3.4))
-    accuracies = [list(top1_of(results[cell.name]).values()) for cell in placed]
-    axis.errorbar(
-        range(len(placed)),
-        [np.mean(each) for each in accuracies],
-        [np.std(each, ddof=1) if len(each) > 1 else 0 for each in accuracies],
-        marker="o",
-        capsize=3,
-        color=PALETTE[0],
-        label="with SE",
-    )
-    for cell in shown:
-        if cell.x is None:
-            mean = np.mean(list(top1_of(results[cell.name]).values()))
-            style = ":" if cell.baseline else "--"
-            axis.axhline(mean, color="#000000", linestyle=style, linewidth=1, label=cell.label)
-    axis.set_xticks(range(len(placed)), [f"{cell.x:g}" for cell in placed])
-    axis.set_xlabel(study.x_label)
-    axis.set_ylabel("top-1 on test images, %")
-    axis.legend(frameon=False)
-    axis.grid(alpha=0.25)
-    _save(figure, path)
-    return True
-
-
-def _save(figure, path: pathlib.Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without matplotlib's time and version, equal results give equal files.
-    figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
-    _pyplot().close(figure)
-
-
 def inference_section(out: pathlib.Path) -> list[str]:
     """Returns the lines on inference time, and draws the figure."""
     lines = ["## Inference time", "", "What does an SE block cost at each batch size?"]
@@ -436,89 +290,76 @@ def inference_section(out: pathlib.Path) -> list[str]:
         ]
         if not any(results) and scale != "full":
             continue
-        lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
-        lines += [
-            "| network | pixels | batch | plain, ms per image | with SE, ms per image | "
-            "with SE, images/s | cost of SE, % | rounds | published, ms per image |",
-            "|---" * 9 + "|",
-        ]
-        for cell, result in zip(cells, results, strict=True):
-            published = "-"
-            for key in cell.published:
-                (row,) = published_rows()[key]
-                cost = float(row["se"]) / float(row["baseline"]) - 1
-                published = f"{row['se']}, plain {row['baseline']} ({cost:+.0%}) ({row['source']})"
-            row = f"| {cell.title} | {cell.image_size} | {cell.batch_size} | "
-            if result is None:
-                lines.append(f"{row}not run yet | | | | | {published} |")
-                continue
-            plain, with_se = np.array(result["plain"]), np.array(result["se"])
-            cost = paired_difference(
-                dict(enumerate(100 * (with_se / plain - 1))), dict.fromkeys(range(len(plain)), 0.0)
-            )
-            lines.append(
-                f"{row}{spread(plain / cell.batch_size, 3)} | "
-                f"{spread(with_se / cell.batch_size, 3)} | "
-                f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} | "
-                f"{len(plain)} | {published} |"
-            )
-        lines += ["", *provenance(results)]
+        if any(results):
+            lines += ["", f"### Inference time, {scale}", "", inference_time.SCALES[scale], ""]
+            lines += _inference_lines(cells, results)
+            lines += ["", *provenance(results)]
         path = out / "figures" / f"inference_time_{scale}.png"
-        if _draw_latency(cells, results, path):
+        if draw_latency(cells, results, path):
             lines += ["", f"![Inference time over batch size](figures/{path.name})"]
+        missing = {
+            f"{cell.title}, {cell.image_size} pixels, batch {cell.batch_size}": _published_time(
+                cell
+            )
+            for cell, result in zip(cells, results, strict=True)
+            if result is None
+        }
+        lines += not_run_lines(scale, missing)
     return [*lines, ""]
 
 
-def _draw_latency(cells, results, path) -> bool:
-    if not any(results):
-        return False
-    pyplot = _pyplot()
-    figure, axis = pyplot.subplots(figsize=(6, 3.6))
-    series: dict[tuple[str, int], list[Any]] = {}
+def _inference_lines(cells: Sequence[Any], results: Sequence[dict[str, Any] | None]) -> list[str]:
+    """Returns the table of the timings with results."""
+    lines = [
+        "| network | pixels | batch | plain, ms per image | with SE, ms per image | "
+        "with SE, images/s | cost of SE, % | rounds | published, ms per image |",
+        "|---" * 9 + "|",
+    ]
     for cell, result in zip(cells, results, strict=True):
-        if result:
-            series.setdefault((cell.title, cell.image_size), []).append((cell.batch_size, result))
-    for place, ((title, size), points) in enumerate(series.items()):
-        for name, line, prefix in (("plain", "--", ""), ("se", "-", "SE-")):
-            axis.plot(
-                [batch for batch, _ in points],
-                [np.median(result[name]) / batch for batch, result in points],
-                color=NETWORKS[title],
-                linestyle=line,
-                marker=MARKERS[place],
-                markerfacecolor="white" if name == "plain" else NETWORKS[title],
-                label=f"{prefix}{title}, {size} pixels",
-            )
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.set_xlabel("batch size")
-    axis.set_ylabel("ms per image")
-    axis.grid(alpha=0.25)
-    axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    _save(figure, path)
-    return True
-
-
-def speed_section(out: pathlib.Path) -> list[str]:
-    """Returns the lines on the speed on each platform."""
-    lines = []
-    for platform in ("cpu", "gpu", "tpu"):
-        path = out / f"speed_{platform}.json"
-        if path.exists():
-            page = speed.markdown(json.loads(path.read_text()))
-            lines += [re.sub(r"^(#+)", r"#\1", line) for line in [*page.splitlines(), ""]]
-        else:
-            lines += [f"## Speed on {platform.upper()}", "", "Not measured yet.", ""]
+        if result is None:
+            continue
+        plain, with_se = np.array(result["plain"]), np.array(result["se"])
+        cost = paired_difference(
+            dict(enumerate(100 * (with_se / plain - 1))), dict.fromkeys(range(len(plain)), 0.0)
+        )
+        lines.append(
+            f"| {cell.title} | {cell.image_size} | {cell.batch_size} | "
+            f"{spread(plain / cell.batch_size, 3)} | "
+            f"{spread(with_se / cell.batch_size, 3)} | "
+            f"{1e3 * cell.batch_size / np.median(with_se):,.1f} | {difference_text(cost)} | "
+            f"{len(plain)} | {_published_time(cell)} |"
+        )
     return lines
 
 
+def _published_time(cell: inference_time.Timing) -> str:
+    published = "-"
+    for key in cell.published:
+        (row,) = published_rows()[key]
+        cost = float(row["se"]) / float(row["baseline"]) - 1
+        published = f"{row['se']}, plain {row['baseline']} ({cost:+.0%}) ({row['source']})"
+    return published
+
+
+def speed_section(platform: str, out: pathlib.Path) -> list[str]:
+    """Returns the lines on the speed on a platform."""
+    path = out / f"speed_{platform}.json"
+    if not path.exists():
+        return [f"## Speed on {platform.upper()}", "", "Not measured yet.", ""]
+    page = speed.markdown(json.loads(path.read_text()))
+    return [re.sub(r"^(#+)", r"#\1", line) for line in [*page.splitlines(), ""]]
+
+
 def report(out: pathlib.Path) -> str:
-    """Returns the page for the results in a folder, and draws its figures."""
+    """Returns the page for the results in a folder, first what has been run; draws its figures."""
     lines = ["# Results", "", INTRODUCTION, "", "Cells run so far:", "", *overview(out), ""]
-    for study in STUDIES:
-        lines += study_section(study, out)
-    lines += inference_section(out)
-    lines += speed_section(out)
+    sections = [study_section(study, out) for study in STUDIES]
+    sections.append(inference_section(out))
+    sections += [speed_section(platform, out) for platform in ("cpu", "gpu", "tpu")]
+    # What has results has a figure, and comes first.
+    sections.sort(key=lambda section: not any(line.startswith("![") for line in section))
+    for section in sections:
+        lines += section
     return "\n".join(lines) + "\n"
 
 
@@ -541,7 +382,7 @@ def html(page: str, folder: pathlib.Path) -> str:
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{data}"'
 
-    body = markdown.markdown(page, extensions=["tables"])
+    body = markdown.markdown(page, extensions=["tables", "md_in_html"])
     return _PAGE.format(re.sub(r'src="([^":]+\.png)"', embed, body))
 
 

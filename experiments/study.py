@@ -161,6 +161,7 @@ def run_study(
             except (UserError, RunDiverged) as error:
                 print(f"{title}: {error}", flush=True)
                 failed.append(cell.name)
+    print(f"results are in {pathlib.Path(out) / study.name / scale}", flush=True)
     if failed:
         raise UserError(f"cells that could not be finished: {', '.join(failed)}; see above")
 
@@ -376,12 +377,24 @@ def define_flags(scale: str = "small") -> None:
         "How much to run: a quick check, about an hour, ResNet-20 for 10 epochs, or as published.",
     )
     flags.DEFINE_integer("seeds", 3, "Number of seeds per cell.", 1)
-    flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
+    flags.DEFINE_string(
+        "out",
+        "experiments/results",
+        "Folder for the results; without it, those of the smoke scale go to RUNS/results.",
+    )
     flags.DEFINE_string("runs", "runs/studies", "Folder for checkpoints and logs.")
     flags.DEFINE_string("cells", "*", "Cells to run: a pattern for their names.")
     flags.DEFINE_string(
         "note", "", "A sentence about the results, such as where the data came from."
     )
+
+
+def results_folder() -> str:
+    """Returns the folder of the options: smoke results stay out of the repository's own."""
+    options = flags.FLAGS
+    if options.scale == "smoke" and not options["out"].present:
+        return f"{options.runs}/results"
+    return options.out
 
 
 def main_of(study: Study) -> None:
@@ -392,7 +405,8 @@ def main_of(study: Study) -> None:
         options = flags.FLAGS
         try:
             run_study(
-                *(study, options.scale, options.seeds, options.out, options.runs, options.cells),
+                *(study, options.scale, options.seeds, results_folder(), options.runs),
+                options.cells,
                 note=options.note,
             )
         except RunInterrupted as stop:

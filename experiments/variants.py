@@ -47,7 +47,7 @@ def cells(scale: str) -> list[Cell]:
             )
         ]
     for network, title, dataset, dataset_title in runs:
-        prefix = f"{network}_{dataset}"
+        prefix = f"{network}_{dataset if scale != 'smoke' else 'digits'}"
         for variant, label in VARIANTS.items():
             if network == "cnn3":
                 config = se_variants_cnn3.get_config(variant)

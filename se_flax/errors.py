@@ -37,6 +37,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns ' (did you mean "x"?)' for the valid name x closest to `name`, or ''."""
     valid = list(valid)
     matches = [item for item in valid if item.startswith(str(name))]
+    if all(item.isdigit() for item in (str(name), *valid)):
+        matches = sorted(valid, key=lambda item: abs(int(item) - int(name)))
     matches = matches or difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
 

@@ -6,6 +6,7 @@ python -m se_flax.evaluate --model=se_resnet50_caffe --image_dir=imagenet/val
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from se_flax.parallel import pmap_eval, replicate
 from se_flax.pretrained.catalogue import FIGURES, find_weights
 from se_flax.published import Renamed, load_published, published_crop
 from se_flax.restored import restore_run
-from se_flax.runtime.progress import format_results
+from se_flax.runtime.progress import format_results, format_steps
+from se_flax.runtime.terminal import fitted
 from se_flax.step import make_eval_step
 
 
@@ -56,8 +58,8 @@ def evaluate_workdir(
 
     Returns:
         `loss` in nats; `top1`, `top3` and `top5` accuracy in percent; `step`, `model`, `dataset`,
-        `split` and the number of `images`. For a run of several seeds the results are means, and
-        `per_seed` has the results of each seed. Each seed has its own "best" step.
+        `split`, the number of `images` and `num_classes`. For a run of several seeds the results
+        are means, and `per_seed` has the results of each seed. Each seed has its own "best" step.
 
     Raises:
         UserError: if the run, checkpoint or split does not exist, or images cannot be read.
@@ -74,6 +76,7 @@ def evaluate_workdir(
         "dataset": run.program.dataset.name,
         "split": split,
         "images": run.program.sizes[split],
+        "num_classes": run.program.dataset.num_classes,
         "step": seeds.one_or_all(run.steps),
         **seeds.mean(results),
         **({"per_seed": each} if len(each) > 1 else {}),
@@ -208,9 +211,10 @@ def main(argv: list[str]) -> None:
             image_dir=options.image_dir,
             skip_bad=options.skip_bad,
         )
-        title = f"{results['model']} (step {results['step']}) on {results['dataset']}"
+        title = f"{results['model']} ({format_steps(results['step'])}) on {results['dataset']}"
         title = f"{title} {results['split']}, {results['images']:,} images"
-        print(format_results(title, results.get("per_seed", [results])))
+        each = results.get("per_seed", [results])
+        print(fitted(format_results(title, each, results["num_classes"]), sys.stdout))
         print(json.dumps(results))
     else:
         raise UserError(
@@ -275,7 +279,8 @@ def _main_pretrained() -> None:
         )
         print(format_results(title, [results]))
         print(_errors(100 - results["top1"], 100 - results["top5"], "here"))
-        print("  published for this network:")
+        if results["published"]:
+            print("  published for this network:")
         for figures in results["published"]:
             print(_errors(**figures))
         print(json.dumps({**results, "evaluated_on": shown}), flush=True)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import sys
 
 from absl import app, flags
@@ -36,6 +37,16 @@ def default_workdir(config_filename: str) -> pathlib.Path:
     return pathlib.Path("runs") / (f"{name}_{argument}" if argument else name)
 
 
+def next_steps(workdir: str | pathlib.Path) -> list[str]:
+    """Returns lines with the commands that show the results of a run."""
+    folder = shlex.quote(str(workdir))
+    return [
+        f"next: python -m se_flax.evaluate --workdir={folder}",
+        f"      python -m se_flax.analysis.confusion --workdir={folder}",
+        f"      tensorboard --logdir={folder}",
+    ]
+
+
 def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
     """Returns the config of --config and its FILE[:ARGUMENT]; raises `UserError` if unusable."""
     if not options["config"].present:
@@ -66,7 +77,7 @@ def main(argv: list[str]) -> None:
             "gcsfuse, and give the mounted folder"
         )
     try:
-        from se_flax.runtime.distributed import join
+        from se_flax.runtime.distributed import is_first, join
         from se_flax.train import RunInterrupted, train
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -80,6 +91,8 @@ def main(argv: list[str]) -> None:
         )
     try:
         train(config, workdir)
+        if is_first():
+            print("\n".join(next_steps(workdir)))
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)

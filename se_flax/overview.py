@@ -1,9 +1,9 @@
-"""What a run prints when it starts, and the environment that its results depend on."""
+"""What a run prints when it starts and ends, and the environment that its results depend on."""
 
 import pathlib
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax
@@ -16,6 +16,7 @@ from clu import parameter_overview
 
 from se_flax.optim import notes_on_schedule
 from se_flax.program import Program
+from se_flax.runtime.progress import format_results, format_steps
 
 
 def count_parameters(params: Any) -> int:
@@ -54,6 +55,12 @@ def introduction(program: Program, params: Any, step: int, workdir: pathlib.Path
     )
     for note in notes_on_schedule(config.schedule, config.num_epochs):
         yield f"note: {note}"
+    if config.batch_size > program.sizes["train"]:
+        yield (
+            f"note: a batch of {config.batch_size} is larger than the training split "
+            f"({program.sizes['train']:,} images) and contains images more than once; reduce "
+            "config.batch_size"
+        )
     seeds = program.networks.seeds
     if len(seeds) > 1:
         yield f"{len(seeds)} networks, with seeds {seeds[0]} to {seeds[-1]}"
@@ -61,6 +68,28 @@ def introduction(program: Program, params: Any, step: int, workdir: pathlib.Path
         yield f"continuing from step {step} in {workdir}"
     else:
         yield f"starting from {config.init_from or 'random weights'}; results go to {workdir}"
+
+
+def conclusion(
+    program: Program,
+    final: Sequence[dict[str, float]],
+    best: Sequence[dict[str, float]],
+    best_steps: Sequence[int],
+) -> Iterator[str]:
+    """Yields the lines on the results of a complete run.
+
+    Args:
+        program: the run's program.
+        final, best: results of each network on the test split, in its final and its best state.
+        best_steps: step of the best state of each network.
+    """
+    sizes, split = program.sizes, program.selection
+    chosen_on = "the same images" if split == "test" else f"{sizes[split]:,} {split} images"
+    yield f"on {sizes['test']:,} test images (best step chosen on {chosen_on}):"
+    final_steps = [program.plan.total_steps]
+    for name, steps, results in (("final", final_steps, final), ("best", best_steps, best)):
+        title = f"  {name}, {format_steps(steps)}"
+        yield format_results(title, results, program.dataset.num_classes)
 
 
 def environment() -> dict[str, Any]:

@@ -14,19 +14,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from se_flax import seeds
-from se_flax.config import check_config, check_devices
+from se_flax.config import check_config, check_devices, leaves
 from se_flax.data.dataset import ImageDataset
+from se_flax.data.grid import draw_inputs, png_of
 from se_flax.errors import UserError
 from se_flax.monitor import Monitor
-from se_flax.overview import count_parameters, environment, introduction, parameter_table
+from se_flax.overview import (
+    conclusion,
+    count_parameters,
+    environment,
+    introduction,
+    parameter_table,
+)
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import WorkdirLock
-from se_flax.runtime.progress import Progress, Startup, format_results
+from se_flax.runtime.progress import Progress, Startup
 from se_flax.runtime.storage import persistently, write_json, write_text
-from se_flax.runtime.writers import Writers, make_writer
+from se_flax.runtime.writers import TIMES, Callback, Writers, make_writer
 from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
 
 # Format of checkpoints. Version 1 had other random streams, so no run can continue from it.
@@ -38,7 +45,10 @@ class RunInterrupted(Exception):
 
 
 def train(
-    config: ConfigDict, workdir: str | pathlib.Path, dataset: ImageDataset | None = None
+    config: ConfigDict,
+    workdir: str | pathlib.Path,
+    dataset: ImageDataset | None = None,
+    callback: Callback | None = None,
 ) -> dict[str, Any]:
     """Trains a network, from the newest checkpoint in the workdir if there is one.
 
@@ -51,6 +61,10 @@ def train(
         workdir: where config.json, checkpoints, TensorBoard events, metrics.jsonl,
             parameters.txt and summary.json go.
         dataset: what to train on, instead of the data set that `config.dataset` names.
+        callback: is called as `callback(step, values)` for each row of training metrics and each
+            evaluation, with all its values by name ("train/loss", "time/images_per_second"). In a
+            run of several processes, the first one calls it. A run that was killed repeats the
+            rows after its last checkpoint.
 
     Returns:
         The content of summary.json.
@@ -80,7 +94,7 @@ def train(
             summary = run.finished_summary(changes)
             if summary is not None:
                 return summary
-        stack.enter_context(run.announced(step, changes))
+        stack.enter_context(run.announced(step, changes, callback))
         state = run.loop(state, step)
         return run.summarise(state)
 
@@ -183,7 +197,7 @@ class _Run:
         return summary
 
     @contextlib.contextmanager
-    def announced(self, step: int, changes: list[str]) -> Iterator[None]:
+    def announced(self, step: int, changes: list[str], callback: Callback | None) -> Iterator[None]:
         """Writes the files that describe the run, opens its log and prints the introduction."""
         params = seeds.shapes_of_one(self._abstract.params, self._seeds)
         with contextlib.ExitStack() as stack:
@@ -194,7 +208,8 @@ class _Run:
                 )
                 table = parameter_table(params)
                 self._write_file("parameters.txt", lambda path: write_text(path, table))
-                writer = make_writer(self._workdir, step)
+                fields = dict(leaves(config_as_json(self._config)))
+                writer = make_writer(self._workdir, step, callback, fields)
                 self._writer = stack.enter_context(contextlib.closing(writer))
             else:
                 output = stack.enter_context(pathlib.Path(os.devnull).open("w"))
@@ -204,6 +219,7 @@ class _Run:
                 self._program.images_per_step,
                 step,
                 output,
+                num_classes=self._program.dataset.num_classes,
             )
             stack.callback(self._progress.close)
             for line in introduction(self._program, params, step, self._workdir):
@@ -241,9 +257,7 @@ class _Run:
             if before == first_step:
                 self._startup.stop()
                 self._progress.say(f"first step done {self._startup}")
-            self._progress.update(
-                step, self._monitor.means(), self._monitor.stopwatch.images_per_second
-            )
+                self._write_images(step)
             stopping = self._interrupt.stop_after(dispatch)
             minutes = (time.monotonic() - last_save) / 60
             log, evaluate, save = self._plan.actions(before, step, minutes, stopping)
@@ -252,6 +266,10 @@ class _Run:
                 self._check_finite()
             if log:
                 self._log(step)
+            else:
+                self._progress.update(
+                    step, self._monitor.means(), self._monitor.stopwatch.images_per_second
+                )
             if save:
                 self._monitor.stop_clock()
                 self._save(step, state, self._evaluate(state, step) if evaluate else None)
@@ -290,7 +308,22 @@ class _Run:
 
     def _write_row(self, step: int, prefix: str, values: dict[str, float]) -> None:
         values = {f"{prefix}/{name}": x for name, x in values.items() if not np.isnan(x)}
+        times = {
+            "epoch": step / self._plan.steps_per_epoch,
+            "seconds": self._seconds_before + self._startup.elapsed,
+            "images_per_second": self._monitor.stopwatch.images_per_second,
+        }
+        values |= {f"{TIMES}{name}": x for name, x in times.items()}
         self._writer.write_scalars(step, values)
+
+    def _write_images(self, step: int) -> None:
+        """Writes some images of the next step to TensorBoard."""
+        if is_first() and step < self._plan.total_steps:
+            self._monitor.stop_clock()
+            inputs, seed = self._program.feeds[0].inputs(step), self._seeds[0]
+            image = draw_inputs(self._program.dataset, inputs, self._config.batch_size, seed, step)
+            self._writer.write_image(step, "training images", png_of(image), *image.size)
+            self._monitor.start_clock()
 
     def _save(self, step: int, state: Any, results: dict[str, float] | None) -> None:
         carried = {
@@ -314,14 +347,13 @@ class _Run:
             arrays, best_steps = self._saved.restore_best(self._abstract)
             best = self._program.evaluate(self._program.networks.restore(arrays), "test")
         params = seeds.shapes_of_one(self._abstract.params, self._seeds)
-        chosen_on, shown_steps = self._program.selection, seeds.one_or_all(best_steps)
         summary = {
             "model": self._config.model.name,
             "parameters": count_parameters(params),
             "dataset": self._program.dataset.name,
             "final": {"step": step, **seeds.mean(final)},
-            "best": {"step": shown_steps, **seeds.mean(best)},
-            "best_chosen_on": chosen_on,
+            "best": {"step": seeds.one_or_all(best_steps), **seeds.mean(best)},
+            "best_chosen_on": self._program.selection,
             "seed": self._config.seed,
             "per_seed": [
                 {"seed": seed, "final": {"step": step, **ours}, "best": {"step": at, **its_best}}
@@ -337,11 +369,8 @@ class _Run:
             **environment(),
         }
         summary = from_first(lambda: self._write_summary(summary))
-        for title, results in (
-            (f"final (step {step}) on test", final),
-            (f"best on {chosen_on} (step {shown_steps}) on test", best),
-        ):
-            self._progress.say(format_results(title, results))
+        for line in conclusion(self._program, final, best, best_steps):
+            self._progress.say(line)
         self._progress.say(f"{summary['seconds']:.0f} s in total; results are in {self._workdir}")
         return summary
 

@@ -19,8 +19,11 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
 @pytest.mark.parametrize(
     ("arguments", "environment", "expected"),
     [
-        (["--config.num_epoch=3"], {}, 'no config field "num_epoch" (Did you mean "num_epochs"'),
-        (["--config.optimizer.learning_rte=3"], {}, '"learning_rate"'),
+        (["--config.num_epoch=3"], {}, 'no config field "num_epoch" (did you mean "num_epochs"?)'),
+        (["--config.optimizer.learning_rte=3"], {}, '(did you mean "learning_rate"?)'),
+        (["--config.learning_rate=3"], {}, '(did you mean "optimizer.learning_rate"?)'),
+        (["--config.model.depth=3"], {}, "the fields of config.model are name, overrides"),
+        (["--config.foo.bar=3"], {}, "config has the sections model, dataset, augment,"),
         (["--config.model.overrides.reductn=3"], {}, '"reduction"'),
         (["--config.num_epochs=many"], {}, "--config.num_epochs=many"),
         (["--config.model.name=se_resnet20"], {}, '"se_resnet20_cifar"'),
@@ -60,7 +63,10 @@ def test_bad_input_is_reported_in_one_line(run_python, tmp_path, arguments, envi
         ([], "--config=FILE is missing"),
         (["--config=configs/quikstart.py"], '(did you mean "configs/quickstart.py"?)'),
         (["--config=configs/resnet_cifar10.py:21"], ':21: there is no CIFAR ResNet of depth "21"'),
-        (["--config=configs/quickstart.py:21"], "takes 0 positional arguments"),
+        (
+            ["--config=configs/quickstart.py:21"],
+            'configs/quickstart.py: this config takes no argument; remove ":21"',
+        ),
         (["--config=README.md"], "(README.md, line"),
         (["--config=experiments/variants.py"], "no attribute 'get_config'"),
         (["--config=tests/tiny_run.py", "--workdir=README.md"], "README.md"),
@@ -80,6 +86,15 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     assert process.stderr == ""
     assert "epoch 1/3" in process.stdout
     assert "images/s" in process.stdout
+    *_, evaluate, confusion, tensorboard = process.stdout.splitlines()
+    assert evaluate == f"next: python -m se_flax.evaluate --workdir={tmp_path}"
+    assert confusion.split() == [
+        "python",
+        "-m",
+        "se_flax.analysis.confusion",
+        f"--workdir={tmp_path}",
+    ]
+    assert tensorboard.split() == ["tensorboard", f"--logdir={tmp_path}"]
 
     process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path}", "--step=latest")
     assert process.stderr == ""

@@ -22,6 +22,7 @@ from se_flax.config import check_config
 from se_flax.errors import UserError
 from se_flax.train import RunInterrupted
 from tests import tiny_run
+from tests.conftest import ROOT
 
 STUDIES = {study.name: study for study in report.STUDIES}
 
@@ -37,8 +38,11 @@ def test_every_cell_of_every_study_can_be_run_and_reported(name, scale):
         check_config(cell.config)
         assert cell.baseline is None or cells[cell.baseline].baseline is None
         assert all(key in published for key in cell.published)
-    lines = report.table_lines(list(cells.values()), dict.fromkeys(cells))
-    assert sum("not run yet" in line for line in lines) == len(cells)
+    missing = {cell.label: report.published_cell(cell) for cell in cells.values()}
+    lines = report.not_run_lines(scale, missing)
+    (line,) = (line for line in lines if line.count("Not run yet"))
+    assert all(label in line for label in missing)
+    assert all(figures in "".join(lines) for figures in missing.values() if figures != "-")
 
 
 def test_every_published_result_is_shown_with_a_cell():
@@ -115,7 +119,7 @@ def test_an_interrupted_study_redoes_nothing_and_reports_the_same(finished, tmp_
         with pytest.raises(RunInterrupted):
             run(tmp_path)
     assert begun == ["plain", "se"]
-    assert "| SE | | | not run yet |" in page_of(tmp_path, monkeypatch)
+    assert "(smoke, digits): SE" in page_of(tmp_path, monkeypatch)
 
     again = []
     with monkeypatch.context() as patch:
@@ -194,7 +198,7 @@ def test_a_run_of_another_config_is_not_used(finished, tmp_path, monkeypatch):
     assert result_path(tmp_path, "tiny", "smoke", "plain").exists()
     assert not result_path(tmp_path, "tiny", "smoke", "se").exists()
     monkeypatch.setattr(report, "STUDIES", (other,))
-    assert "| SE | | | not run yet |" in report.report(finished / "out")
+    assert "(smoke, digits): SE" in report.report(finished / "out")
 
 
 def test_results_from_before_a_field_came_to_configs_stay_valid(finished):
@@ -233,6 +237,28 @@ def test_the_report_as_html_holds_its_figures(finished, monkeypatch):
     assert not re.search(r'src="(?!data:)', page)
 
 
+def test_what_has_been_run_comes_first_in_the_report(finished, monkeypatch):
+    monkeypatch.setattr(report, "STUDIES", (STUDIES["placement"], TINY))
+    page = report.report(finished / "out")
+    assert page.index("## Tiny\n") < page.index("## Placement\n")
+    assert "| ResNet-8 |" in page
+    # What has been published is kept, folded.
+    folded = report.html(page, finished / "out").partition("<details>")[2]
+    assert "<table>" in folded.partition("</details>")[0]
+
+
+@pytest.mark.slow
+def test_smoke_results_stay_out_of_the_results_of_the_repository(run_python, tmp_path):
+    process = run_python(
+        *("-m", "experiments.inference_time", "--scale=smoke", "--seeds=1", "--cells=*batch1"),
+        f"--runs={tmp_path}",
+    )
+    assert process.returncode == 0, process.stderr
+    name = "resnet20_cifar_32_batch1"
+    assert result_path(tmp_path / "results", "inference_time", "smoke", name).exists()
+    assert not result_path(ROOT / "experiments/results", "inference_time", "smoke", name).exists()
+
+
 @pytest.mark.slow
 def test_inference_is_timed_in_rounds(tmp_path, run_python):
     command = ("-m", "experiments.inference_time", "--scale=smoke", f"--out={tmp_path}")
@@ -245,8 +271,9 @@ def test_inference_is_timed_in_rounds(tmp_path, run_python):
     assert len(result["plain"]) == len(result["se"]) == 3
     assert [each["seeds"] for each in result["runs"]] == [[0, 1], [2]]
     page = "\n".join(report.inference_section(tmp_path))
-    assert "| ResNet-20 | 32 | 4 | not run yet |" in page
-    assert "| ResNet-20 | 32 | 1 | not run yet |" not in page
+    assert "Not run yet (smoke): ResNet-20, 32 pixels, batch 4" in page
+    assert "| ResNet-20 | 32 | 1 |" in page
+    assert "| ResNet-20 | 32 | 4 |" not in page
 
 
 def test_a_study_is_a_command(run_python, tmp_path):

@@ -2,6 +2,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 
 import jax
@@ -399,3 +400,62 @@ def test_a_damaged_workdir_is_reported(finished, stripes, tmp_path, file, text):
         (workdir / file / "manifest.ocdbt").write_bytes(b"not a database")
     with pytest.raises(UserError, match="damaged"):
         evaluate_workdir(workdir, "latest", dataset=stripes)
+
+
+def test_each_row_reaches_the_callback_with_its_times(tmp_path, tiny_config, stripes):
+    tiny_config.num_epochs = 2
+    called = []
+    train(tiny_config, tmp_path, stripes, callback=lambda *row: called.append(row))
+    assert [step for step, _ in called] == [row["step"] for row in rows(tmp_path)]
+    for (_, values), row in zip(called, rows(tmp_path), strict=True):
+        assert {name: x for name, x in values.items() if not name.startswith("time/")} == {
+            name: x for name, x in row.items() if name != "step"
+        }
+    last = called[-1][1]
+    assert last["time/epoch"] == 2
+    assert last["time/seconds"] > called[0][1]["time/seconds"] > 0
+    assert last["time/images_per_second"] > 0
+
+
+def test_tensorboard_shows_images_and_what_the_run_was_configured_with(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, workdir, _ = finished
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    (image,) = events.Images("training images")
+    assert min(image.width, image.height) > 100
+    assert "time/images_per_second" in events.Tags()["scalars"]
+    assert events.PluginTagToContent("hparams")
+
+
+def test_a_log_that_is_no_terminal_shows_each_step_once(
+    tmp_path, tiny_config, stripes, monkeypatch, capsys
+):
+    monkeypatch.setattr("se_flax.runtime.progress.QUIET_SECONDS", 0)
+    tiny_config.num_epochs = 2
+    train(tiny_config, tmp_path, stripes)
+    steps = re.findall(r"step (\d+)/12 ", capsys.readouterr().out)
+    assert steps == [str(step) for step in range(1, 13)]
+
+
+def test_the_end_of_a_run_says_on_which_images_its_results_are(
+    tmp_path, tiny_config, stripes, capsys
+):
+    tiny_config.num_epochs = 1
+    train(tiny_config, tmp_path / "one", stripes)
+    assert "\non 37 test images (best step chosen on the same images):\n" in capsys.readouterr().out
+    tiny_config.validation_fraction = 0.2
+    train(tiny_config, tmp_path / "two", stripes)
+    output = capsys.readouterr().out
+    assert "\non 37 test images (best step chosen on 20 validation images):\n" in output
+    assert re.search(r"\n  final, step 5: top-1 .*\n  best, step 5: top-1 ", output)
+
+
+def test_a_batch_larger_than_the_training_images_is_noted(tmp_path, tiny_config, stripes, capsys):
+    tiny_config.num_epochs = 1
+    tiny_config.batch_size = 104
+    train(tiny_config, tmp_path, stripes)
+    note, _, rest = capsys.readouterr().out.partition("first step done")
+    assert "note: a batch of 104 is larger than the training split (100 images)" in note
+    assert rest

@@ -4,6 +4,7 @@ python -m se_flax.analysis.confusion --workdir=runs/quickstart
 """
 
 import json
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,14 @@ from absl import app, flags
 from jaxtyping import Array, Float, Int
 
 from se_flax.analysis.figures import pyplot
-from se_flax.analysis.subject import define_flags, normalized, output_path, subjects_of_flags
+from se_flax.analysis.subject import (
+    define_flags,
+    define_output,
+    normalized,
+    output_path,
+    save_figure,
+    subjects_of_flags,
+)
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 
@@ -69,7 +77,7 @@ def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title
     figure.colorbar(drawn, label="% of the images of a class", fraction=0.046)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
-    axis.set_title(title)
+    axis.set_title(textwrap.fill(title, 60), fontsize=10)
     if size <= 30:
         turned = {"rotation": 60, "ha": "right"} if max(map(len, names)) > 3 else {}
         axis.set_xticks(range(size), names, **turned)
@@ -84,22 +92,27 @@ def draw_confusion(matrix: Int[np.ndarray, "c c"], names: tuple[str, ...], title
 def main(argv: list[str]) -> None:
     """Prints the accuracy on each class and the most confused pairs, and draws the matrix."""
     options = flags.FLAGS
-    output = output_path(options.output, ".png")
+    output = output_path("confusion.png")
     (subject,) = subjects_of_flags(most=1)
     batches = normalized(subject, options.batch_size, options.max_images)
     names = subject.class_names
     matrix = confusion_matrix(subject.model, subject.variables, batches, len(names))
     accuracy, counts = per_class_accuracy(matrix), matrix.sum(1)
-    print(f"{subject.name}: top-1 {100 * np.trace(matrix) / matrix.sum():.2f}% of {matrix.sum():,}")
+    title = (
+        f"{subject.name} on {subject.images}: "
+        f"top-1 {100 * np.trace(matrix) / matrix.sum():.2f}% of {matrix.sum():,} images"
+    )
+    print(title)
     for k in np.argsort(accuracy):
         if counts[k]:
             print(f"  {names[k]:<24}{accuracy[k]:7.2f}%  of {counts[k]:,}")
     print("most confused:")
     for k, other, count in most_confused(matrix, options.pairs):
         print(f"  {names[k]} predicted as {names[other]}: {count} ({100 * count / counts[k]:.1f}%)")
-    draw_confusion(matrix, names, subject.name).savefig(output, dpi=110)
+    save_figure(draw_confusion(matrix, names, title), output, subject)
     numbers = {
         "network": subject.name,
+        "images": subject.images,
         "classes": list(names),
         "matrix": matrix.tolist(),
         "accuracy": [None if np.isnan(x) else round(x, 4) for x in accuracy.tolist()],
@@ -111,9 +124,7 @@ def main(argv: list[str]) -> None:
 def _define_flags() -> None:
     define_flags()
     flags.DEFINE_integer("pairs", 10, "Number of confused pairs to print.", 0)
-    flags.DEFINE_string(
-        "output", "confusion.png", "PNG file to write; the numbers go to a .json of the same name."
-    )
+    define_output("confusion.png", "the numbers go to a .json of the same name")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from jaxtyping import Array, Float, Int
 from se_flax.analysis.figures import COLOURS, pyplot
 from se_flax.analysis.subject import (
     define_flags,
+    define_output,
     limited,
     normalized,
     output_path,
+    save_figure,
     subjects_of_flags,
 )
 from se_flax.cli.command import parse_flags, run_command
@@ -148,7 +150,7 @@ def draw_excitations(
 def main(argv: list[str]) -> None:
     """Draws the excitations of one network and writes the numbers to a JSON file."""
     options = flags.FLAGS
-    output = output_path(options.output, ".png")
+    output = output_path("excitations.png")
     (subject,) = subjects_of_flags(most=1)
     if options.classes:
         classes = subject.classes(options.classes)
@@ -159,8 +161,9 @@ def main(argv: list[str]) -> None:
     excitations = excitations_by_class(subject.model, subject.variables, batches, classes)
     names = [subject.class_names[k] for k in classes]
     labels = [f"class {name}" if name.isdigit() else name for name in names]
-    figure = draw_excitations(excitations, labels, f"Excitations of {subject.name}", options.bands)
-    figure.savefig(output, dpi=110)
+    title = f"Excitations of {subject.name} on {subject.images}"
+    figure = draw_excitations(excitations, labels, title, options.bands)
+    save_figure(figure, output, subject)
     numbers = {
         "network": subject.name,
         "classes": [*names, "all"],
@@ -185,11 +188,7 @@ def _define_flags() -> None:
         "classes", [], "Names or numbers of classes; by default the first four with images."
     )
     flags.DEFINE_bool("bands", False, "Shade one standard deviation around each curve.")
-    flags.DEFINE_string(
-        "output",
-        "excitations.png",
-        "PNG file to write; the numbers go to a .json of the same name.",
-    )
+    define_output("excitations.png", "the numbers go to a .json of the same name")
 
 
 if __name__ == "__main__":

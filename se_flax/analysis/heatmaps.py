@@ -17,12 +17,14 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Array, Float, Int, UInt8
 
-from se_flax.analysis.figures import pyplot
+from se_flax.analysis.figures import COLOURS, pyplot
 from se_flax.analysis.subject import (
     Subject,
     define_flags,
+    define_output,
     limited,
     output_path,
+    save_figure,
     subjects_of_flags,
 )
 from se_flax.cli.command import parse_flags, run_command
@@ -93,19 +95,26 @@ def overlay(
 def draw_heatmaps(
     images: Sequence[np.ndarray],
     captions: Sequence[str],
-    columns: Sequence[tuple[str, Sequence[np.ndarray], Sequence[np.ndarray], Sequence[str]]],
+    columns: Sequence[
+        tuple[str, Sequence[np.ndarray], Sequence[np.ndarray], Sequence[str], Sequence[bool]]
+    ],
 ):
     """Returns a figure with a row per image: the image, then its overlay for each network.
+
+    The caption of a right prediction is blue, with a check mark, and that of a wrong one orange,
+    with a cross. The colour scale is that of `overlay`.
 
     Args:
         images: images for the first column, uint8 [height, width, 1 or 3].
         captions: caption of each image.
-        columns: for each network (name, its input images, their class activation maps, captions).
+        columns: for each network (name, its input images, their class activation maps, its
+            predictions as text, whether each is right).
     """
+    height, strip = 2.45 * len(images) + 0.9, 0.6  # inches; the strip is for the colour scale
     figure, axes = pyplot().subplots(
         len(images),
         1 + len(columns),
-        figsize=(2.2 * (1 + len(columns)), 2.45 * len(images) + 0.3),
+        figsize=(2.2 * (1 + len(columns)), height),
         squeeze=False,
     )
     for axis in axes.flat:
@@ -114,11 +123,18 @@ def draw_heatmaps(
         shown = np.broadcast_to(image, (*image.shape[:2], 3))
         axes[row, 0].imshow(shown, interpolation="nearest")
         axes[row, 0].set_title(captions[row], fontsize=8)
-        for column, (name, own, maps, said) in enumerate(columns, start=1):
+        for column, (name, own, maps, said, right) in enumerate(columns, start=1):
             axes[row, column].imshow(overlay(own[row], maps[row]))
-            title = f"{name}\n{said[row]}" if row == 0 else said[row]
-            axes[row, column].set_title(title, fontsize=8)
-    figure.tight_layout()
+            title = f"\N{CHECK MARK} {said[row]}" if right[row] else f"\N{BALLOT X} {said[row]}"
+            title = f"{name}\n{title}" if row == 0 else title
+            color = COLOURS[0] if right[row] else COLOURS[1]
+            axes[row, column].set_title(title, fontsize=8, color=color)
+    figure.tight_layout(rect=(0, strip / height, 1, 1))
+    place = figure.add_axes((0.25, 0.5 * strip / height, 0.5, 0.12 / height))
+    scale = pyplot().cm.ScalarMappable(cmap="cividis")
+    bar = figure.colorbar(scale, cax=place, orientation="horizontal")
+    bar.set_ticks([0, 1], labels=["least", "most"], fontsize=8)
+    place.set_title("evidence for the class, in each image", fontsize=8)
     return figure
 
 
@@ -153,7 +169,7 @@ def choose_images(
 def main(argv: list[str]) -> None:
     """Draws the class activation maps of several networks side by side."""
     options = flags.FLAGS
-    output = output_path(options.output, ".png")
+    output = output_path("heatmaps.png")
     subjects = subjects_of_flags()
     names = subjects[0].class_names
     wanted = subjects[0].classes(options.classes) or range(len(names))
@@ -178,12 +194,12 @@ def main(argv: list[str]) -> None:
         shares = 100 * np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1)
         said = logits.argmax(-1)
         lines = [f"{names[k]}, {share:.0f}%" for k, share in zip(said, shares, strict=True)]
-        columns.append((subject.name, images, maps, lines))
+        columns.append((subject.name, images, maps, lines, (said == labels).tolist()))
         print(f"{subject.name}: {np.sum(said == labels)} of {len(labels)} correct")
     if len(shown[1]) < options.count:
         print(f"these classes have only {len(shown[1])} images")
     figure = draw_heatmaps(shown[0], [names[label] for label in shown[1]], columns)
-    figure.savefig(output, dpi=110)
+    save_figure(figure, output, subjects[0])
     of = "each network's prediction" if options.predicted else "the true class"
     print(f"class activation maps of {of}: {output}")
 
@@ -193,7 +209,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("classes", [], "Names or numbers of the classes to show; by default all.")
     flags.DEFINE_integer("count", 5, "Number of images.", 1)
     flags.DEFINE_bool("predicted", False, "Draw maps of the predicted class, not the true one.")
-    flags.DEFINE_string("output", "heatmaps.png", "PNG file to write.")
+    define_output("heatmaps.png")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 
 from se_flax.data.dataset import HostImages, ImageDataset
 from se_flax.data.folders import ImageFolder
@@ -21,6 +23,7 @@ from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
 from se_flax.published import Renamed, load_published, published_crop
 from se_flax.restored import restore_run
+from se_flax.runtime.writers import TensorBoardWriter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Subject:
         class_names: name of each class.
         batches: function of the batch size that yields batches of uint8 images and labels.
         preprocessing: normalises the images.
+        images: name of the images, for titles.
+        step: step of the run's checkpoint.
     """
 
     name: str
@@ -41,6 +46,8 @@ class Subject:
     class_names: tuple[str, ...]
     batches: Callable[[int], Iterator[HostImages]]
     preprocessing: Preprocessing
+    images: str = ""
+    step: int = 0
 
     def normalize(self, images: UInt8[np.ndarray, "b h w c"]) -> Float[jax.Array, "b h w c"]:
         """Returns normalised images, the network's input."""
@@ -99,6 +106,8 @@ def subject_of_run(
         class_names=dataset.class_names,
         batches=functools.partial(dataset.host_images, split),
         preprocessing=Preprocessing.of(dataset),
+        images=f"{dataset.name} {split}",
+        step=run.steps[place],
     )
 
 
@@ -139,6 +148,7 @@ def subject_of_weights(
         class_names=renamed.class_names,
         batches=functools.partial(host_images, renamed, published_crop(name, weights)),
         preprocessing=Preprocessing(loaded.info.mean, loaded.info.std),
+        images=str(image_dir) if image_dir is not None else f"{dataset} {split}",
     )
 
 
@@ -163,6 +173,12 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Folder of TFDS data sets, if not TFDS's default.")
     flags.DEFINE_integer("batch_size", 100, "Number of images per batch.", 1)
     flags.DEFINE_integer("max_images", None, "Use only the first MAX_IMAGES images.", 1)
+
+
+def define_output(default: str, more: str = "") -> None:
+    """Declares the option that says where the figure goes."""
+    text = f"PNG file to write; by default figures/{default} in the workdir, or {default}"
+    flags.DEFINE_string("output", None, f"{text}; {more}." if more else f"{text}.")
 
 
 def subjects_of_flags(most: int | None = None) -> list[Subject]:
@@ -233,11 +249,37 @@ def normalized(
         yield subject.normalize(images), labels
 
 
-def output_path(text: str, suffix: str) -> pathlib.Path:
-    """Returns the output path; raises `UserError` if its suffix is wrong or its folder missing."""
-    path = pathlib.Path(text).expanduser()
-    if path.suffix.lower() != suffix:
-        raise UserError(f"--output={path} must end in {suffix}")
+def output_path(default: str) -> pathlib.Path:
+    """Returns the PNG file of --output; by default a file in the run's folder `figures`.
+
+    If there are several runs, that is the folder of the first; if there is none, the current one.
+
+    Raises:
+        UserError: if the file is no PNG file, or its folder does not exist.
+    """
+    options = flags.FLAGS
+    if options.output is None:
+        workdir = pathlib.Path(options.workdir[0]).expanduser() if options.workdir else None
+        if workdir is not None and workdir.is_dir() and not os.access(workdir, os.W_OK):
+            raise UserError(
+                f"{workdir} cannot be written to; give another place with --output=FILE"
+            )
+        return workdir / "figures" / default if workdir is not None else pathlib.Path(default)
+    path = pathlib.Path(options.output).expanduser()
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--output={path} must end in .png")
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} for {path.name}; create it first")
     return path
+
+
+def save_figure(figure: Any, path: pathlib.Path, subject: Subject) -> None:
+    """Writes a figure to a PNG file; one in a run's folder is also shown by TensorBoard."""
+    options = flags.FLAGS
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+    if options.output is None and options.workdir:
+        writer = TensorBoardWriter(path.parent.parent)
+        png, size = path.read_bytes(), Image.open(path).size
+        writer.write_image(subject.step, f"figures/{path.stem}", png, *size)
+        writer.close()

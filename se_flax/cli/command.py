@@ -10,8 +10,11 @@ from typing import NoReturn
 
 from absl import flags, logging
 
+from se_flax.cli.config_flag import clearer
+from se_flax.cli.help import print_help
 from se_flax.errors import RunError, StorageError, UserError
 from se_flax.runtime import compiler
+from se_flax.runtime.terminal import fitted
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
@@ -20,6 +23,8 @@ INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX
 def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     """Parses the command line; if it is invalid, prints one line and exits with status 2.
 
+    With --help, prints the options and exits with status 0.
+
     Args:
         argv: the command line.
         positional: largest number of positional arguments.
@@ -27,6 +32,10 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     Returns:
         The program's name and its positional arguments.
     """
+    if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
+        outlive_output()
+        print_help()
+        sys.exit(0)
     compiler.prepare()
     # TensorFlow only prepares data sets; its start-up messages are of no interest.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,6 +46,8 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except Exception as error:  # absl's errors, and any error raised by a config file
+        if better := clearer(error, argv):
+            _exit(better)
         _exit(error, place=next((arg for arg in argv if arg.startswith("--config=")), ""))
     if len(rest) > 1 + positional:
         _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options must begin with --'))
@@ -120,7 +131,7 @@ def _exit(
         file = place.partition("=")[2].partition(":")[0]
         if file not in text:
             text = f"{file}: {type(error).__name__}{f': {text}' if text else ''}"
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(fitted(f"error: {text}", sys.stderr), file=sys.stderr, flush=True)
     if alone and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
         os._exit(status)  # sys.exit would wait for the other processes, which wait for this one
     sys.exit(status)

@@ -136,7 +136,13 @@ class _Batches:
             place = min(position, size - 1)
         else:
             place = shuffled_place(self.seed, position, size)
-        record = self.source[place]
+        try:
+            record = self.source[place]
+        except OSError as error:
+            raise OSError(
+                f"cannot read {self.source.describe(place)}: {error.strerror or error}; once that "
+                "is repaired, the same command continues"
+            ) from error
         label = int(record["label"])
         if not 0 <= label < len(self.source.class_names):
             raise UserError(

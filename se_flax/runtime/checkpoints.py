@@ -6,7 +6,6 @@
 
 import itertools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -23,6 +22,7 @@ from se_flax.runtime.checkpoint_format import (
 from se_flax.runtime.checkpoint_writer import CheckpointWriter
 from se_flax.runtime.distributed import arrays_from_first, from_first, is_first
 from se_flax.runtime.storage import persistently
+from se_flax.runtime.terminal import say_error
 
 _SET_ASIDE = "damaged_checkpoints"
 
@@ -107,7 +107,7 @@ class Checkpoints:
             if not self._read_only:
                 target = self._free_name(step)
                 persistently(lambda: _move(folder, target), str(target))
-                print(f"{error}; it was moved to {target}", file=sys.stderr, flush=True)
+                say_error(f"{error}; it was moved to {target}")
             return None
 
     def _free_name(self, step: int) -> pathlib.Path:
@@ -264,7 +264,7 @@ class Checkpoints:
         try:
             self.wait()
         except StorageError as error:
-            print(error, file=sys.stderr, flush=True)
+            say_error(str(error))
         finally:
             if self._writer is not None:
                 self._writer.close()

@@ -10,6 +10,8 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
+_ERASE = b"\r\x1b[K"  # removes the line of the bar, which ends in ^C
+
 
 class Interrupt:
     """In this context, SIGINT, SIGTERM and SIGHUP set `requested` instead of ending the process.
@@ -64,6 +66,8 @@ class Interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        line = b"\nstopping after the next step; Ctrl-C again stops at once\n"
-        with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
+        line = b"stopping after the next step; Ctrl-C again stops at once\n"
+        with contextlib.suppress(OSError, ValueError):  # Ctrl-C may have ended the pipe's reader
+            if sys.stderr.isatty():
+                line = _ERASE + line
             os.write(sys.stderr.fileno(), line)  # not print, which the signal may have interrupted

@@ -1,7 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines elsewhere."""
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from se_flax.runtime.terminal import columns_of, fitted
+
 QUIET_SECONDS = 30  # where there is no terminal, the longest time without a line
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
+_NARROW = "{desc} |{bar}| {remaining} left{postfix}"
+_WIDE = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+_FROM_COLUMNS = 100  # width of a terminal in which the bar also shows the steps
 
 
 class Stopwatch:
@@ -94,6 +97,7 @@ class Progress:
         images_per_step: how many images a step takes, those of all seeds.
         first_step: step that it continues from.
         stream: where to; by default the standard output.
+        num_classes: of the data set; decides which accuracies are of interest.
     """
 
     def __init__(
@@ -103,19 +107,22 @@ class Progress:
         images_per_step: int,
         first_step: int = 0,
         stream: TextIO | None = None,
+        num_classes: int | None = None,
     ):
         self._stream = stream or sys.stdout
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
-        self._images_per_step = images_per_step
+        self._images_per_step, self._num_classes = images_per_step, num_classes
         self._last_line = time.monotonic()
         self._bar = None
         if _can_show_bar(self._stream):
+            columns, form = _width_and_form(self._stream)
             self._bar = tqdm(
                 total=total_steps,
                 initial=first_step,
+                desc=self._epoch(first_step),
                 file=self._stream,
-                bar_format=_BAR,
-                dynamic_ncols=True,
+                ncols=columns,
+                bar_format=form,
                 leave=False,
             )
 
@@ -125,13 +132,16 @@ class Progress:
             if time.monotonic() - self._last_line >= QUIET_SECONDS:
                 self.log(step, metrics, images_per_second)
             return
+        self._bar.ncols, self._bar.bar_format = _width_and_form(self._stream)  # of this moment
         self._bar.set_description_str(self._epoch(step), refresh=False)
         self._bar.set_postfix_str(_numbers(metrics, images_per_second), refresh=False)
         self._bar.update(step - self._bar.n)
 
     def log(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
-        """Prints a line on the training so far, unless there is a bar."""
-        if self._bar is None:
+        """Prints a line on the training so far; where there is a bar, moves it."""
+        if self._bar is not None:
+            self.update(step, metrics, images_per_second)
+        else:
             images = (self._total_steps - step) * self._images_per_step
             seconds = images / max(images_per_second, 1e-9)
             left = tqdm.format_interval(seconds) if images_per_second else "?"
@@ -142,10 +152,11 @@ class Progress:
 
     def say_results(self, step: int, split: str, results: Sequence[dict[str, float]]) -> None:
         """Prints a line on an evaluation."""
-        self.say(f"{self._epoch(step)}  {format_results(split, results)}")
+        self.say(f"{self._epoch(step)}  {format_results(split, results, self._num_classes)}")
 
     def say(self, line: str) -> None:
-        """Prints a line, above the bar if there is one."""
+        """Prints a line, above the bar if there is one; on a terminal, broken between words."""
+        line = fitted(line, self._stream)
         if self._bar is None:
             print(line, file=self._stream, flush=True)
             self._last_line = time.monotonic()
@@ -156,6 +167,7 @@ class Progress:
         """Removes the bar."""
         if self._bar is not None:
             self._bar.close()
+            self._stream.flush()  # or what another stream prints next would land on the bar
 
     def _epoch(self, step: int) -> str:
         epochs = self._total_steps // self._steps_per_epoch
@@ -167,9 +179,17 @@ def _can_show_bar(stream: TextIO) -> bool:
     if not stream.isatty():
         return False
     try:
-        return all(os.get_terminal_size(stream.fileno()))  # one of no size shows nothing
-    except OSError:  # of a stream that only stands for a terminal
+        stream.fileno()
+    except OSError:  # it only stands for a terminal
         return True
+    return columns_of(stream) > 0  # one of no size shows nothing
+
+
+def _width_and_form(stream: TextIO) -> tuple[int | None, str]:
+    """Returns the bar's width, which leaves room for the echo of Ctrl-C, ^C, and its form."""
+    columns = columns_of(stream)
+    form = _WIDE if not columns or columns >= _FROM_COLUMNS else _NARROW
+    return (max(1, columns - 3) if columns else None), form
 
 
 def _numbers(metrics: dict[str, float], images_per_second: float) -> str:
@@ -179,13 +199,26 @@ def _numbers(metrics: dict[str, float], images_per_second: float) -> str:
     )
 
 
-def format_results(title: str, results: Sequence[dict[str, float]]) -> str:
-    """Returns one line with top-1/3/5 accuracy and loss, of several networks their means."""
+def format_steps(steps: int | Sequence[int]) -> str:
+    """Returns "step 16", or "steps 16 to 48" for steps that differ."""
+    steps = [steps] if isinstance(steps, int) else steps
+    least, most = min(steps), max(steps)
+    return f"step {least}" if least == most else f"steps {least} to {most}"
+
+
+def format_results(
+    title: str, results: Sequence[dict[str, float]], num_classes: int | None = None
+) -> str:
+    """Returns one line with top-1/3/5 accuracy and loss, of several networks their means.
+
+    Given the number of classes, it leaves out top-3 and top-5 if that is 100% in any case.
+    """
 
     def mean(name):
         return np.mean([each[name] for each in results])
 
-    accuracies = ", ".join(f"top-{k} {mean(f'top{k}'):.2f}%" for k in (1, 3, 5))
+    shown = [k for k in (1, 3, 5) if k == 1 or num_classes is None or k < num_classes]
+    accuracies = ", ".join(f"top-{k} {mean(f'top{k}'):.2f}%" for k in shown)
     line = f"{title}: {accuracies}, loss {mean('loss'):.4f}"
     top1 = [each["top1"] for each in results]
     if len(top1) == 1:

@@ -5,13 +5,13 @@ import errno
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import tenacity
 
 from se_flax.errors import StorageError
+from se_flax.runtime.terminal import say_error
 
 # Seconds to wait before each further attempt to write.
 DELAYS = (1.0, 4.0, 16.0)
@@ -36,8 +36,7 @@ def persistently(
 
     def say(state: tenacity.RetryCallState) -> None:
         reason, delay = reason_of(state.outcome.exception()), state.next_action.sleep
-        line = f"cannot write {what}: {reason}; trying again in {delay:g} s"
-        print(line, file=sys.stderr, flush=True)
+        say_error(f"cannot write {what}: {reason}; trying again in {delay:g} s")
 
     def give_up(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception()

@@ -7,9 +7,12 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from se_flax.runtime.storage import AppendedFile, persistently, write_text
+
+Callback = Callable[[int, dict[str, float]], None]
 
 
 class _FileWriter:
@@ -25,11 +28,15 @@ class _FileWriter:
         self._file.close()
 
 
-class JsonlWriter(_FileWriter):
-    """Appends each row of scalars to `metrics.jsonl`.
+# Names of scalars that depend on the clock, and so differ between equal runs, begin with this.
+TIMES = "time/"
 
-    First it drops the rows of steps after `last_step`. A run wrote them and was killed before its
-    next checkpoint, so they will be written again.
+
+class JsonlWriter(_FileWriter):
+    """Appends each row of scalars to `metrics.jsonl`, except those whose names begin with `TIMES`.
+
+    Equal runs therefore write equal files. First it drops the rows of steps after `last_step`: a
+    run wrote them and was killed before its next checkpoint, so they will be written again.
     """
 
     def __init__(self, path: pathlib.Path, last_step: int):
@@ -42,7 +49,8 @@ class JsonlWriter(_FileWriter):
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends a row."""
-        row = {"step": step, **{name: float(value) for name, value in scalars.items()}}
+        kept = {name: float(x) for name, x in scalars.items() if not name.startswith(TIMES)}
+        row = {"step": step, **kept}
         self._file.append((json.dumps(row) + "\n").encode())
 
 
@@ -55,7 +63,7 @@ def _step(row: str) -> float:
 
 
 class TensorBoardWriter(_FileWriter):
-    """Writes scalars to a file of TensorBoard events, without importing TensorFlow.
+    """Writes scalars, images and hyperparameters to a TensorBoard file, without TensorFlow.
 
     It formats records with TensorBoard's `RecordWriter` and appends them itself. TensorBoard's
     `EventFileWriter` writes from a thread that dies at the first error, leaves a record half
@@ -78,6 +86,21 @@ class TensorBoardWriter(_FileWriter):
             event.summary.value.add(tag=name, simple_value=value)
         self._write(event)
 
+    def write_image(self, step: int, name: str, png: bytes, width: int, height: int) -> None:
+        """Appends an image, encoded as PNG, of a width and height in pixels."""
+        event = self._event(wall_time=time.time(), step=step)
+        image = event.summary.value.add(tag=name).image
+        image.width, image.height, image.colorspace = width, height, 3
+        image.encoded_image_string = png
+        self._write(event)
+
+    def write_hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """Appends the values by which TensorBoard compares runs; what is not plain, as text."""
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        plain = {k: x if isinstance(x, bool | int | float) else str(x) for k, x in values.items()}
+        self._write(self._event(wall_time=time.time(), summary=hparams_pb(plain)))
+
     def _write(self, event) -> None:
         record = io.BytesIO()
         self._record_writer(record).write(event.SerializeToString())
@@ -85,10 +108,15 @@ class TensorBoardWriter(_FileWriter):
 
 
 class Writers:
-    """Several writers as one."""
+    """Several writers as one.
 
-    def __init__(self, *writers: JsonlWriter | TensorBoardWriter):
-        self._writers = writers
+    Args:
+        writers: the writers.
+        callback: is called with the step and the scalars of each row, too.
+    """
+
+    def __init__(self, *writers: JsonlWriter | TensorBoardWriter, callback: Callback | None = None):
+        self._writers, self._callback = writers, callback
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the same scalars with each writer, with retries.
@@ -98,6 +126,19 @@ class Writers:
         """
         for writer in self._writers:
             persistently(functools.partial(writer.write_scalars, step, scalars), "a row of metrics")
+        if self._callback is not None:
+            self._callback(step, dict(scalars))
+
+    def write_image(self, step: int, name: str, png: bytes, width: int, height: int) -> None:
+        """Writes an image, encoded as PNG, with each writer that takes images, with retries.
+
+        Raises:
+            StorageError: if it cannot be written, after several attempts.
+        """
+        for writer in self._writers:
+            if isinstance(writer, TensorBoardWriter):
+                write = functools.partial(writer.write_image, step, name, png, width, height)
+                persistently(write, "an image")
 
     def sync(self) -> None:
         """Flushes what was written to disk, so that it survives a power cut.
@@ -114,11 +155,23 @@ class Writers:
             writer.close()
 
 
-def make_writer(workdir: pathlib.Path, last_step: int) -> Writers:
+def make_writer(
+    workdir: pathlib.Path,
+    last_step: int,
+    callback: Callback | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+) -> Writers:
     """Returns a writer to metrics.jsonl and to TensorBoard events in the workdir.
 
     Args:
         workdir: the run's folder.
         last_step: the step of the checkpoint from which the run continues; 0 for a new run.
+        callback: see `Writers`.
+        hyperparameters: values by which TensorBoard compares the run with others.
     """
-    return Writers(TensorBoardWriter(workdir), JsonlWriter(workdir / "metrics.jsonl", last_step))
+    tensorboard = TensorBoardWriter(workdir)
+    if hyperparameters:
+        write = functools.partial(tensorboard.write_hyperparameters, hyperparameters)
+        persistently(write, "hyperparameters")
+    jsonl = JsonlWriter(workdir / "metrics.jsonl", last_step)
+    return Writers(tensorboard, jsonl, callback=callback)

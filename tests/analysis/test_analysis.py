@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,14 @@ import sklearn.metrics
 from PIL import Image
 
 from se_flax import create_model
-from se_flax.analysis.confusion import confusion_matrix, most_confused, per_class_accuracy
+from se_flax.analysis.confusion import (
+    confusion_matrix,
+    draw_confusion,
+    most_confused,
+    per_class_accuracy,
+)
 from se_flax.analysis.excitations import excitations_by_class
-from se_flax.analysis.heatmaps import choose_images, class_activation_maps
+from se_flax.analysis.heatmaps import choose_images, class_activation_maps, draw_heatmaps
 from se_flax.analysis.subject import Subject, limited, subject_of_run
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
@@ -157,6 +164,47 @@ def test_each_analysis_is_a_command_that_draws(
     if command == "excitations":
         numbers = json.loads(output.with_suffix(".json").read_text())
         assert numbers["classes"] == ["0", "8", "all"]
+
+
+def test_figures_go_to_the_run_and_its_tensorboard(run_python, tmp_path, run_of_two_seeds):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    workdir = tmp_path / "run"
+    shutil.copytree(run_of_two_seeds, workdir)
+    process = run_python("-m", "se_flax.analysis.confusion", f"--workdir={workdir}")
+    assert process.returncode == 0, process.stderr
+    figure = workdir / "figures" / "confusion.png"
+    assert f"figure: {figure}" in process.stdout
+    width, height = Image.open(figure).size
+    events = EventAccumulator(str(workdir))
+    events.Reload()
+    (image,) = events.Images("figures/confusion")
+    assert (image.width, image.height) == (width, height)
+    title = process.stdout.splitlines()[0]
+    assert re.fullmatch(r"se_resnet20_cifar, seed 0 on digits test: top-1 .*% of 360 images", title)
+
+
+def test_a_confusion_matrix_names_its_images_and_accuracy():
+    title = "a network on digits test: top-1 50.00% of 8 images"
+    figure = draw_confusion(np.array([[3, 1], [3, 1]]), ("cat", "dog"), title)
+    assert figure.axes[0].get_title() == title
+
+
+def test_heat_maps_have_a_colour_scale_and_mark_right_and_wrong():
+    image, activation = np.zeros((8, 8, 3), np.uint8), np.eye(2)
+    column = (
+        "a network",
+        [image, image],
+        [activation] * 2,
+        ["cat, 90%", "dog, 60%"],
+        [True, False],
+    )
+    figure = draw_heatmaps([image, image], ["cat", "cat"], [column])
+    *axes, scale = figure.axes
+    right, wrong = axes[1].title, axes[3].title
+    assert (right.get_text(), wrong.get_text()) == ("a network\n\u2713 cat, 90%", "\u2717 dog, 60%")
+    assert right.get_color() != wrong.get_color()
+    assert [label.get_text() for label in scale.get_xticklabels()] == ["least", "most"]
 
 
 def test_a_bad_command_line_is_reported_in_one_sentence(run_python, tmp_path, run_of_two_seeds):

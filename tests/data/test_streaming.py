@@ -1,5 +1,6 @@
 import collections
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop, RandomResizedCrop
 from se_flax.data.streaming import StreamedTrainFeed, Subset, eval_batches, train_batches
 from se_flax.errors import UserError
@@ -159,6 +161,14 @@ class Broken(Numbers):
 )
 def test_an_unreadable_image_is_named(source, words):
     with pytest.raises(UserError, match=words):
+        list(eval_batches(source, SMALL, batch_size=4))
+
+
+def test_an_image_that_has_vanished_is_named(image_dir, tmp_path):
+    shutil.copytree(image_dir / "val", tmp_path / "images")
+    source = ImageFolder.of(tmp_path / "images")
+    source.paths[5].unlink()
+    with pytest.raises(OSError, match=f"cannot read {source.paths[5]}: No such file or directory;"):
         list(eval_batches(source, SMALL, batch_size=4))
 
 

@@ -47,3 +47,36 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     (event,) = events.Scalars("train/loss")
     assert (event.step, event.value) == (5, 1.25)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["train/loss"] == 1.25
+
+
+def test_times_are_for_tensorboard_and_the_callback_because_equal_runs_differ_in_them(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    called = []
+    writer = make_writer(tmp_path, 0, callback=lambda step, values: called.append((step, values)))
+    values = {"train/loss": 1.25, "time/seconds": 30.0}
+    writer.write_scalars(5, values)
+    writer.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 5, "train/loss": 1.25}
+    assert called == [(5, values)]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Scalars("time/seconds")[0].value == 30.0
+
+
+def test_tensorboard_gets_images_and_hyperparameters(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    writer = make_writer(tmp_path, 0, hyperparameters={"batch_size": 16, "milestones": [3, 4]})
+    writer.write_image(7, "picture", b"PNG", 20, 10)
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (image,) = events.Images("picture")
+    assert (image.step, image.width, image.height) == (7, 20, 10)
+    assert image.encoded_image_string == b"PNG"
+    (content,) = events.PluginTagToContent("hparams").values()
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["batch_size"].number_value == 16
+    assert hparams["milestones"].string_value == "[3, 4]"
