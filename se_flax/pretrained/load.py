@@ -2,9 +2,7 @@
 
 import fnmatch
 import pathlib
-import pickle
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,8 @@ from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.convert import convert
 from se_flax.pretrained.layouts import hub_names_of, layouts_of
+from se_flax.pretrained.torch_file import read_torch
 
-# Keys under which checkpoints with more than a state dict store it.
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
 _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 
 
@@ -105,7 +102,7 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix in _TORCH_SUFFIXES:
-            return _read_torch(path)
+            return read_torch(path)
         if path.suffix == ".caffemodel":
             return read_caffe(path)
         raise UserError(
@@ -139,27 +136,6 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged; download it again ({error})") from error
-
-
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    torch = _import("torch")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged or contains more than tensors, and reading it could run code; "
-            "give a file with a state dict"
-        ) from error
-    except Exception as error:  # PyTorch raises many types for a damaged file
-        reason = str(error).strip().partition("\n")[0] or "it ends too soon"
-        raise UserError(f"{path} is damaged or not a PyTorch file: {reason}") from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in _CONTAINERS if key in content), content)
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{path} must contain a state dict, a mapping from names to tensors")
-    return {name.removeprefix("module."): value.float().numpy() for name, value in content.items()}
 
 
 def _import(name: str, package: str | None = None) -> Any:
