@@ -173,6 +173,19 @@ def test_a_storage_with_other_than_the_declared_size_is_refused(read, make):
             read(make(content, {"7": NUMBERS[:size]}))
 
 
+def test_a_storage_longer_than_declared_does_not_shift_the_next(read):
+    content = mapping(a=tensor((6,), (1,)), b=tensor((6,), (1,), key="8"))
+    with pytest.raises(UserError, match="a storage of the wrong size"):
+        read(old_file(content, {"7": np.arange(7, dtype="<f4"), "8": NUMBERS}))
+
+
+@both_formats
+def test_a_tensor_that_is_still_to_be_negated_is_refused(read, make):
+    lazy = tensor((6,), (1,)).removesuffix(b"tR") + mapping(neg=b"I01\n") + b"tR"
+    with pytest.raises(UserError, match=r"a tensor with the properties .*neg"):
+        read(make(mapping(a=lazy), {"7": NUMBERS}))
+
+
 @both_formats
 def test_a_file_cut_anywhere_is_refused_in_one_sentence(read, make):
     content = make(mapping(a=tensor((2, 3), (3, 1))), {"7": NUMBERS})
