@@ -19,15 +19,15 @@ from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
-from se_flax.data.sources import TfdsImages
+from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import ImageSource, StreamedEvalFeed, eval_batch
 from se_flax.errors import UserError
 from se_flax.metrics import total
 from se_flax.models import list_models, model_info
 from se_flax.models.registry import Published
 from se_flax.parallel import pmap_eval, replicate
-from se_flax.pretrained.catalogue import FIGURES, find_weights
-from se_flax.published import Renamed, load_published, published_crop
+from se_flax.pretrained.catalogue import find_weights
+from se_flax.published import Renamed, load_published, published_crop, published_statistics
 from se_flax.restored import restore_run
 from se_flax.runtime.progress import format_results, format_steps
 from se_flax.runtime.terminal import fitted
@@ -93,7 +93,7 @@ def evaluate_pretrained(
     """Evaluates published weights on all images of a source.
 
     Images are resized and cropped as published for the weights, if they are in the catalogue, and
-    otherwise as for the network. They are normalised as for the network.
+    otherwise as for the network. They are normalised likewise (`published_statistics`).
 
     Args:
         name: name of the network.
@@ -106,10 +106,11 @@ def evaluate_pretrained(
 
     Returns:
         `loss` in nats; `top1`, `top3` and `top5` accuracy in percent; the number of `images`;
-        their crop (`input_size`, `crop_pct`, `interpolation`); and `published`, a list of
-        published results on ImageNet's validation images, each with `top1_error`, `top5_error`
-        and `source`. The list has results of these weights and of this network, which may have
-        been obtained with other weights.
+        their crop (`input_size`, `crop_pct`, `interpolation`) and normalisation (`mean`, `std`);
+        and `published`, a list of published results on the data set of the weights (ImageNet, if
+        they are not in the catalogue), each with `top1_error`, `top5_error` and `source`. The
+        list has results of these weights and of this network, which may have been obtained with
+        other weights.
 
     Raises:
         UserError: if the weights cannot be read or give a loss that is not finite, or their
@@ -118,7 +119,8 @@ def evaluate_pretrained(
     loaded = load_published(name, weights, source.class_names)
     info, known, weights = loaded.info, loaded.known, loaded.weights
     crop = crop or published_crop(name, weights)
-    preprocessing, eval_step = Preprocessing(info.mean, info.std), make_eval_step(loaded.model)
+    mean, std = published_statistics(name, weights, source)
+    preprocessing, eval_step = Preprocessing(mean, std), make_eval_step(loaded.model)
     evaluate = pmap_eval(
         lambda variables, shared, own: eval_step(variables, eval_batch(preprocessing, shared, own))
     )
@@ -131,10 +133,11 @@ def evaluate_pretrained(
         raise UserError(
             f"the loss with {weights} is {means['loss']}, not finite; use other weights"
         )
-    results = [result for result in info.published if result.dataset == "imagenet2012"]
+    trained_on = known.dataset if known else "imagenet2012"
+    results = [result for result in info.published if result.dataset == trained_on]
     if known:
-        by = f"{known.source} by {FIGURES}"
-        results.insert(0, Published("imagenet2012", known.top1_error, known.top5_error, by))
+        by = f"{known.file or known.source} on {trained_on} by {known.figures}"
+        results.insert(0, Published(trained_on, known.top1_error, known.top5_error, by))
     return {
         "model": name,
         "weights": str(weights),
@@ -142,6 +145,8 @@ def evaluate_pretrained(
         "input_size": crop.size,
         "crop_pct": crop.crop_pct,
         "interpolation": crop.interpolation,
+        "mean": mean,
+        "std": std,
         **means,
         "published": [
             {
@@ -164,7 +169,7 @@ def define_flags() -> None:
         "split",
         None,
         'Split of a run\'s data set: "test" (the default), "train" or, if held out, "validation"; '
-        'or split of --dataset, by default "validation".',
+        'or split of --dataset, by default "validation", or "test" if it has none.',
     )
     flags.DEFINE_string("data_dir", None, "Folder of TFDS data sets, if not the run's.")
     flags.DEFINE_list(
@@ -243,8 +248,8 @@ def _main_pretrained() -> None:
             matching = [name for name in list_models(pattern) if find_weights(name)]
             if not matching:
                 raise UserError(
-                    f'the catalogue has no weights for a model that matches "{pattern}"; '
-                    "python -m se_flax.pretrained lists those that it has"
+                    f'the catalogue has no weights for a model that matches "{pattern}", or only '
+                    "files to download first; python -m se_flax.pretrained lists all"
                 )
             names += matching
         elif pattern:
@@ -261,7 +266,7 @@ def _main_pretrained() -> None:
         shown = options.image_dir
         source = ImageFolder.of(options.image_dir).checked(options.skip_bad)
     else:
-        split = options.split or "validation"
+        split = options.split or evaluation_split(options.dataset, options.data_dir)
         shown = f"{options.dataset} {split}"
         source = TfdsImages(options.dataset, split, options.data_dir)
     for name in names:

@@ -14,7 +14,8 @@ from se_flax.errors import UserError
 from se_flax.models import create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained import load_pretrained
-from se_flax.pretrained.catalogue import PublishedWeights, find_weights
+from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
+from se_flax.pretrained.load import fields_of
 from se_flax.pretrained.synsets import synsets_of
 
 
@@ -62,6 +63,12 @@ def load_published(
     known = find_weights(name, weights)
     if weights is None:
         if known is None:
+            files = [entry.source for entry in catalogue() if entry.model == name]
+            if files:
+                raise UserError(
+                    f'weights for "{name}" must be downloaded first, for example {files[0]}; then '
+                    "give --weights=FILE"
+                )
             raise UserError(
                 f'the catalogue has no weights for "{name}"; give --weights=FILE, or choose '
                 "one of the models that python -m se_flax.pretrained lists"
@@ -69,7 +76,7 @@ def load_published(
         weights = known.source
     # The auxiliary classifier is only used in training.
     has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    fields = {"auxiliary": False} if has_auxiliary else {}
+    fields = {"auxiliary": False} if has_auxiliary else fields_of(name, weights)
     variables = load_pretrained(name, weights, **fields)
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = _places_of_classes(class_names, num_classes)
@@ -81,6 +88,21 @@ def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
     """Returns the crop with which the weights, or else the network, were evaluated."""
     by = find_weights(name, weights) or model_info(name)
     return CenterCrop(by.input_size, by.crop_pct, by.interpolation)
+
+
+def published_statistics(
+    name: str, weights: str | pathlib.Path | None, source: ImageSource
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and standard deviation with which images are normalised for weights.
+
+    They are those in the catalogue, or else the network's. For weights of CIFAR networks that are
+    not in the catalogue, they are those of the images' data set, if it is known.
+    """
+    info, known = model_info(name), find_weights(name, weights)
+    if known and known.mean and known.std:
+        return known.mean, known.std
+    own = getattr(source, "statistics", None)
+    return own if own and info.input_size == 32 else (info.mean, info.std)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,6 +77,34 @@ def image_dir(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tfds_dir(tmp_path_factory) -> str:
+    """A TFDS folder in which the first images of each split are noise, and prepared."""
+    import tensorflow_datasets as tfds
+
+    data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
+    for name, classes in (("cifar10", 10), ("cifar100", 100), ("svhn_cropped", 10)):
+        generator = np.random.default_rng(classes)
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+
+        def examples(size, name=name, classes=classes, generator=generator, builder=builder):
+            for index in range(size):
+                example = {"image": generator.integers(0, 256, (32, 32, 3), np.uint8)}
+                example["label"] = index % classes
+                if name == "cifar100":
+                    example["coarse_label"] = 0
+                if "id" in builder.info.features:
+                    example["id"] = str(index)
+                yield index, example
+
+        builder._split_generators = lambda *args, examples=examples, **kwargs: {
+            "train": examples(200),
+            "test": examples(110),
+        }
+        builder.download_and_prepare()
+    return str(data_dir)
+
+
 @pytest.fixture
 def tiny_config() -> ConfigDict:
     """A config for `stripes`: 6 epochs of 6 steps, a few seconds in total."""

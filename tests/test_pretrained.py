@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 
 from se_flax import list_models, load_pretrained
@@ -5,6 +7,7 @@ from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.layouts import layouts_of
+from se_flax.published import load_published
 
 
 def test_the_weights_of_every_entry_of_the_catalogue_can_be_read():
@@ -51,6 +54,8 @@ def test_published_errors_are_plausible():
             assert 3 < result.top1_error < 40
             assert result.top5_error is None or 2 < result.top5_error < result.top1_error / 2
     for weights in catalogue():
+        if weights.dataset != "imagenet2012":
+            continue
         assert 15 < weights.top1_error < 31
         assert 3 < weights.top5_error < weights.top1_error / 2
         # The published error of the same network, trained with another recipe.
@@ -81,6 +86,65 @@ def test_the_catalogue_is_listed(run_python):
     lines = [line for line in process.stdout.splitlines() if "timm/" in line]
     assert [line.split()[0] for line in lines] == ["se_resnet50_caffe", "se_resnet50"]
     assert run_python("-m", "se_flax.pretrained", "nothing*").returncode == 2
+
+
+def test_files_to_download_are_listed_with_their_data_set_and_normalisation(run_python):
+    process = run_python("-m", "se_flax.pretrained", "resnet20_cifar")
+    assert process.returncode == 0, process.stderr
+    (line,) = [line for line in process.stdout.splitlines() if "resnet20-12fca82f.th" in line]
+    for words in ("cifar10 ", "0.4850 0.4560 0.4060", "0.2290 0.2240 0.2250", " 8.27 ", "https://"):
+        assert words in line
+    (line,) = [line for line in process.stdout.splitlines() if "cifar100_resnet20-" in line]
+    for words in ("cifar100 ", "0.5070 0.4865 0.4409", " 31.17 ", " 8.99 "):
+        assert words in line
+    assert "Caffe" not in process.stdout
+
+
+def test_a_downloaded_file_is_recognised_by_its_name():
+    known = find_weights("resnet20_cifar", "~/Downloads/resnet20-12fca82f.th")
+    assert (known.top1_error, known.mean) == (8.27, (0.485, 0.456, 0.406))
+    zipped = find_weights("se_resnet20_cifar", pathlib.Path("seresnet20_svhn-0323-d77df31c.pth"))
+    assert (zipped.dataset, zipped.top1_error, zipped.top5_error) == ("svhn_cropped", 3.23, None)
+    assert find_weights("resnet20_cifar", "weights.th") is None
+    assert find_weights("resnet32_cifar", "resnet20-12fca82f.th") is None
+    assert find_weights("resnet20_cifar") is None  # there is nothing on the hub
+
+
+def test_published_errors_on_small_images_are_plausible():
+    limits = {"cifar10": (3.3, 8.5), "cifar100": (19, 32), "svhn_cropped": (2.3, 3.5)}
+    files = [weights for weights in catalogue() if weights.file]
+    assert {weights.dataset for weights in files} == set(limits)
+    assert len({weights.file for weights in files}) == len(files)
+    for weights in files:
+        low, high = limits[weights.dataset]
+        assert low < weights.top1_error < high, weights.file
+        if "osmr" in weights.source:  # the names of these files have the error
+            assert f"-{round(100 * weights.top1_error):04d}-" in weights.file
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("se_preact_resnet110_cifar", "sepreresnet has a batch norm after its first convolution"),
+        ("preact_resnet110_cifar", "preresnet110 has convolutions on its shortcuts"),
+        ("resnext29_8x64d_cifar", "no published weights are known"),
+    ],
+)
+def test_networks_that_compute_otherwise_than_published_ones_say_why(name, words):
+    with pytest.raises(UserError, match=words):
+        load_pretrained(name, "weights.pth")
+
+
+def test_weights_that_must_be_downloaded_first_are_named():
+    words = r"must be downloaded first, for example https://.*resnet20-12fca82f\.th"
+    with pytest.raises(UserError, match=words):
+        load_published("resnet20_cifar", None, tuple("abc"))
+
+
+def test_an_address_is_not_taken_for_a_file():
+    source = "https://github.com/a/b/raw/master/resnet20-12fca82f.th"
+    with pytest.raises(UserError, match="download it and give the path of the file"):
+        load_pretrained("resnet20_cifar", source)
 
 
 @pytest.mark.parametrize(

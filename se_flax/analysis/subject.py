@@ -18,10 +18,10 @@ from PIL import Image
 from se_flax.data.dataset import HostImages, ImageDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.preprocessing import Preprocessing
-from se_flax.data.sources import TfdsImages
+from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
-from se_flax.published import Renamed, load_published, published_crop
+from se_flax.published import Renamed, load_published, published_crop, published_statistics
 from se_flax.restored import restore_run
 from se_flax.runtime.writers import TensorBoardWriter
 
@@ -116,7 +116,7 @@ def subject_of_weights(
     weights: str | pathlib.Path | None = None,
     image_dir: str | pathlib.Path | None = None,
     dataset: str | None = None,
-    split: str = "validation",
+    split: str | None = None,
     data_dir: str | None = None,
     skip_bad: bool = False,
 ) -> Subject:
@@ -127,7 +127,7 @@ def subject_of_weights(
         weights: a `source` for `load_pretrained`; by default the first in the catalogue.
         image_dir: folder with one folder of images per class.
         dataset, split, data_dir: name, split and location of a TFDS data set, instead of a
-            folder.
+            folder. The default split is "validation", or "test" if there is none.
         skip_bad: whether to skip unreadable images of a folder instead of raising.
 
     Raises:
@@ -138,7 +138,7 @@ def subject_of_weights(
     if image_dir is not None:
         source = ImageFolder.of(image_dir).checked(skip_bad)
     else:
-        source = TfdsImages(dataset, split, data_dir)
+        source = TfdsImages(dataset, split or evaluation_split(dataset, data_dir), data_dir)
     loaded = load_published(name, weights, source.class_names)
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
     return Subject(
@@ -147,7 +147,7 @@ def subject_of_weights(
         variables=loaded.variables,
         class_names=renamed.class_names,
         batches=functools.partial(host_images, renamed, published_crop(name, weights)),
-        preprocessing=Preprocessing(loaded.info.mean, loaded.info.std),
+        preprocessing=Preprocessing(*published_statistics(name, weights, source)),
         images=str(image_dir) if image_dir is not None else f"{dataset} {split}",
     )
 
@@ -222,7 +222,7 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
     return [
         subject_of_weights(
             *(name, options.weights, options.image_dir, options.dataset),
-            *(options.split or "validation", options.data_dir, options.skip_bad),
+            *(options.split, options.data_dir, options.skip_bad),
         )
         for name in options.model
     ]

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
-from se_flax.data.sources import TfdsImages, known_datasets, load_dataset, prepared_builder
+from se_flax.data.sources import TfdsImages, evaluation_split, known_datasets, load_dataset
 from se_flax.data.streaming import ImageSource, StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import model_info
@@ -40,12 +40,8 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
         name = directory.resolve().name
     else:
         name = options.name
-        builder = prepared_builder(name, options.data_dir)
-        splits = builder.info.splits
-        train = TfdsImages(name, "train", options.data_dir)
-        test = TfdsImages(
-            name, "validation" if "validation" in splits else "test", options.data_dir
-        )
+        test_split = evaluation_split(name, options.data_dir)
+        train, test = (TfdsImages(name, split, options.data_dir) for split in ("train", test_split))
     return streamed(config, name, train, test)
 
 

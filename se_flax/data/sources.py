@@ -158,8 +158,19 @@ def _decode(builder, split: str) -> Split:
     )
 
 
+def evaluation_split(name: str, data_dir: str | None = None) -> str:
+    """Returns "validation" if a TFDS data set has this split, and otherwise "test"."""
+    splits = prepared_builder(name, data_dir).info.splits
+    return "validation" if "validation" in splits else "test"
+
+
 class TfdsImages:
     """A split of a TFDS data set, read one image at a time (see `streaming.ImageSource`).
+
+    Attributes:
+        class_names: names of the classes, in the order of the labels.
+        statistics: mean and standard deviation of the training images, a number per channel each
+            (white is 1), or None if they are not known.
 
     Args:
         name: name of the data set.
@@ -181,6 +192,8 @@ class TfdsImages:
                 f'the data set "{name}" does not have images and labels; choose one that does'
             )
         self.class_names = tuple(features["label"].names)
+        info = _TFDS.get(name)
+        self.statistics = (info.mean, info.std) if info else None
         self._name = f"{name} {split}"
         try:
             self._source = builder.as_data_source(

@@ -328,7 +328,9 @@ register(
     dropout=0.2,
 )
 
-_cifar = functools.partial(register, module=ResNet, input_size=32, num_classes=10, stem="cifar")
+_cifar = functools.partial(
+    register, module=ResNet, input_size=32, crop_pct=1.0, num_classes=10, stem="cifar"
+)
 
 for _depth in (20, 32, 44, 56, 110):
     _cifar(

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import importlib.resources
+import pathlib
 
 from se_flax.models import model_info
 
@@ -12,18 +13,22 @@ FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at
 
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
-    """A set of ImageNet weights that `load_pretrained` can read.
-
-    Images are normalised by `model_info(model).mean` and `.std`.
+    """A set of weights that `load_pretrained` can read.
 
     Attributes:
         model: name of the network.
-        source: location of the weights, a `source` for `load_pretrained`.
+        source: location of the weights: id of a hub repository, which is a `source` for
+            `load_pretrained`, or the address of a file to download first.
         input_size, crop_pct, interpolation: how images were resized and cropped to measure the
             errors, as in `se_flax.models.registry.ModelInfo`. They may differ from those of the
             network's publication.
-        top1_error, top5_error: errors in percent on ImageNet's 50,000 validation images, single
-            crop, according to `FIGURES`.
+        top1_error: top-1 error in percent on the 50,000 validation images of ImageNet or the test
+            images of the other data sets; single crop.
+        top5_error: top-5 error, likewise, or None if it was not published.
+        dataset: TFDS name of the data set that the weights were trained and evaluated on.
+        mean, std: how images were normalised, as in `ModelInfo`; None if like
+            `model_info(model)`.
+        figures: publication of the errors.
     """
 
     model: str
@@ -32,14 +37,32 @@ class PublishedWeights:
     crop_pct: float
     interpolation: str
     top1_error: float
-    top5_error: float
+    top5_error: float | None
+    dataset: str = "imagenet2012"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    figures: str = FIGURES
+
+    @property
+    def file(self) -> str:
+        """Name of the file at `source`, without .zip, or "" if the source is on the hub."""
+        _, address, path = self.source.partition("https://")
+        return path.rpartition("/")[2].removesuffix(".zip") if address else ""
+
+
+def _rows(file: str) -> list[dict[str, str]]:
+    table = importlib.resources.files("se_flax.pretrained") / file
+    return list(csv.DictReader(table.read_text().splitlines()))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split())
 
 
 @functools.cache
 def catalogue() -> tuple[PublishedWeights, ...]:
-    """Returns all weights in the catalogue; a network's first entry is its default."""
-    table = importlib.resources.files("se_flax.pretrained") / "catalogue.csv"
-    return tuple(
+    """Returns all weights in the catalogue; a network's first entry on the hub is its default."""
+    on_hub = (
         PublishedWeights(
             row["model"],
             row["source"],
@@ -49,18 +72,36 @@ def catalogue() -> tuple[PublishedWeights, ...]:
             float(row["top1_error"]),
             float(row["top5_error"]),
         )
-        for row in csv.DictReader(table.read_text().splitlines())
+        for row in _rows("catalogue.csv")
     )
+    cifar = (
+        PublishedWeights(
+            row["model"],
+            row["source"],
+            input_size=32,
+            crop_pct=1.0,
+            interpolation="bilinear",
+            top1_error=float(row["top1_error"]),
+            top5_error=float(row["top5_error"]) if row["top5_error"] else None,
+            dataset=row["dataset"],
+            mean=_numbers(row["mean"]),
+            std=_numbers(row["std"]),
+            figures=row["figures"],
+        )
+        for row in _rows("catalogue_cifar.csv")
+    )
+    return (*on_hub, *cifar)
 
 
-def find_weights(model: str, source: str | None = None) -> PublishedWeights | None:
-    """Returns a network's entry for a source, or its default entry; None if there is none."""
+def find_weights(model: str, source: str | pathlib.Path | None = None) -> PublishedWeights | None:
+    """Returns a network's entry for a source, or its default entry; None if there is none.
+
+    A downloaded file is recognised by its name.
+    """
     own = model_info(model).same_as or model
-    return next(
-        (
-            weights
-            for weights in catalogue()
-            if weights.model == own and source in (None, weights.source)
-        ),
-        None,
-    )
+    file = pathlib.PurePath(source or "").name
+    for weights in catalogue():
+        wanted = not weights.file if source is None else str(source) == weights.source
+        if weights.model == own and (wanted or (file and file == weights.file)):
+            return weights
+    return None

@@ -37,12 +37,14 @@ class Layout:
         ignored: pattern for the names of tensors that our network does not use.
         transforms: (pattern, function) pairs. The function is applied to tensors whose names
             match, before their axes are transposed to our order.
+        fields: (field, value) pairs in which the library's network differs from the registered one.
     """
 
     source: str
     rules: Rules
     ignored: str = "$^"
     transforms: tuple[tuple[str, Transform], ...] = ()
+    fields: tuple[tuple[str, Any], ...] = ()
 
     def name(self, path: tuple[str, ...]) -> str:
         """Returns the name of the tensor for a variable's path (collection, *modules, leaf)."""

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from se_flax.pretrained.convert import Layout
+from se_flax.pretrained.convert import Layout, Transform
 from se_flax.pretrained.synsets import synsets_of
 
 _UNITS = (
@@ -176,6 +176,71 @@ def _vgg16_layout(layers_per_convolution: int) -> Layout:
 TORCHVISION_VGG16 = _vgg16_layout(layers_per_convolution=2)
 TORCHVISION_VGG16_BN = _vgg16_layout(layers_per_convolution=3)
 
+CHENYAOFO_RESNET = dataclasses.replace(
+    TIMM_RESNET, source="chenyaofo/pytorch-cifar-models'", fields=(("projection", True),)
+)
+
+
+def _padding_on_both_sides() -> tuple[tuple[str, Transform], ...]:
+    """Returns the transforms for shortcuts that pad channels on both sides, as akamaster's do.
+
+    Where the number of channels doubles from 2p to 4p, those shortcuts put p channels of zeros
+    before the input's channels and p after; ours put 2p after. The networks are the same up to
+    the order of the channels between units.
+    """
+    order = np.arange(16)  # the place in their network of each channel between units of stage 1
+    transforms = []
+    for stage in (2, 3):
+        p = len(order) // 2
+        before, order = order, np.r_[p + order, :p, 3 * p : 4 * p]
+        transforms += [
+            (rf"layer{stage}\.0\.conv1\.weight", _reordered(before, axis=1)),
+            (rf"layer{stage}\.[1-9]\d*\.conv1\.weight", _reordered(order, axis=1)),
+            (rf"layer{stage}\.\d+\.(conv2|bn2)\.", _reordered(order, axis=0)),
+        ]
+    return (*transforms, (r"linear\.weight", _reordered(order, axis=1)))
+
+
+def _reordered(order: np.ndarray, axis: int) -> Transform:
+    def reorder(tensor: np.ndarray) -> np.ndarray:
+        fits = tensor.ndim > axis and tensor.shape[axis] == len(order)
+        return np.take(tensor, order, axis) if fits else tensor
+
+    return reorder
+
+
+AKAMASTER_RESNET = dataclasses.replace(
+    TIMM_RESNET,
+    source="akamaster/pytorch_resnet_cifar10's",
+    rules=(*TIMM_RESNET.rules, ("^fc$", "linear")),
+    transforms=_padding_on_both_sides(),
+)
+
+PYTORCHCV_RESNET = Layout(
+    source="pytorchcv's",
+    rules=(
+        (r"(unit\d+)/(conv|bn)(\d)$", r"\1/body/conv\3/\2"),
+        (r"^stage(\d)_", r"features/stage\1/"),
+        (r"^stem_(conv|bn)$", r"features/init_block/\1"),
+        (r"shortcut_(conv|bn)", r"identity_conv/\1"),
+        ("se/reduce", "se/conv1"),
+        ("se/expand", "se/conv2"),
+        ("^classifier$", "output"),
+    ),
+)
+
+PYTORCHCV_PREACT_RESNET = dataclasses.replace(
+    PYTORCHCV_RESNET,
+    rules=(
+        *PYTORCHCV_RESNET.rules,
+        ("^features/init_block/conv$", "features/init_block"),
+        ("identity_conv/conv$", "identity_conv"),
+        ("^final_bn$", "features/post_activ/bn"),
+    ),
+)
+
+PYTORCHCV_BASIC_RESNET = dataclasses.replace(PYTORCHCV_RESNET, fields=(("projection", True),))
+
 # The first pattern that matches a network's name applies.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("bn_inception", (CAFFE_BN_INCEPTION,)),
@@ -186,7 +251,12 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("*senet154", (RELEASED_SENET,)),
     ("se_resne*_caffe", (RELEASED_SENET,)),
     ("resne*_caffe", (TIMM_RESNET, CAFFE_RESNET)),
-    ("*resne*_cifar", ()),
+    ("preact_resnet164_cifar", (PYTORCHCV_PREACT_RESNET,)),
+    ("*preact*", ()),
+    ("*resnext*_cifar", ()),
+    ("*resnet164_cifar", (PYTORCHCV_RESNET,)),
+    ("se_resnet*_cifar", (PYTORCHCV_BASIC_RESNET,)),
+    ("resnet*_cifar", (AKAMASTER_RESNET, CHENYAOFO_RESNET, PYTORCHCV_BASIC_RESNET)),
     ("*resne[tx]*", (TIMM_RESNET,)),
     ("*efficientnet_b?", (TIMM_EFFICIENTNET,)),
     ("vgg16", (TORCHVISION_VGG16,)),
@@ -206,3 +276,23 @@ def hub_names_of(name: str) -> str:
 def layouts_of(name: str) -> tuple[Layout, ...]:
     """Returns the layouts in which a registered network's weights are published."""
     return next((value for pattern, value in _LAYOUTS if fnmatch.fnmatch(name, pattern)), ())
+
+
+# Why no weights can be read for networks of which some are published.
+_REASONS = (
+    (
+        "preact_resnet110_cifar",
+        "pytorchcv's preresnet110 has convolutions on its shortcuts, and the first shortcut starts "
+        "before the batch norm",
+    ),
+    (
+        "se_preact_*",
+        "pytorchcv's sepreresnet has a batch norm after its first convolution, and none after its "
+        "last unit",
+    ),
+)
+
+
+def why_none(name: str) -> str:
+    """Returns why no weights can be read for a network, or "" if none are known to be published."""
+    return next((reason for pattern, reason in _REASONS if fnmatch.fnmatch(name, pattern)), "")

@@ -2,9 +2,8 @@
 
 import fnmatch
 import pathlib
-import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ from se_flax.errors import UserError
 from se_flax.models import create_model, model_info
 from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue
-from se_flax.pretrained.convert import convert
-from se_flax.pretrained.layouts import hub_names_of, layouts_of
+from se_flax.pretrained.convert import Layout, convert
+from se_flax.pretrained.layouts import hub_names_of, layouts_of, why_none
+from se_flax.pretrained.torch_file import read_torch
 
-# Keys under which checkpoints with more than a state dict store it.
-_CONTAINERS = ("state_dict", "model_state_dict", "model")
 _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 
 
@@ -40,7 +38,9 @@ def load_pretrained(
     A file does not show how its network computes. Two networks can have the same tensors but
     different strides (`resnet50` and `resnet50_caffe`), or a different padding and epsilon
     (EfficientNet in TensorFlow, as here, and its ports to PyTorch). Make sure that `name` is the
-    network that the weights were trained for.
+    network that the weights were trained for. For CIFAR, a file without convolutions on the
+    shortcuts must come from akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad
+    the channels on both sides.
 
     Args:
         name: a name in `list_models()`.
@@ -58,8 +58,14 @@ def load_pretrained(
     check_source(name, source)
     info, layouts = model_info(name), layouts_of(name)
     tensors = read_tensors(source)
-    heads = [layout.name(("params", "classifier", "bias")) for layout in layouts]
-    own_classes = next((len(tensors[head]) for head in heads if head in tensors), None)
+    layout = _layout_by_classifier(layouts, tensors)
+    for field, value in layout.fields if layout else ():
+        if overrides.get(field, info.fields.get(field)) != value:
+            raise UserError(
+                f'{source} is for "{name}" with {field}={value!r}; give this field to '
+                "load_pretrained and create_model, or set it in config.model.overrides"
+            )
+    own_classes = len(tensors[_classifier(layout)]) if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
         have = f"are for {own_classes} classes" if own_classes else "have no classifier"
@@ -74,6 +80,28 @@ def load_pretrained(
         return convert(tensors, model, info.input_size, layouts, new_head)
     except UserError as error:
         raise UserError(f'{source} has no weights for "{name}": {error}') from error
+
+
+def fields_of(name: str, source: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the fields in which the network that weights are for differs from `name`.
+
+    Raises:
+        UserError: if the source cannot be read.
+    """
+    check_source(name, source)
+    layouts = layouts_of(name)
+    if not any(layout.fields for layout in layouts):
+        return {}
+    layout = _layout_by_classifier(layouts, read_tensors(source))
+    return dict(layout.fields) if layout else {}
+
+
+def _classifier(layout: Layout) -> str:
+    return layout.name(("params", "classifier", "bias"))
+
+
+def _layout_by_classifier(layouts: tuple[Layout, ...], names: Collection[str]) -> Layout | None:
+    return next((layout for layout in layouts if _classifier(layout) in names), None)
 
 
 def check_source(name: str, source: str | pathlib.Path) -> None:
@@ -92,6 +120,11 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
             f"choose an id that matches {hub_names}"
         )
     if not layouts_of(name):
+        if reason := why_none(name):
+            raise UserError(
+                f'no published weights are known for "{name}" as it is registered: {reason}; '
+                "python -m se_flax.pretrained lists the models that have some"
+            )
         raise UserError(
             f'no published weights are known for "{name}"; python -m se_flax.pretrained lists the '
             "models that have some"
@@ -105,13 +138,15 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix in _TORCH_SUFFIXES:
-            return _read_torch(path)
+            return read_torch(path)
         if path.suffix == ".caffemodel":
             return read_caffe(path)
         raise UserError(
             f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
             f"({', '.join(_TORCH_SUFFIXES)})"
         )
+    if "://" in str(source):
+        raise UserError(f"{source} is not downloaded; download it and give the path of the file")
     files = (".safetensors", ".caffemodel", *_TORCH_SUFFIXES)
     if path.suffix in files or str(source).count("/") != 1:
         raise UserError(
@@ -139,27 +174,6 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged; download it again ({error})") from error
-
-
-def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    torch = _import("torch")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged or contains more than tensors, and reading it could run code; "
-            "give a file with a state dict"
-        ) from error
-    except Exception as error:  # PyTorch raises many types for a damaged file
-        reason = str(error).strip().partition("\n")[0] or "it ends too soon"
-        raise UserError(f"{path} is damaged or not a PyTorch file: {reason}") from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in _CONTAINERS if key in content), content)
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{path} must contain a state dict, a mapping from names to tensors")
-    return {name.removeprefix("module."): value.float().numpy() for name, value in content.items()}
 
 
 def _import(name: str, package: str | None = None) -> Any:

@@ -12,34 +12,6 @@ from se_flax.data.sources import TfdsImages
 from se_flax.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def tfds_dir(tmp_path_factory):
-    """A TFDS folder in which the first images of each split are noise, and prepared."""
-    import tensorflow_datasets as tfds
-
-    data_dir = tmp_path_factory.mktemp("tensorflow_datasets")
-    for name, classes in (("cifar10", 10), ("cifar100", 100), ("svhn_cropped", 10)):
-        generator = np.random.default_rng(classes)
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-
-        def examples(size, name=name, classes=classes, generator=generator, builder=builder):
-            for index in range(size):
-                example = {"image": generator.integers(0, 256, (32, 32, 3), np.uint8)}
-                example["label"] = index % classes
-                if name == "cifar100":
-                    example["coarse_label"] = 0
-                if "id" in builder.info.features:
-                    example["id"] = str(index)
-                yield index, example
-
-        builder._split_generators = lambda *args, examples=examples, **kwargs: {
-            "train": examples(200),
-            "test": examples(110),
-        }
-        builder.download_and_prepare()
-    return str(data_dir)
-
-
 @pytest.mark.parametrize(
     ("name", "classes", "mirror"),
     [("cifar10", 10, True), ("cifar100", 100, True), ("svhn_cropped", 10, False)],

@@ -40,6 +40,13 @@ REFERENCES: list[tuple[str, str]] = [
     ("inception_resnet_v2", "timm:inception_resnet_v2"),
     ("inception_resnet_v2", "pretrainedmodels:inceptionresnetv2"),
     *((f"efficientnet_b{i}", f"timm:tf_efficientnet_b{i}") for i in range(8)),
+    *((f"resnet{depth}_cifar", f"akamaster:resnet{depth}") for depth in (20, 32, 44, 56, 110)),
+    *((f"resnet{depth}_cifar", f"chenyaofo:resnet{depth}") for depth in (20, 32, 44, 56)),
+    *((f"resnet{depth}_cifar", f"pytorchcv:resnet{depth}") for depth in (20, 56, 110)),
+    *((f"se_resnet{depth}_cifar", f"pytorchcv:seresnet{depth}") for depth in (20, 56, 110)),
+    ("resnet164_cifar", "pytorchcv:resnet164bn"),
+    ("se_resnet164_cifar", "pytorchcv:seresnet164bn"),
+    ("preact_resnet164_cifar", "pytorchcv:preresnet164bn"),
 ]
 
 # One of each family.
@@ -52,6 +59,8 @@ TRAINED: list[tuple[str, str]] = [
     ("inception_v3", "torchvision:inception_v3"),
     ("inception_resnet_v2", "timm:inception_resnet_v2"),
     ("efficientnet_b0", "timm:tf_efficientnet_b0"),
+    ("resnet20_cifar", "akamaster:resnet20"),
+    ("se_resnet20_cifar", "pytorchcv:seresnet20"),
 ]
 
 
@@ -176,12 +185,19 @@ def _worst(actual: Any, expected: Any, least: float = 0.0) -> float:
 
 def _size(name: str, reference: str, small: int) -> int:
     # The heads of pretrainedmodels, and auxiliary classifiers, accept only the published size.
-    published = "pretrainedmodels" in reference or reference == "torchvision:inception_v3"
+    published = (
+        "pretrainedmodels" in reference
+        or reference == "torchvision:inception_v3"
+        or name.endswith("_cifar")
+    )
     least = 75 if "inception" in name else small
     return model_info(name).input_size if published else max(least, small)
 
 
 def _fields(reference: str) -> dict[str, Any]:
+    # Both of these libraries have convolutions on the shortcuts of all networks.
+    if reference.startswith(("chenyaofo", "pytorchcv")):
+        return {"projection": True}
     return {"auxiliary": False} if reference == "timm:inception_v3" else {}
 
 

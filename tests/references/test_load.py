@@ -140,5 +140,5 @@ def test_a_file_that_holds_no_weights_is_reported(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             se_flax.load_pretrained("se_resnet50_caffe", source)
-    with pytest.raises(UserError, match='no published weights are known for "resnet20_cifar"'):
-        se_flax.load_pretrained("resnet20_cifar", tmp_path / "list.pth")
+    with pytest.raises(UserError, match='no published weights are known for "se_inception_v3"'):
+        se_flax.load_pretrained("se_inception_v3", tmp_path / "list.pth")

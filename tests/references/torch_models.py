@@ -25,6 +25,8 @@ import timm  # noqa: E402
 import torchvision  # noqa: E402
 from pretrainedmodels.models.bninception import BNInception  # noqa: E402
 
+from tests.references import cifar_models  # noqa: E402
+
 
 def build(reference: str) -> torch.nn.Module:
     """Returns the network `library:name`, not pretrained."""
@@ -34,7 +36,7 @@ def build(reference: str) -> torch.nn.Module:
         "torchvision": lambda: torchvision.models.get_model(name, weights=None),
         "pretrainedmodels": lambda: vars(pretrainedmodels)[name](pretrained=None),
     }
-    return makers[library]()
+    return makers[library]() if library in makers else cifar_models.build(library, name)
 
 
 def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
@@ -55,7 +57,7 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
         norms = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
         for name, norm in norms.items():
-            if re.search(r"(layer\d|blocks\.\d)\.\d+\.bn", name):
+            if re.search(r"(layer\d|blocks\.\d)\.\d+\.bn|unit\d+\.body", name):
                 # Residual branches are weaker than the shortcut, as after training. Otherwise
                 # a deep network is chaotic, and magnifies rounding.
                 norm.weight *= 0.3
