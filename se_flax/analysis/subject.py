@@ -136,9 +136,10 @@ def subject_of_weights(
     if (image_dir is None) == (dataset is None):
         raise UserError("give either a folder of images (image_dir) or a TFDS data set (dataset)")
     if image_dir is not None:
-        source = ImageFolder.of(image_dir).checked(skip_bad)
+        source, images = ImageFolder.of(image_dir).checked(skip_bad), str(image_dir)
     else:
-        source = TfdsImages(dataset, split or evaluation_split(dataset, data_dir), data_dir)
+        split = split or evaluation_split(dataset, data_dir)
+        source, images = TfdsImages(dataset, split, data_dir), f"{dataset} {split}"
     loaded = load_published(name, weights, source.class_names)
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
     return Subject(
@@ -148,7 +149,7 @@ def subject_of_weights(
         class_names=renamed.class_names,
         batches=functools.partial(host_images, renamed, published_crop(name, weights)),
         preprocessing=Preprocessing(*published_statistics(name, weights, source)),
-        images=str(image_dir) if image_dir is not None else f"{dataset} {split}",
+        images=images,
     )
 
 
