@@ -11,8 +11,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-QUIET_SECONDS = 30  # where there is no terminal, the longest time without a line
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}, {remaining} left"
+from se_flax.runtime.status import QUIET_SECONDS, doing
+from se_flax.runtime.time_left import TimeLeft
+
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
 
 
 class Stopwatch:
@@ -94,6 +96,7 @@ class Progress:
         images_per_step: how many images a step takes, those of all seeds.
         first_step: step that it continues from.
         stream: where to; by default the standard output.
+        time_left: estimates how long the run still takes; by default from its steps alone.
     """
 
     def __init__(
@@ -103,10 +106,11 @@ class Progress:
         images_per_step: int,
         first_step: int = 0,
         stream: TextIO | None = None,
+        time_left: TimeLeft | None = None,
     ):
         self._stream = stream or sys.stdout
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
-        self._images_per_step = images_per_step
+        self._time_left = time_left or TimeLeft(total_steps, images_per_step)
         self._last_line = time.monotonic()
         self._bar = None
         if _can_show_bar(self._stream):
@@ -126,19 +130,15 @@ class Progress:
                 self.log(step, metrics, images_per_second)
             return
         self._bar.set_description_str(self._epoch(step), refresh=False)
-        self._bar.set_postfix_str(_numbers(metrics, images_per_second), refresh=False)
+        numbers = self._numbers(step, metrics, images_per_second)
+        self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def log(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
         """Prints a line on the training so far, unless there is a bar."""
         if self._bar is None:
-            images = (self._total_steps - step) * self._images_per_step
-            seconds = images / max(images_per_second, 1e-9)
-            left = tqdm.format_interval(seconds) if images_per_second else "?"
-            self.say(
-                f"{self._epoch(step)}  step {step}/{self._total_steps}  "
-                f"{_numbers(metrics, images_per_second)}, {left} left"
-            )
+            numbers = self._numbers(step, metrics, images_per_second)
+            self.say(f"{self._epoch(step)}  step {step}/{self._total_steps}  {numbers}")
 
     def say_results(self, step: int, split: str, results: Sequence[dict[str, float]]) -> None:
         """Prints a line on an evaluation."""
@@ -152,6 +152,11 @@ class Progress:
         else:
             self._bar.write(line, file=self._stream)
 
+    def doing(self, what: str, after: float = 0.5) -> contextlib.AbstractContextManager[None]:
+        """Says what is being done within it; see `status.doing`, but on the bar if there is one."""
+        show = None if self._bar is None else self._bar.set_description_str
+        return doing(what, self._stream, show, after)
+
     def close(self) -> None:
         """Removes the bar."""
         if self._bar is not None:
@@ -162,6 +167,14 @@ class Progress:
         epoch = min(epochs, max(1, -(-step // self._steps_per_epoch)))
         return f"epoch {epoch:{len(str(epochs))}d}/{epochs}"
 
+    def _numbers(self, step: int, metrics: dict[str, float], images_per_second: float) -> str:
+        seconds = self._time_left(step, images_per_second)
+        left = "?" if seconds is None else tqdm.format_interval(seconds)
+        return (
+            f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
+            f"{images_per_second:,.0f} images/s, {left} left"
+        )
+
 
 def _can_show_bar(stream: TextIO) -> bool:
     if not stream.isatty():
@@ -170,13 +183,6 @@ def _can_show_bar(stream: TextIO) -> bool:
         return all(os.get_terminal_size(stream.fileno()))  # one of no size shows nothing
     except OSError:  # of a stream that only stands for a terminal
         return True
-
-
-def _numbers(metrics: dict[str, float], images_per_second: float) -> str:
-    return (
-        f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
-        f"{images_per_second:,.0f} images/s"
-    )
 
 
 def format_results(title: str, results: Sequence[dict[str, float]]) -> str:
