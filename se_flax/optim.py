@@ -3,8 +3,11 @@
 import fnmatch
 from collections.abc import Sequence
 
+import flax.struct
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 # The usual decay of the mean squared gradient, and eps: as in EfficientNet's code (rmsprop), Zeiler
@@ -16,6 +19,20 @@ _USUAL = {
     "adam": (0.999, 1e-8),
     "adamw": (0.999, 1e-8),
 }
+_FEWEST_RATES = 2**17
+
+
+@flax.struct.dataclass
+class Hyperparameters:
+    """What the compiled training step takes as an argument, so that it is not compiled again.
+
+    Attributes:
+        learning_rates: the learning rate of each update, from 0 (see `learning_rate_table`).
+        weight_decay: see `make_optimizer`.
+    """
+
+    learning_rates: Float[Array, " n"]
+    weight_decay: Float[Array, ""]
 
 
 def peak_learning_rate(options: ConfigDict, batch_size: int) -> float:
@@ -82,6 +99,17 @@ def learning_rate_schedule(
     return optax.join_schedules([start, main], [warmup])
 
 
+def learning_rate_table(schedule: optax.Schedule, total_steps: int) -> Float[Array, " n"]:
+    """Returns the learning rates of at least the steps of a run, bit for bit those of a schedule.
+
+    The length of the table is a power of two and at least 131,072, so that runs of other lengths
+    can use the same compiled step.
+    """
+    size = max(_FEWEST_RATES, 1 << (total_steps - 1).bit_length())
+    rates = jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))
+    return jax.jit(rates)(jnp.arange(size))
+
+
 def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
     """Returns a sentence for each part of a schedule that a run is too short to reach.
 
@@ -104,7 +132,10 @@ def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
 
 
 def make_optimizer(
-    options: ConfigDict, learning_rate: optax.Schedule, freeze_backbone: bool = False
+    options: ConfigDict,
+    learning_rate: optax.Schedule,
+    freeze_backbone: bool = False,
+    weight_decay: Float[Array, ""] | float | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimiser that `options.name` names.
 
@@ -124,11 +155,15 @@ def make_optimizer(
         options: `config.optimizer`.
         learning_rate: the learning rate as a function of the step.
         freeze_backbone: update only the classifiers.
+        weight_decay: used instead of that of the options, unless that is 0; inside a compiled
+            function it can be one of the arguments.
     """
     mask = None if options.decay_norm_and_bias else _kernels
     usual_decay, usual_epsilon = _USUAL[options.name]
     decay, epsilon = options.decay or usual_decay, options.epsilon or usual_epsilon
-    momentum, weight_decay = options.momentum, options.weight_decay
+    momentum = options.momentum
+    if weight_decay is None or not options.weight_decay:
+        weight_decay = options.weight_decay
     in_gradient = optax.add_decayed_weights(weight_decay, mask)
     if options.name == "sgd":
         rule = optax.sgd(learning_rate, momentum or None, options.nesterov)

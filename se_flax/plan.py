@@ -48,6 +48,12 @@ class Plan:
         """Returns the length of the dispatch that starts at a step; it ends with the epoch."""
         return min(self.steps_per_dispatch, self.steps_per_epoch - step % self.steps_per_epoch)
 
+    def evaluations_left(self, step: int) -> int:
+        """Returns the number of evaluations after a step."""
+        period = self.eval_every_epochs * self.steps_per_epoch
+        last = -(-self.total_steps // period)  # the end of the run counts as one, too
+        return last - step // period if step < self.total_steps else 0
+
     def actions(
         self, before: int, step: int, minutes_since_save: float, stopping: bool = False
     ) -> Actions:

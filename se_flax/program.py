@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.errors
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -17,7 +18,13 @@ from se_flax.data.preprocessing import Preprocessing
 from se_flax.errors import UserError
 from se_flax.init_from import published_variables, with_published
 from se_flax.metrics import Metrics
-from se_flax.optim import learning_rate_schedule, make_optimizer, peak_learning_rate
+from se_flax.optim import (
+    Hyperparameters,
+    learning_rate_schedule,
+    learning_rate_table,
+    make_optimizer,
+    peak_learning_rate,
+)
 from se_flax.parallel import AXIS, replicate
 from se_flax.plan import Plan
 from se_flax.seeds import AtOnce, InTurn, Networks
@@ -52,6 +59,12 @@ class Program:
     def feeds(self) -> tuple[TrainFeed, ...]:
         """The inputs of the training steps, made when they are first needed."""
         return self.make_feeds()
+
+    @functools.cached_property
+    def _hyperparameters(self) -> Hyperparameters:
+        rates = learning_rate_table(self.learning_rate, self.plan.total_steps)
+        weight_decay = jnp.float32(self.config.optimizer.weight_decay)
+        return replicate(Hyperparameters(rates, weight_decay))
 
     @functools.cached_property
     def _eval_feeds(self) -> dict[str, EvalFeed]:
@@ -108,6 +121,7 @@ class Program:
             num_steps: how many steps to take.
         """
         inputs = [feed.inputs(step) for feed in self.feeds]
+        inputs = [((self._hyperparameters, shared), own) for shared, own in inputs]
         state, sums = self.networks.train(state, inputs, num_steps)
         for feed in self.feeds:
             feed.prefetch(step + num_steps)
@@ -163,9 +177,9 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     )
     optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_backbone)
     preprocessing = Preprocessing.of(dataset, config.augment)
-    train_step = make_train_step(
+    make_step = functools.partial(
+        make_train_step,
         model,
-        optimizer,
         label_smoothing=config.label_smoothing,
         auxiliary_weight=config.auxiliary_weight,
         ema_decay=config.ema_decay,
@@ -177,10 +191,17 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
         return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
 
     def step(state, shared, own):
+        given, images = shared
         batch = dataset.train_batch(
-            preprocessing, config.batch_size, shared, own, state.seed, state.step
+            preprocessing, config.batch_size, images, own, state.seed, state.step
         )
-        return train_step(state, batch)
+        optimizer = make_optimizer(
+            config.optimizer,
+            lambda update: given.learning_rates[update],
+            config.freeze_backbone,
+            given.weight_decay,
+        )
+        return make_step(optimizer)(state, batch)
 
     def evaluate(variables, shared, own):
         return eval_step(variables, dataset.eval_batch(preprocessing, shared, own))

@@ -79,7 +79,7 @@ class InTurn:
         evaluate: Evaluate,
     ):
         self.seeds = seeds
-        self._init = jax.jit(init)
+        self._init = init
         self._train, self._evaluate = pmap_train(step), pmap_eval(evaluate)
 
     def init(self) -> tuple[TrainState, ...]:
@@ -142,7 +142,7 @@ class AtOnce:
         evaluate: Evaluate,
     ):
         self.seeds = seeds
-        self._init = jax.jit(jax.vmap(init))
+        self._init = jax.vmap(init)
         self._train = pmap_train(jax.vmap(step, (0, None, None)))
         self._evaluate = pmap_eval(jax.vmap(evaluate, (0, None, None)))
 

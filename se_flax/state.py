@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int, UInt
 
 from se_flax import rng
+from se_flax.initial_values import initial_values
 
 
 @flax.struct.dataclass
@@ -52,9 +53,11 @@ def create_state(
     seed: rng.Seed,
     ema: bool = False,
 ) -> TrainState:
-    """Returns a freshly initialised state; under `jax.eval_shape`, its shapes and types."""
-    init_key = rng.key(seed, rng.Stream.INIT)
-    variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+    """Returns a freshly initialised state; under `jax.eval_shape`, its shapes and types.
+
+    It takes less time without `jax.jit` (see `initial_values`).
+    """
+    variables = initial_values(model, rng.key(seed, rng.Stream.INIT), image_shape)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     average = {"params": params, "batch_stats": batch_stats} if ema else None
     return TrainState(

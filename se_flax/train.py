@@ -31,13 +31,17 @@ from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import WorkdirLock
-from se_flax.runtime.progress import Progress, Startup
+from se_flax.runtime.progress import QUIET_SECONDS, Progress, Startup
+from se_flax.runtime.status import doing
 from se_flax.runtime.storage import persistently, write_json, write_text
+from se_flax.runtime.time_left import TimeLeft
 from se_flax.runtime.writers import TIMES, Callback, Writers, make_writer
 from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
 
 # Format of checkpoints. Version 1 had other random streams, so no run can continue from it.
 _FORMAT = 2
+# The final and the best state, on the test split.
+_EVALUATIONS_OF_SUMMARY = 2
 
 
 class RunInterrupted(Exception):
@@ -80,16 +84,18 @@ def train(
     workdir = pathlib.Path(workdir).expanduser()
     with contextlib.ExitStack() as stack:
         stack.callback(startup.stop)
-        config = _checked(config, dataset)
+        with _saying("starting"):
+            config = _checked(config, dataset)
         changes = from_first(lambda: _changes(workdir, config))
-        with startup.reading_data():
+        with startup.reading_data(), _saying("reading the data"):
             dataset = on_all(lambda: dataset_of_run(config, dataset))
         program = build_program(config, dataset)
         stack.callback(program.close)
         check_same("data set", [program.sizes, list(dataset.class_names)])
 
         run = stack.enter_context(_opened(program, workdir, startup))
-        state, step = run.start()
+        with _saying("initialising the network"):
+            state, step = run.start()
         if step == program.plan.total_steps:
             summary = run.finished_summary(changes)
             if summary is not None:
@@ -97,6 +103,12 @@ def train(
         stack.enter_context(run.announced(step, changes, callback))
         state = run.loop(state, step)
         return run.summarise(state)
+
+
+def _saying(what: str) -> contextlib.AbstractContextManager[None]:
+    """Says what is being done within it, in the first process alone."""
+    is_alone = not jax.distributed.is_initialized()  # known before the devices are started
+    return doing(what) if is_alone or is_first() else contextlib.nullcontext()
 
 
 def _checked(config: ConfigDict, dataset: ImageDataset | None) -> ConfigDict:
@@ -149,6 +161,12 @@ class _Run:
         self._monitor = Monitor(self._seeds, program.metrics)
         self._writer = Writers()
         self._progress: Progress
+        self._time_left = TimeLeft(
+            self._plan.total_steps,
+            program.images_per_step,
+            program.sizes[program.selection] * len(self._seeds),
+            lambda step: self._plan.evaluations_left(step) + _EVALUATIONS_OF_SUMMARY,
+        )
 
     def start(self) -> tuple[Any, int]:
         """Returns the state of the newest checkpoint, or else a new state, and its step."""
@@ -220,6 +238,7 @@ class _Run:
                 step,
                 output,
                 num_classes=self._program.dataset.num_classes,
+                time_left=self._time_left,
             )
             stack.callback(self._progress.close)
             for line in introduction(self._program, params, step, self._workdir):
@@ -244,9 +263,12 @@ class _Run:
             if step == self._plan.total_steps:
                 break
             before, num_steps = step, self._plan.num_steps(step)
+            compiles = contextlib.nullcontext()
             if num_steps not in compiled:
                 self._monitor.stop_clock()
-            state, sums = self._program.train(state, step, num_steps)
+                compiles = self._progress.doing("compiling the training step")
+            with compiles:
+                state, sums = self._program.train(state, step, num_steps)
             step += num_steps
             self._monitor.add(sums, num_steps * self._program.images_per_step)
             self._check_finite()
@@ -300,11 +322,17 @@ class _Run:
     def _evaluate(self, state: Any, step: int) -> dict[str, float]:
         """Evaluates on the split that chooses the best checkpoint; shows and writes the results."""
         split = self._program.selection
-        results = self._program.evaluate(state, split)
+        begun = time.monotonic()
+        results = self._evaluated(state, split)
+        self._time_left.add_evaluation(time.monotonic() - begun)
         self._progress.say_results(step, split, results)
         row = seeds.named(results, self._seeds)
         self._write_row(step, split, row)
         return row
+
+    def _evaluated(self, state: Any, split: str) -> list[dict[str, float]]:
+        with self._progress.doing(f"evaluating on {split}", after=QUIET_SECONDS):
+            return self._program.evaluate(state, split)
 
     def _write_row(self, step: int, prefix: str, values: dict[str, float]) -> None:
         values = {f"{prefix}/{name}": x for name, x in values.items() if not np.isnan(x)}
@@ -341,11 +369,11 @@ class _Run:
         """Evaluates the final and the best state on the test split; returns the summary."""
         step = self._plan.total_steps
         from_first(self._saved.wait)
-        final = best = self._program.evaluate(state, "test")
+        final = best = self._evaluated(state, "test")
         best_steps = from_first(lambda: self._saved.best)
         if set(best_steps) != {step}:
             arrays, best_steps = self._saved.restore_best(self._abstract)
-            best = self._program.evaluate(self._program.networks.restore(arrays), "test")
+            best = self._evaluated(self._program.networks.restore(arrays), "test")
         params = seeds.shapes_of_one(self._abstract.params, self._seeds)
         summary = {
             "model": self._config.model.name,

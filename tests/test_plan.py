@@ -51,3 +51,13 @@ def test_a_run_that_is_asked_to_stop_saves_at_once():
     done = run(Plan(num_epochs=2, steps_per_epoch=10), stop_at=7)
     assert steps(done, "save") == [7, 10, 20]
     assert not done[7].evaluate
+
+
+@pytest.mark.parametrize(("num_epochs", "every"), [(1, 1), (4, 2), (5, 2), (3, 7)])
+def test_the_evaluations_left_are_those_that_come(num_epochs, every):
+    plan = Plan(num_epochs=num_epochs, steps_per_epoch=4, eval_every_epochs=every)
+    done = run(plan)
+    evaluated = steps(done, "evaluate")
+    for step in done:
+        assert plan.evaluations_left(step) == sum(later > step for later in evaluated)
+    assert plan.evaluations_left(0) == len(evaluated)

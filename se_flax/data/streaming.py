@@ -113,12 +113,12 @@ class _Batches:
 
     def __getitem__(self, i: int) -> HostBatch:
         positions = np.arange(self.share) + (i * self.batch_size + self.first)
-        images = np.empty((self.share, self.crop.size, self.crop.size, 3), np.uint8)
-        labels = np.empty(self.share, np.int32)
-        draws = self._draws(i)
-        for k, position in enumerate(positions.tolist()):
-            labels[k] = self._read(position, draws[k], images[k])
+        images = np.zeros((self.share, self.crop.size, self.crop.size, 3), np.uint8)
+        labels = np.zeros(self.share, np.int32)
         mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
+        draws = self._draws(i)
+        for k in np.flatnonzero(mask).tolist():
+            labels[k] = self._read(int(positions[k]), draws[k], images[k])
         return HostBatch(images, labels, positions, mask)
 
     def _draws(self, i: int) -> list[list[float]]:
@@ -131,11 +131,9 @@ class _Batches:
 
     def _read(self, position: int, draws: list[float], out: np.ndarray) -> int:
         """Writes the image at a position; returns its label."""
-        size = len(self.source)
-        if self.seed is None:
-            place = min(position, size - 1)
-        else:
-            place = shuffled_place(self.seed, position, size)
+        place = position
+        if self.seed is not None:
+            place = shuffled_place(self.seed, position, len(self.source))
         try:
             record = self.source[place]
         except OSError as error:
@@ -294,16 +292,18 @@ class StreamedEvalFeed:
     Args:
         source: the images.
         crop: crop that gives all images one size.
-        batch_size: total batch size, over all devices; rounded up to a multiple of their number.
+        batch_size: most images in a batch, over all devices; rounded up to a multiple of their
+            number. All batches have the same size, the smallest that needs no more batches.
         workers: see `StreamedDataset`.
     """
 
     def __init__(self, source: ImageSource, crop: Crop, batch_size: int, workers: int = 0):
         self._source, self._crop, self._workers = source, crop, workers
-        self._batch_size = divisible(min(batch_size, len(source)))
+        self._count = num_batches(len(source), divisible(batch_size))
+        self._batch_size = divisible(-(-len(source) // self._count))
 
     def __len__(self) -> int:
-        return num_batches(len(self._source), self._batch_size)
+        return self._count
 
     def __iter__(self) -> Iterator[Inputs]:
         for batch in eval_batches(self._source, self._crop, self._batch_size, self._workers):

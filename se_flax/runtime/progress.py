@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from se_flax.runtime.status import QUIET_SECONDS, doing
 from se_flax.runtime.terminal import columns_of, fitted
+from se_flax.runtime.time_left import TimeLeft
 
-QUIET_SECONDS = 30  # where there is no terminal, the longest time without a line
-_NARROW = "{desc} |{bar}| {remaining} left{postfix}"
-_WIDE = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+_NARROW = "{desc}{postfix} |{bar}|"
+_WIDE = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}"
 _FROM_COLUMNS = 100  # width of a terminal in which the bar also shows the steps
 
 
@@ -98,6 +99,7 @@ class Progress:
         first_step: step that it continues from.
         stream: where to; by default the standard output.
         num_classes: of the data set; decides which accuracies are of interest.
+        time_left: estimates how long the run still takes; by default from its steps alone.
     """
 
     def __init__(
@@ -108,10 +110,12 @@ class Progress:
         first_step: int = 0,
         stream: TextIO | None = None,
         num_classes: int | None = None,
+        time_left: TimeLeft | None = None,
     ):
         self._stream = stream or sys.stdout
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
-        self._images_per_step, self._num_classes = images_per_step, num_classes
+        self._num_classes = num_classes
+        self._time_left = time_left or TimeLeft(total_steps, images_per_step)
         self._last_line = time.monotonic()
         self._bar = None
         if _can_show_bar(self._stream):
@@ -134,7 +138,8 @@ class Progress:
             return
         self._bar.ncols, self._bar.bar_format = _width_and_form(self._stream)  # of this moment
         self._bar.set_description_str(self._epoch(step), refresh=False)
-        self._bar.set_postfix_str(_numbers(metrics, images_per_second), refresh=False)
+        numbers = self._numbers(step, metrics, images_per_second)
+        self._bar.set_postfix_str(numbers, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def log(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
@@ -142,13 +147,8 @@ class Progress:
         if self._bar is not None:
             self.update(step, metrics, images_per_second)
         else:
-            images = (self._total_steps - step) * self._images_per_step
-            seconds = images / max(images_per_second, 1e-9)
-            left = tqdm.format_interval(seconds) if images_per_second else "?"
-            self.say(
-                f"{self._epoch(step)}  step {step}/{self._total_steps}  "
-                f"{_numbers(metrics, images_per_second)}, {left} left"
-            )
+            numbers = self._numbers(step, metrics, images_per_second)
+            self.say(f"{self._epoch(step)}  step {step}/{self._total_steps}  {numbers}")
 
     def say_results(self, step: int, split: str, results: Sequence[dict[str, float]]) -> None:
         """Prints a line on an evaluation."""
@@ -163,6 +163,11 @@ class Progress:
         else:
             self._bar.write(line, file=self._stream)
 
+    def doing(self, what: str, after: float = 0.5) -> contextlib.AbstractContextManager[None]:
+        """Says what is being done within it; see `status.doing`, but on the bar if there is one."""
+        show = None if self._bar is None else self._bar.set_description_str
+        return doing(what, self._stream, show, after)
+
     def close(self) -> None:
         """Removes the bar."""
         if self._bar is not None:
@@ -173,6 +178,14 @@ class Progress:
         epochs = self._total_steps // self._steps_per_epoch
         epoch = min(epochs, max(1, -(-step // self._steps_per_epoch)))
         return f"epoch {epoch:{len(str(epochs))}d}/{epochs}"
+
+    def _numbers(self, step: int, metrics: dict[str, float], images_per_second: float) -> str:
+        seconds = self._time_left(step, images_per_second)
+        left = "?" if seconds is None else tqdm.format_interval(seconds)
+        return (
+            f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
+            f"{images_per_second:,.0f} images/s, {left} left"
+        )
 
 
 def _can_show_bar(stream: TextIO) -> bool:
@@ -190,13 +203,6 @@ def _width_and_form(stream: TextIO) -> tuple[int | None, str]:
     columns = columns_of(stream)
     form = _WIDE if not columns or columns >= _FROM_COLUMNS else _NARROW
     return (max(1, columns - 3) if columns else None), form
-
-
-def _numbers(metrics: dict[str, float], images_per_second: float) -> str:
-    return (
-        f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
-        f"{images_per_second:,.0f} images/s"
-    )
 
 
 def format_steps(steps: int | Sequence[int]) -> str:

@@ -11,7 +11,14 @@ import pytest
 
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop, RandomResizedCrop
-from se_flax.data.streaming import StreamedTrainFeed, Subset, eval_batches, train_batches
+from se_flax.data.streaming import (
+    StreamedEvalFeed,
+    StreamedTrainFeed,
+    Subset,
+    eval_batches,
+    host_images,
+    train_batches,
+)
 from se_flax.errors import UserError
 from tests.conftest import ROOT
 
@@ -179,6 +186,33 @@ def test_a_batch_is_shared_out_in_order():
     np.testing.assert_array_equal(shared.positions.reshape(-1), np.arange(8))
     np.testing.assert_array_equal(shared.labels.reshape(-1), np.arange(8) % 3)
     assert shared.mask.all()
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "batches"),
+    [(1, 50, 1), (20, 50, 1), (50, 50, 1), (51, 50, 2), (100, 50, 2), (97, 10, 10)],
+)
+def test_evaluation_batches_have_one_size_and_little_padding(size, most, batches):
+    devices = jax.device_count()
+    feed = StreamedEvalFeed(Numbers(size), SMALL, most)
+    masks = [own.mask.reshape(-1) for _, own in feed]
+    assert len(masks) == len(feed) == batches
+    assert len({len(mask) for mask in masks}) == 1
+    assert sum(mask.sum() for mask in masks) == size
+    assert sum(len(mask) for mask in masks) < size + batches * devices
+
+
+def test_padding_is_not_read():
+    read = []
+
+    class Watched(Numbers):
+        def __getitem__(self, i):
+            read.append(i)
+            return super().__getitem__(i)
+
+    ((images, _),) = host_images(Watched(3), SMALL, batch_size=100)
+    assert len(images) == 3
+    assert sorted(read) == [0, 1, 2]
 
 
 def test_a_feed_reads_ahead_and_can_be_closed_and_used_again():

@@ -1,0 +1,49 @@
+import io
+import time
+
+from se_flax.runtime.status import doing
+from tests.runs import wait_until
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_the_seconds_are_counted_on_a_line_that_is_erased():
+    stream = Terminal()
+    with doing("reading the data", stream):
+        wait_until(lambda: "reading the data, 1 s" in stream.getvalue())
+        assert stream.getvalue().startswith("\r\x1b[Kreading the data\r")
+        assert "\n" not in stream.getvalue()
+    assert stream.getvalue().endswith("\r\x1b[K\r")
+    after = stream.getvalue()
+    time.sleep(1.2)
+    assert stream.getvalue() == after
+
+
+def test_on_a_terminal_a_bar_can_show_it_instead():
+    stream, shown = Terminal(), []
+    with doing("compiling", stream, shown.append):
+        wait_until(lambda: shown)
+    assert shown[0] == "compiling"
+    assert not stream.getvalue()
+
+
+def test_without_a_terminal_what_takes_long_is_said_and_what_is_quick_is_not():
+    stream = io.StringIO()
+    with doing("reading the data", stream):
+        pass
+    assert not stream.getvalue()
+    with doing("compiling", stream, after=0.05):
+        wait_until(lambda: stream.getvalue())
+    assert stream.getvalue() == "compiling\n"
+
+
+def test_the_line_is_erased_before_an_error_is_printed():
+    stream = Terminal()
+    try:
+        with doing("reading the data", stream):
+            raise ValueError
+    except ValueError:
+        assert stream.getvalue().endswith("\r\x1b[K\r")
