@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import importlib.resources
 
-from se_flax.models import model_info
+from se_flax.models import Preparation, model_info
 
 FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at 0173a139a2"
 
@@ -13,8 +13,6 @@ FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
     """A set of ImageNet weights that `load_pretrained` can read.
-
-    Images are normalised by `model_info(model).mean` and `.std`.
 
     Attributes:
         model: name of the network.
@@ -33,6 +31,12 @@ class PublishedWeights:
     interpolation: str
     top1_error: float
     top5_error: float
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images are prepared for these weights; mean and std are the network's."""
+        info = model_info(self.model)
+        return Preparation(self.input_size, self.crop_pct, self.interpolation, info.mean, info.std)
 
 
 @functools.cache
