@@ -8,14 +8,17 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from se_flax.data.images import CenterCrop
+from se_flax.data.sources import statistics_of
 from se_flax.data.streaming import ImageSource
 from se_flax.errors import UserError
-from se_flax.models import create_model, model_info
+from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import PublishedWeights, find_weights
+from se_flax.pretrained.described import stated_preparation
 from se_flax.pretrained.synsets import synsets_of
+
+LARGEST_SMALL = 32  # input size, in pixels, up to which networks are for small images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +80,29 @@ def load_published(
     return PublishedNetwork(info, known, weights, model, variables, places)
 
 
-def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
-    """Returns the crop with which the weights, or else the network, were evaluated."""
-    by = find_weights(name, weights) or model_info(name)
-    return CenterCrop(by.input_size, by.crop_pct, by.interpolation)
+def preparation_for(
+    name: str, weights: str | pathlib.Path | None, dataset: str | None = None
+) -> Preparation:
+    """Returns how the images of a data set are prepared for published weights.
+
+    It is what `se_flax.pretrained.preparation` returns, except for networks for small images,
+    which are published for several data sets: if nothing is stated with the weights, images are
+    normalised by the data set's own mean and standard deviation where these are known.
+
+    Args:
+        name: name of the network.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+        dataset: name of a TFDS data set.
+
+    Raises:
+        UserError: if there is no such network, or the hub cannot be read.
+    """
+    stated = stated_preparation(name, weights)
+    own = model_info(name).preparation
+    known = statistics_of(dataset) if dataset and own.size <= LARGEST_SMALL else None
+    if stated or known is None:
+        return stated or own
+    return dataclasses.replace(own, mean=known[0], std=known[1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from se_flax.data.dataset import ImageDataset
 from se_flax.errors import UserError
 from se_flax.monitor import Monitor
 from se_flax.overview import count_parameters, environment, introduction, parameter_table
-from se_flax.program import Program, build_program, dataset_of_run
+from se_flax.program import Program, build_program, dataset_of_run, with_preparation
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first
 from se_flax.runtime.interrupts import Interrupt
@@ -66,7 +66,7 @@ def train(
     workdir = pathlib.Path(workdir).expanduser()
     with contextlib.ExitStack() as stack:
         stack.callback(startup.stop)
-        config = _checked(config, dataset)
+        config = with_preparation(_checked(config, dataset), workdir, dataset)
         changes = from_first(lambda: _changes(workdir, config))
         with startup.reading_data():
             dataset = dataset_of_run(config, dataset)

@@ -15,11 +15,12 @@ from jaxtyping import Float, Int, UInt8
 
 from se_flax.data.dataset import HostImages, ImageDataset
 from se_flax.data.folders import ImageFolder
+from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages
 from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
-from se_flax.published import Renamed, load_published, published_crop
+from se_flax.published import Renamed, load_published, preparation_for
 from se_flax.restored import restore_run
 
 
@@ -131,14 +132,15 @@ def subject_of_weights(
     else:
         source = TfdsImages(dataset, split, data_dir)
     loaded = load_published(name, weights, source.class_names)
+    prepared = preparation_for(name, weights, dataset)
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
     return Subject(
         name=name,
         model=loaded.model,
         variables=loaded.variables,
         class_names=renamed.class_names,
-        batches=functools.partial(host_images, renamed, published_crop(name, weights)),
-        preprocessing=Preprocessing(loaded.info.mean, loaded.info.std),
+        batches=functools.partial(host_images, renamed, CenterCrop.of(prepared)),
+        preprocessing=Preprocessing(prepared.mean, prepared.std),
     )
 
 
