@@ -87,7 +87,7 @@ class Hub:
     """
 
     def __init__(self, folder: pathlib.Path, monkeypatch: Any):
-        import huggingface_hub
+        import huggingface_hub.errors
 
         self.folder, self.asked, self.reachable = folder, [], True
         self._errors = huggingface_hub.errors

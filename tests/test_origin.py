@@ -37,6 +37,8 @@ def no_hub(monkeypatch):
         ("resnet50_caffe", "timm/resnet50.a1_in1k", 'the model "resnet50"'),
         ("se_resnet50", "timm/legacy_seresnet50.other", 'the model "se_resnet50_caffe"'),
         ("efficientnet_b0", "timm/efficientnet_b0.ra_in1k", "weights of timm's tf_efficientnet_b0"),
+        ("resnet50", "timm/resnet50d.ra2_in1k", "weights of timm's resnet50"),
+        ("resnet50", "timm/vit_base_patch16_224.augreg_in1k", "weights of timm's resnet50"),
     ],
 )
 def test_hub_ids_of_lookalikes_are_refused_before_anything_is_fetched(no_hub, name, source, choice):
@@ -72,6 +74,13 @@ def test_a_config_next_to_a_file_counts_if_it_can_only_mean_this_file(tmp_path):
     publish(file.with_name("second.pth"))
     with pytest.warns(UncertainNetwork, match="does not state"):
         load(file)
+
+
+def test_a_file_in_a_folder_named_timm_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = publish(tmp_path / "timm" / "mine.pth")
+    with pytest.warns(UncertainNetwork, match="does not state"):
+        load(file.relative_to(tmp_path))
 
 
 def test_every_architecture_is_of_registered_networks():

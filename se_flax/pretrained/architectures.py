@@ -14,6 +14,7 @@ import pathlib
 
 from se_flax.errors import UserError
 from se_flax.models import model_info
+from se_flax.pretrained.hub import is_hub_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,19 @@ def with_tensors_of(name: str) -> list[Architecture]:
 def of_hub_id(source: str | pathlib.Path) -> str | None:
     """Returns the architecture in one of timm's hub ids, timm/ARCHITECTURE.WEIGHTS, or None."""
     owner, _, repository = str(source).partition("/")
-    return repository.partition(".")[0] if owner == "timm" and repository else None
+    if owner != "timm" or not is_hub_id(source) or pathlib.Path(source).is_file():
+        return None
+    return repository.partition(".")[0]
+
+
+def check_hub_id(name: str, source: str | pathlib.Path) -> None:
+    """Raises `UserError` if a source is a hub id of timm for what a network does not compute.
+
+    The table has all architectures of timm that a network can compute.
+    """
+    stated = of_hub_id(source)
+    if stated and check_architecture(name, source, stated):
+        raise _refusal(name, source, f"timm's {stated}", [])
 
 
 def check_architecture(name: str, source: str | pathlib.Path, stated: str) -> str | None:
@@ -79,11 +92,18 @@ def check_architecture(name: str, source: str | pathlib.Path, stated: str) -> st
     computed_by = [known.computed_by for known in meant]
     if own in computed_by:
         return None
-    choices = [f'the model "{other}"' for other in computed_by if other][:1]
-    choices += [f"weights of {known}" for known in _names(own, computed=True)[:1]]
-    raise UserError(
-        f'{source} is for {meant[0].library}\'s {stated}; "{name}" computes differently from that '
-        f"network; choose {' or '.join(choices)}"
+    others = [f'the model "{other}"' for other in computed_by if other]
+    raise _refusal(name, source, f"{meant[0].library}'s {stated}", others)
+
+
+def _refusal(
+    name: str, source: str | pathlib.Path, architecture: str, others: list[str]
+) -> UserError:
+    own = model_info(name).same_as or name
+    choices = others[:1] + [f"weights of {known}" for known in _names(own, computed=True)[:1]]
+    return UserError(
+        f'{source} is for {architecture}; "{name}" computes differently from that network; choose '
+        f"{' or '.join(choices) or 'another source'}"
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from se_flax.errors import Note, UserError
 from se_flax.models import create_model, model_info
 from se_flax.pretrained.architectures import (
-    architectures,
     check_architecture,
+    check_hub_id,
     lookalikes,
     of_hub_id,
 )
@@ -123,10 +123,10 @@ def _doubt(name: str, source: str | pathlib.Path) -> str | None:
         UserError: if it is stated that they are for another network.
     """
     stated = of_hub_id(source)
-    if stated not in {known.name for known in architectures()}:
+    if stated is None:
         # Reading the tensors reports a hub that cannot be reached.
         with contextlib.suppress(UserError):
-            stated = stated_architecture(source) or stated
+            stated = stated_architecture(source)
     return check_architecture(name, source, stated) if stated else lookalikes(name, source)
 
 
@@ -139,13 +139,12 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
             f'{source} has weights for "{of_others[0]}", not for "{name}"; '
             "python -m se_flax.pretrained lists the sources of each model"
         )
-    if stated := of_hub_id(source):
-        check_architecture(name, source, stated)
     if not layouts_of(name):
         raise UserError(
             f'no published weights are known for "{name}"; python -m se_flax.pretrained lists the '
             "models that have some"
         )
+    check_hub_id(name, source)
 
 
 def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
