@@ -6,6 +6,8 @@ without listed weights starts from random ones, unless `--config.init_from` is s
 
 The images are in `--config.dataset.image_dir=DIR`, a folder with train/<class>/*.jpg and
 val/<class>/*.jpg, or in `--config.dataset.name=NAME`, any TFDS data set with images and labels.
+They are resized, cropped and normalised as is stated with the weights, unless config.dataset says
+otherwise.
 
 The recipe is from Kornblith et al. (arXiv:1805.08974, section A.5), and Tan and Le follow it
 (arXiv:1905.11946, section 5.3): Nesterov momentum 0.9, batches of 256, and a cosine from the first
@@ -37,10 +39,6 @@ def get_config(network: str = "se_resnet50_caffe") -> ConfigDict:
 
     # Data
     config.dataset.name = "imagenette"
-    if weights:  # prepare images as in the evaluation of these weights
-        config.dataset.image_size = weights.input_size
-        config.dataset.crop_pct = weights.crop_pct
-        config.dataset.interpolation = weights.interpolation
 
     # Augmentation
     config.augment.crop_padding = 0

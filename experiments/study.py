@@ -22,10 +22,12 @@ from configs import se_resnet_cifar10
 from experiments import budget
 from se_flax.burden import burden
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
-from se_flax.config import build_model, modernized
+from se_flax.config import build_model
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
 from se_flax.errors import RunDiverged, UserError
+from se_flax.old_configs import modernized
+from se_flax.program import with_preparation
 from se_flax.runtime.storage import write_json
 from se_flax.train import RunInterrupted, train
 from se_flax.workdir import changed_fields, config_as_json
@@ -260,7 +262,7 @@ def _stretches(seeds: list[int]) -> list[tuple[int, int]]:
 def _add_run(result, config, first, count, workdir, scale, note) -> None:
     config = config.copy_and_resolve_references()
     config.seed, config.num_seeds = first, count
-    if changes := changed_fields(workdir, config):
+    if changes := changed_fields(workdir, with_preparation(config, workdir)):
         raise UserError(
             f"{workdir} holds a run of another config ({changes[0]}); remove it, or give another "
             "--runs"

@@ -99,6 +99,10 @@ _CROP_AREA = Kind(
     lambda x: _sequence(_is_area, "").allows(x) and len(x) == 2 and x[0] <= x[1],
     "the smallest and the largest share of the image, above 0 and at most 1",
 )
+_MEAN = _sequence(
+    lambda value: _is_number(value, 0, 1), "numbers from 0 to 1, one per channel, or empty"
+)
+_STD = _sequence(_is_area, "numbers above 0 and at most 1, one per channel, or empty")
 _MILESTONES = _rising(_sequence(_is_number, "increasing numbers of epochs, of at least 0"))
 _LR_MULTIPLIERS = _sequence(_is_lr_multiplier, "pairs of a pattern and a factor of at least 0")
 _OVERRIDES = Kind(lambda value: isinstance(value, Mapping | ConfigDict), "a dictionary")
@@ -149,18 +153,26 @@ FIELDS: dict[str, Field] = {
     "dataset.image_size": Field(
         0,
         _whole(0, 4096),
-        "streamed images: height and width the network sees; 0: as the network was published",
+        "streamed images: height and width the network sees; 0: as init_from's weights state, or "
+        "else as the network was published",
     ),
     "dataset.crop_pct": Field(
         0.0,
         _CROP_PCT,
-        "streamed images: share of the short side that evaluation sees; 0: as published",
+        "streamed images: share of the short side that evaluation sees; 0: as for image_size",
     ),
     "dataset.interpolation": Field(
         "",
         _one_of("", "bilinear", "bicubic"),
-        "streamed images: how evaluation resizes; empty: as published",
+        "streamed images: how evaluation resizes; empty: as for image_size",
     ),
+    "dataset.mean": Field(
+        (),
+        _MEAN,
+        "mean of each channel, on a scale of 0 to 1, that is subtracted; empty: as init_from's "
+        "weights state, or else of the data set, if known, or the network; the run stores it",
+    ),
+    "dataset.std": Field((), _STD, "standard deviation of each channel, to divide by; see mean"),
     "dataset.workers": Field(
         0, _whole(0, 1024), "streamed images: processes that read them; 0: threads"
     ),
@@ -282,6 +294,13 @@ FIELDS: dict[str, Field] = {
     ),
 }
 
+# Fields of a network that are not set as overrides, and what decides them.
+_NOT_OVERRIDES = {
+    "dtype": "config.dtype",
+    "num_classes": "the data set",
+    "sync_axis": "config.sync_batch_norm",
+}
+
 # Fields that act on streamed images only, with the values that data sets in memory accept.
 STREAMED_ONLY = {
     "dataset.image_size": 0,
@@ -298,19 +317,19 @@ def default_config() -> ConfigDict:
     `FIELDS` has the meaning of each field. The fields are locked: setting one that does not exist
     is an error.
     """
-    return _nested({name: field.default for name, field in FIELDS.items()})
+    return nested({name: field.default for name, field in FIELDS.items()})
 
 
-def _nested(values: Mapping[str, Any]) -> ConfigDict:
+def nested(values: Mapping[str, Any]) -> ConfigDict:
     """Returns a locked configuration of values by dotted name."""
-    nested: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for name, value in values.items():
         *path, leaf = name.split(".")
-        section = nested
+        section = tree
         for key in path:
             section = section.setdefault(key, {})
         section[leaf] = value
-    config = ConfigDict(nested)
+    config = ConfigDict(tree)
     config.lock()
     config.model.overrides.unlock()
     return config
@@ -370,7 +389,17 @@ def _check_combinations(config: ConfigDict) -> None:
             "config.augment.random_resized_crop=True are two ways to crop; set crop_padding to 0, "
             "or random_resized_crop to False"
         )
+    mean, std = config.dataset.mean, config.dataset.std
+    if len(mean) != len(std):
+        raise UserError(
+            f"config.dataset.mean={tuple(mean)} and config.dataset.std={tuple(std)} must have as "
+            "many values; set both, or neither"
+        )
     for name, value in config.model.overrides.items():
+        if name in _NOT_OVERRIDES:
+            raise UserError(
+                f"config.model.overrides.{name} cannot be set; {_NOT_OVERRIDES[name]} decides it"
+            )
         if not isinstance(value, bool | int | float | str | tuple | list):
             raise UserError(f"config.model.overrides.{name} must be a plain value, not {value!r}")
 
@@ -384,47 +413,6 @@ def check_held_in_memory(config: ConfigDict, dataset: str) -> None:
                 f"config.{name}={given[name]} has no effect on {dataset}, whose images are held "
                 f"in memory at their own size; leave it at {unset!r}"
             )
-
-
-# Fields of version 0.1: their new names, and the new value as a function of (value, num_epochs).
-_RENAMED: dict[str, tuple[str, Callable[[Any, int], Any]]] = {
-    "freeze_body": ("freeze_backbone", lambda value, _: value),
-    "dataset.eval_crop": ("dataset.crop_pct", lambda value, _: value),
-    "augment.mirror": ("augment.horizontal_flip", lambda value, _: value),
-    "augment.randaugment_layers": ("augment.num_ops", lambda value, _: value),
-    "augment.randaugment_magnitude": ("augment.magnitude", lambda value, _: value),
-    "optimizer.batch_size_reference": ("optimizer.base_batch_size", lambda value, _: value),
-    "optimizer.rates": ("optimizer.lr_multipliers", lambda value, _: value),
-    "schedule.warmup": ("schedule.warmup_epochs", lambda value, epochs: value * epochs),
-    "schedule.warmup_start": ("schedule.warmup_factor", lambda value, _: value),
-    "schedule.drop_at": ("schedule.milestones", lambda value, n: [x * n for x in value]),
-    "schedule.drop_factor": ("schedule.gamma", lambda value, _: value),
-}
-
-_SQUEEZES = {"average": "avg", "maximum": "max"}
-
-
-def modernized(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns a configuration that an earlier version wrote, converted to today's fields.
-
-    Missing fields get their defaults, which match the behaviour of versions without those fields.
-    """
-    given = dict(leaves(values))
-    if "augment.mirror" in given:  # 0.1 ignored one of the two ways to crop
-        if given.get("dataset.image_dir") or given["dataset.name"] not in known_datasets():
-            if given["augment.random_resized_crop"]:
-                given["augment.crop_padding"] = 0
-        else:
-            given.update({name: value for name, value in STREAMED_ONLY.items() if name in given})
-    for old, (new, convert) in _RENAMED.items():
-        if old in given:
-            given[new] = convert(given.pop(old), given["num_epochs"])
-    overrides = dict(given.get("model.overrides", {}))
-    if overrides.get("squeeze") in _SQUEEZES:
-        overrides["squeeze"] = _SQUEEZES[overrides["squeeze"]]
-    given["model.overrides"] = overrides
-    defaults = {name: field.default for name, field in FIELDS.items()}
-    return _nested({**defaults, **given})
 
 
 def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = None) -> nn.Module:

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class Note(UserWarning):
+    """Something that a user should know and that is no error. The commands print it on one line."""
+
+
 class RunError(Exception):
     """A run that failed for a reason other than its input; its last checkpoint is kept.
 

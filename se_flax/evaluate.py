@@ -4,6 +4,7 @@ python -m se_flax.evaluate --workdir=runs/quickstart
 python -m se_flax.evaluate --model=se_resnet50_caffe --image_dir=imagenet/val
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -23,11 +24,11 @@ from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import ImageSource, StreamedEvalFeed, eval_batch
 from se_flax.errors import UserError
 from se_flax.metrics import total
-from se_flax.models import list_models, model_info
+from se_flax.models import Preparation, list_models, model_info
 from se_flax.models.registry import Published
 from se_flax.parallel import pmap_eval, replicate
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.published import Renamed, load_published, published_crop, published_statistics
+from se_flax.published import Renamed, load_published, preparation_for
 from se_flax.restored import restore_run
 from se_flax.runtime.progress import format_results, format_steps
 from se_flax.runtime.terminal import fitted
@@ -88,12 +89,12 @@ def evaluate_pretrained(
     weights: str | pathlib.Path | None,
     source: ImageSource,
     batch_size: int = 64,
-    crop: CenterCrop | None = None,
+    preparation: Preparation | None = None,
 ) -> dict[str, Any]:
     """Evaluates published weights on all images of a source.
 
-    Images are resized and cropped as published for the weights, if they are in the catalogue, and
-    otherwise as for the network. They are normalised likewise (`published_statistics`).
+    Images are resized, cropped and normalised as is stated with the weights, and otherwise as for
+    the network (see `se_flax.pretrained.preparation`).
 
     Args:
         name: name of the network.
@@ -102,15 +103,15 @@ def evaluate_pretrained(
             weights with ImageNet's 1000 classes, they can be any subset, named by synset (for
             example n01440764).
         batch_size: total batch size, over all devices; rounded up to a multiple of their number.
-        crop: crop to use instead of the published one.
+        preparation: how to prepare the images instead.
 
     Returns:
         `loss` in nats; `top1`, `top3` and `top5` accuracy in percent; the number of `images`;
-        their crop (`input_size`, `crop_pct`, `interpolation`) and normalisation (`mean`, `std`);
-        and `published`, a list of published results on the data set of the weights (ImageNet, if
-        they are not in the catalogue), each with `top1_error`, `top5_error` and `source`. The
-        list has results of these weights and of this network, which may have been obtained with
-        other weights.
+        their preparation (`input_size`, `crop_pct`, `interpolation`, `mean`, `std`); and
+        `published`, a list of published results on the data set of the weights (ImageNet, if they
+        are not in the catalogue), each with `top1_error`, `top5_error` and `source`. The list has
+        results of these weights and of this network, which may have been obtained with other
+        weights.
 
     Raises:
         UserError: if the weights cannot be read or give a loss that is not finite, or their
@@ -118,14 +119,14 @@ def evaluate_pretrained(
     """
     loaded = load_published(name, weights, source.class_names)
     info, known, weights = loaded.info, loaded.known, loaded.weights
-    crop = crop or published_crop(name, weights)
-    mean, std = published_statistics(name, weights, source)
-    preprocessing, eval_step = Preprocessing(mean, std), make_eval_step(loaded.model)
+    prepared = preparation or preparation_for(name, weights)
+    preprocessing = Preprocessing(prepared.mean, prepared.std)
+    eval_step = make_eval_step(loaded.model)
     evaluate = pmap_eval(
         lambda variables, shared, own: eval_step(variables, eval_batch(preprocessing, shared, own))
     )
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
-    feed = StreamedEvalFeed(renamed, crop, batch_size)
+    feed = StreamedEvalFeed(renamed, CenterCrop.of(prepared), batch_size)
     variables = replicate(loaded.variables)
     batches = tqdm(feed, name, leave=False, disable=None)
     means = total([evaluate(variables, *inputs) for inputs in batches]).means()
@@ -142,11 +143,11 @@ def evaluate_pretrained(
         "model": name,
         "weights": str(weights),
         "images": len(source),
-        "input_size": crop.size,
-        "crop_pct": crop.crop_pct,
-        "interpolation": crop.interpolation,
-        "mean": mean,
-        "std": std,
+        "input_size": prepared.size,
+        "crop_pct": prepared.crop_pct,
+        "interpolation": prepared.interpolation,
+        "mean": list(prepared.mean),
+        "std": list(prepared.std),
         **means,
         "published": [
             {
@@ -177,7 +178,13 @@ def define_flags() -> None:
         None,
         "Instead of --workdir: names or patterns of networks whose published weights to evaluate.",
     )
-    flags.DEFINE_string("weights", None, "Hub id or file; by default the first in the catalogue.")
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "With --model: hub id or file; by default the first in the catalogue. Weights that are "
+        "stated to be for another network are refused. A bare file states nothing: make sure that "
+        "it is for --model, and not for a network with the same tensors that computes differently.",
+    )
     flags.DEFINE_string("dataset", None, "With --model: TFDS data set to evaluate on.")
     flags.DEFINE_string("image_dir", None, "Folder with one folder per class to evaluate on.")
     flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
@@ -196,6 +203,14 @@ def define_flags() -> None:
         ["bilinear", "bicubic"],
         "With --model: interpolation used to resize images.",
     )
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        flags.DEFINE_list(
+            name,
+            None,
+            f"With --model: {what} of red, green and blue on a scale of 0 to 1, by which images "
+            "are normalised, for example 0.5,0.5,0.5. Without these options, images are prepared "
+            "as is stated with the weights, or else as for the network.",
+        )
 
 
 def main(argv: list[str]) -> None:
@@ -229,7 +244,8 @@ def main(argv: list[str]) -> None:
 
 
 _OF_RUNS = ("workdir", "step")
-_OF_WEIGHTS = ("weights", "dataset", "batch_size", "input_size", "crop_pct", "interpolation")
+_OF_PREPARATION = ("input_size", "crop_pct", "interpolation", "mean", "std")
+_OF_WEIGHTS = ("weights", "dataset", "batch_size", *_OF_PREPARATION)
 
 
 def _refuse(given: str, names: tuple[str, ...]) -> None:
@@ -262,6 +278,7 @@ def _main_pretrained() -> None:
         raise UserError(
             "--split requires --dataset and cannot be combined with --image_dir; remove one of them"
         )
+    given = _given_preparation()
     if options.image_dir:
         shown = options.image_dir
         source = ImageFolder.of(options.image_dir).checked(options.skip_bad)
@@ -270,17 +287,13 @@ def _main_pretrained() -> None:
         shown = f"{options.dataset} {split}"
         source = TfdsImages(options.dataset, split, options.data_dir)
     for name in names:
-        crop = published_crop(name, options.weights)
-        crop = CenterCrop(
-            options.input_size or crop.size,
-            options.crop_pct or crop.crop_pct,
-            options.interpolation or crop.interpolation,
-        )
+        prepared = _preparation(name, given)
         batch_size = options.batch_size or 64
-        results = evaluate_pretrained(name, options.weights, source, batch_size, crop)
+        results = evaluate_pretrained(name, options.weights, source, batch_size, prepared)
         title = (
             f"{name} ({results['weights']}) on {shown}, {results['images']:,} images, "
-            f"{crop.size} pixels, crop {crop.crop_pct}, {crop.interpolation}"
+            f"{prepared.size} pixels, crop {prepared.crop_pct}, {prepared.interpolation}, "
+            f"mean {_spaced(prepared.mean)}, std {_spaced(prepared.std)}"
         )
         print(format_results(title, [results]))
         print(_errors(100 - results["top1"], 100 - results["top5"], "here"))
@@ -289,6 +302,47 @@ def _main_pretrained() -> None:
         for figures in results["published"]:
             print(_errors(**figures))
         print(json.dumps({**results, "evaluated_on": shown}), flush=True)
+
+
+def _given_preparation() -> dict[str, Any]:
+    """Returns the fields of a `Preparation` that the options give."""
+    options = flags.FLAGS
+    given = {
+        "size": options.input_size,
+        "crop_pct": options.crop_pct,
+        "interpolation": options.interpolation,
+        "mean": _three_numbers("mean", 0.0),
+        "std": _three_numbers("std", 0.001),
+    }
+    return {field: value for field, value in given.items() if value is not None}
+
+
+def _preparation(name: str, given: dict[str, Any]) -> Preparation:
+    """Returns how images are prepared by the options, and where there are none, by the weights."""
+    options = flags.FLAGS
+    if len(given) == len(_OF_PREPARATION):  # then nothing needs to be read
+        return Preparation(**given)
+    return dataclasses.replace(preparation_for(name, options.weights, options.dataset), **given)
+
+
+def _three_numbers(option: str, least: float) -> tuple[float, ...] | None:
+    given = flags.FLAGS[option].value
+    if given is None:
+        return None
+    try:
+        values = tuple(float(value) for value in given)
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(least <= value <= 1 for value in values):
+        raise UserError(
+            f"--{option}={','.join(given)} must be three numbers from {least:g} to 1, for red, "
+            "green and blue, for example 0.5,0.5,0.5"
+        )
+    return values
+
+
+def _spaced(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _errors(top1_error: float, top5_error: float | None, source: str) -> str:

@@ -6,17 +6,16 @@ import shlex
 import sys
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
+from se_flax.cli.config_flag import define_config_flag
 from se_flax.errors import UserError, nearest
 
 
 def define_flags() -> None:
     """Declares the options of this command."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of the run, FILE or FILE:ARGUMENT."
-    )
+    define_config_flag()
     flags.DEFINE_string("workdir", None, "Folder for the results; by default runs/<config name>.")
     flags.DEFINE_string(
         "coordinator_address", None, "In a run of several processes, HOST:PORT of process 0."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,11 @@ import optax
 from ml_collections import ConfigDict
 
 from se_flax.config import build_model, check_held_in_memory
-from se_flax.data.dataset import EvalFeed, ImageDataset, TrainFeed
+from se_flax.data.dataset import EvalFeed, ImageDataset, TrainFeed, normalized_by
 from se_flax.data.from_config import dataset_of
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.errors import UserError
-from se_flax.init_from import published_variables, with_published
+from se_flax.init_from import published_variables, unset_preparation, with_published
 from se_flax.metrics import Metrics
 from se_flax.optim import (
     Hyperparameters,
@@ -27,6 +28,7 @@ from se_flax.optim import (
 )
 from se_flax.parallel import AXIS, replicate
 from se_flax.plan import Plan
+from se_flax.runtime.distributed import from_first
 from se_flax.seeds import AtOnce, InTurn, Networks
 from se_flax.state import TrainState, create_state
 from se_flax.step import make_eval_step, make_train_step
@@ -153,13 +155,29 @@ def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> I
         dataset: used instead of the data set that the config names.
 
     Raises:
-        UserError: see `dataset_of`; also if the config sets a field that has no effect on this
-            data set, or the validation split cannot be held out.
+        UserError: see `dataset_of` and `normalized_by`; also if the config sets a field that has no
+            effect on this data set, or the validation split cannot be held out.
     """
     dataset = dataset_of(config) if dataset is None else dataset
     if dataset.on_device:
         check_held_in_memory(config, dataset.name)
+    if config.dataset.mean:
+        dataset = normalized_by(dataset, tuple(config.dataset.mean), tuple(config.dataset.std))
     return dataset.hold_out(config.validation_fraction) if config.validation_fraction else dataset
+
+
+def with_preparation(
+    config: ConfigDict, workdir: pathlib.Path | None = None, dataset: ImageDataset | None = None
+) -> ConfigDict:
+    """Returns a config that says how its images are prepared, the same on all processes.
+
+    For arguments and errors see `init_from.unset_preparation`.
+    """
+    config = config.copy_and_resolve_references()
+    unset = from_first(lambda: unset_preparation(config, workdir, dataset))
+    for field, value in unset.items():
+        config.dataset[field] = tuple(value) if isinstance(value, list) else value
+    return config
 
 
 def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:

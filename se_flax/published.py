@@ -8,15 +8,18 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from se_flax.data.images import CenterCrop
+from se_flax.data.sources import statistics_of
 from se_flax.data.streaming import ImageSource
 from se_flax.errors import UserError
-from se_flax.models import create_model, model_info
+from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
+from se_flax.pretrained.described import stated_preparation
 from se_flax.pretrained.load import fields_of
 from se_flax.pretrained.synsets import synsets_of
+
+LARGEST_SMALL = 32  # input size, in pixels, up to which networks are for small images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,25 +87,29 @@ def load_published(
     return PublishedNetwork(info, known, weights, model, variables, places)
 
 
-def published_crop(name: str, weights: str | pathlib.Path | None) -> CenterCrop:
-    """Returns the crop with which the weights, or else the network, were evaluated."""
-    by = find_weights(name, weights) or model_info(name)
-    return CenterCrop(by.input_size, by.crop_pct, by.interpolation)
+def preparation_for(
+    name: str, weights: str | pathlib.Path | None, dataset: str | None = None
+) -> Preparation:
+    """Returns how the images of a data set are prepared for published weights.
 
+    It is what `se_flax.pretrained.preparation` returns, except for networks for small images,
+    which are published for several data sets: if nothing is stated with the weights, images are
+    normalised by the data set's own mean and standard deviation where these are known.
 
-def published_statistics(
-    name: str, weights: str | pathlib.Path | None, source: ImageSource
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and standard deviation with which images are normalised for weights.
+    Args:
+        name: name of the network.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+        dataset: name of a TFDS data set.
 
-    They are those in the catalogue, or else the network's. For weights of CIFAR networks that are
-    not in the catalogue, they are those of the images' data set, if it is known.
+    Raises:
+        UserError: if there is no such network, or the hub cannot be read.
     """
-    info, known = model_info(name), find_weights(name, weights)
-    if known and known.mean and known.std:
-        return known.mean, known.std
-    own = getattr(source, "statistics", None)
-    return own if own and info.input_size == 32 else (info.mean, info.std)
+    stated = stated_preparation(name, weights)
+    own = model_info(name).preparation
+    known = statistics_of(dataset) if dataset and own.size <= LARGEST_SMALL else None
+    if stated or known is None:
+        return stated or own
+    return dataclasses.replace(own, mean=known[0], std=known[1])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from se_flax.overview import (
     introduction,
     parameter_table,
 )
-from se_flax.program import Program, build_program, dataset_of_run
+from se_flax.program import Program, build_program, dataset_of_run, with_preparation
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
@@ -85,7 +85,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.callback(startup.stop)
         with _saying("starting"):
-            config = _checked(config, dataset)
+            config = with_preparation(_checked(config, dataset), workdir, dataset)
         changes = from_first(lambda: _changes(workdir, config))
         with startup.reading_data(), _saying("reading the data"):
             dataset = on_all(lambda: dataset_of_run(config, dataset))

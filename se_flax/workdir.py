@@ -6,8 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from se_flax.config import leaves, modernized
+from se_flax.config import leaves
 from se_flax.errors import UserError
+from se_flax.old_configs import modernized, with_statistics
 from se_flax.runtime.storage import write_json
 
 # A run can continue from a checkpoint only if these fields have not changed.
@@ -17,6 +18,8 @@ _FIXED = (
     "dataset.name",
     "dataset.image_dir",
     "dataset.image_size",
+    "dataset.mean",
+    "dataset.std",
     "validation_fraction",
     "batch_size",
     "optimizer.name",
@@ -50,7 +53,8 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: it holds no fields")
-    return modernized(values)
+    config = modernized(values)
+    return config if "mean" in values.get("dataset", {}) else with_statistics(config)
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

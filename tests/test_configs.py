@@ -7,6 +7,7 @@ import pytest
 from se_flax.config import build_model, check_config, default_config, leaves
 from se_flax.optim import learning_rate_schedule, peak_learning_rate
 from se_flax.pretrained.catalogue import find_weights
+from se_flax.program import with_preparation
 from tests.conftest import ROOT
 
 RECIPES = ["resnet_cifar10", "se_resnet_cifar10", "resnet_cifar100", "se_resnet_cifar100"]
@@ -123,6 +124,7 @@ def test_other_configs_for_small_images_are_valid_for_every_argument(name, argum
 def test_fine_tuning_takes_weights_and_image_preparation_from_the_catalogue(network):
     config = load("finetune", network)
     check_config(config)
+    config = with_preparation(config)
     weights = find_weights(network)
     assert config.init_from == weights.source
     assert config.dataset.image_size == weights.input_size

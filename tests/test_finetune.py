@@ -1,16 +1,22 @@
 """Runs that start from published weights, here from a stand-in for a published file."""
 
-import jax
+import json
+
 import numpy as np
 import pytest
 
-from se_flax.config import build_model
+from se_flax import init_from
+from se_flax.config import build_model, default_config
+from se_flax.data import load_dataset
 from se_flax.errors import UserError
+from se_flax.evaluate import evaluate_workdir
 from se_flax.pretrained import load
-from se_flax.pretrained.layouts import layouts_of
-from se_flax.program import build_program
+from se_flax.program import build_program, dataset_of_run, with_preparation
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import train
+from se_flax.workdir import read_config
+from tests.stand_ins import STATED, publish, tensors_of
+from tests.tiny_run import stream
 
 NAME = "se_resnet18"
 SMALL = {"stage_sizes": (1, 1), "widths": (4, 8), "reduction": 2, "stem": "cifar"}
@@ -29,17 +35,7 @@ def config(tiny_config, monkeypatch):
 
 def weights(config, num_classes):
     """Random tensors, named as the file names them."""
-    model = build_model(config, num_classes)
-    abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 8, 8, 3))))
-    generator = np.random.default_rng(0)
-    tensors = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
-        path = tuple(key.key for key in path)
-        tensor = generator.uniform(0.1, 0.2, leaf.shape)
-        if tensor.ndim > 1:  # from our order of axes to PyTorch's
-            tensor = tensor.transpose(tensor.ndim - 1, tensor.ndim - 2, *range(tensor.ndim - 2))
-        tensors[layouts_of(NAME)[0].name(path)] = tensor
-    return tensors
+    return tensors_of(NAME, build_model(config, num_classes))
 
 
 def final_state(config, stripes, workdir):
@@ -127,3 +123,93 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match='has weights for "se_resnet50_caffe"'):
         train(config, tmp_path / "run", stripes)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def stated(config, image_dir, tmp_path):
+    """A config that starts from weights which state how images are prepared."""
+    stream(config, image_dir)
+    config.dataset.image_size = 0
+    wants = {"pretrained_cfg": {**STATED, "input_size": [3, 12, 12]}}
+    config.init_from = str(publish(tmp_path / "published" / "weights.pth", wants))
+    return config
+
+
+def test_a_run_prepares_images_as_its_weights_state_and_stores_it(stated, tmp_path, monkeypatch):
+    summary = train(stated, tmp_path / "run")
+    dataset = json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]
+    assert (dataset["image_size"], dataset["crop_pct"]) == (12, 0.9)
+    assert dataset["interpolation"] == "bicubic"
+    assert (dataset["mean"], dataset["std"]) == (STATED["mean"], STATED["std"])
+
+    # Later on, nothing is read again.
+    monkeypatch.setattr(init_from, "preparation_for", None)
+    again = evaluate_workdir(tmp_path / "run", "latest")
+    assert again["loss"] == summary["final"]["loss"]
+    stated.num_epochs = 2
+    train(stated, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == dataset
+
+
+def test_a_run_prepares_images_as_its_config_says_before_its_weights(stated):
+    stated.dataset.mean, stated.dataset.std = (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)
+    stated.dataset.image_size = 10
+    dataset = dataset_of_run(with_preparation(stated))
+    assert (dataset.mean, dataset.std) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
+    assert dataset.image_shape == (10, 10, 3)
+    assert dataset.eval_crop.interpolation == "bicubic"
+
+
+def test_a_run_keeps_its_mean_and_std(stated, tmp_path):
+    train(stated, tmp_path / "run")
+    stated.dataset.mean, stated.dataset.std = (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)
+    stated.num_epochs = 2
+    with pytest.raises(UserError, match=r"a run with config\.dataset\.mean=\[0\.5, 0\.4, 0\.3\]"):
+        train(stated, tmp_path / "run")
+
+
+def test_a_run_stores_the_mean_and_std_of_a_data_set_that_is_passed_to_it(
+    config, stripes, tmp_path
+):
+    train(config, tmp_path, stripes)
+    stored = read_config(tmp_path).dataset
+    assert (tuple(stored.mean), tuple(stored.std)) == (stripes.mean, stripes.std)
+
+
+def test_images_in_memory_are_normalised_as_the_weights_state_if_they_do(tmp_path):
+    config = default_config()
+    config.dataset.name = "cifar10"
+    config.model.name = "resnet18"
+    assert init_from.unset_preparation(config) == {}
+    config.init_from = str(publish(tmp_path / "bare" / "weights.pth"))
+    assert init_from.unset_preparation(config) == {}
+    config.init_from = str(publish(tmp_path / "weights.pth", {"pretrained_cfg": STATED}))
+    assert init_from.unset_preparation(config) == {"mean": STATED["mean"], "std": STATED["std"]}
+
+
+def test_a_config_normalises_images_in_memory(config):
+    config.dataset.name = "digits"
+    config.dataset.mean, config.dataset.std = (0.25,), (0.5,)
+    dataset = dataset_of_run(config)
+    assert (dataset.mean, dataset.std) == ((0.25,), (0.5,))
+    assert load_dataset("digits").mean != (0.25,)
+    config.dataset.mean, config.dataset.std = (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)
+    with pytest.raises(UserError, match="a value for each channel of digits, which has 1"):
+        dataset_of_run(config)
+
+
+def test_a_run_of_a_version_that_stored_no_statistics_is_normalised_as_then(tmp_path, image_dir):
+    def read(model, **dataset):
+        values = json.loads(default_config().to_json_best_effort())
+        values["model"]["name"] = model
+        del values["dataset"]["mean"], values["dataset"]["std"]
+        values["dataset"].update(dataset)
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        return tuple(read_config(tmp_path).dataset.mean)
+
+    imagenet = (0.485, 0.456, 0.406)
+    assert read("resnet20_cifar", image_dir=str(image_dir)) == imagenet
+    assert read("resnet20_cifar", name="oxford_flowers102") == imagenet
+    assert read("inception_v3", image_dir=str(image_dir)) == (0.5, 0.5, 0.5)
+    assert read("resnet20_cifar", name="cifar10") == ()
+    assert read("resnet20_cifar", name="passed to train") == ()

@@ -25,6 +25,7 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
         (["--config.model.depth=3"], {}, "the fields of config.model are name, overrides"),
         (["--config.foo.bar=3"], {}, "config has the sections model, dataset, augment,"),
         (["--config.model.overrides.reductn=3"], {}, '"reduction"'),
+        (["--config.model.overrides.dtype=float16"], {}, "cannot be set; config.dtype decides it"),
         (["--config.num_epochs=many"], {}, "--config.num_epochs=many"),
         (["--config.model.name=se_resnet20"], {}, '"se_resnet20_cifar"'),
         (["--config.dataset.name=digit"], {}, '"digits"'),
@@ -116,3 +117,44 @@ def test_a_run_that_diverges_has_its_own_exit_status(run_python, tmp_path):
     assert process.returncode == 3
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: training has diverged at step 2: loss nan, gradient norm nan")
+
+
+def overrides_of(run_python, *arguments):
+    """Returns the overrides of a config with these arguments, or the last line of the error."""
+    program = """
+import sys
+from absl import flags
+from se_flax.main import define_flags
+define_flags()
+try:
+    flags.FLAGS(sys.argv)
+    print(flags.FLAGS.config.model.overrides.to_dict())
+except (flags.Error, ValueError) as error:
+    print(error)
+"""
+    options = ["--config=tests/tiny_run.py", *arguments]
+    return run_python("-c", program, *options).stdout.splitlines()[-1]
+
+
+def test_fields_of_a_network_that_the_config_file_does_not_set_are_accepted(run_python):
+    options = ["auxiliary=False", "dropout=0.25", "se=bump", "width=3", "gate=tanh"]
+    options = [f"--config.model.overrides.{option}" for option in options]
+    shown = overrides_of(run_python, "--config.model.name=inception_v3", *options)
+    assert "'auxiliary': False, 'dropout': 0.25" in shown
+    assert "'gate': 'tanh'" in shown
+    assert "'se': 'bump'" in shown
+    assert "'width': 3" in shown
+    options = ["--config.model.overrides.se_stages=(1,)", "--noconfig.model.overrides.zero_init"]
+    shown = overrides_of(run_python, *options)
+    assert "'se_stages': (1,)" in shown
+    assert "'zero_init': False" in shown
+
+
+def test_an_override_has_the_type_of_the_networks_field(run_python):
+    for option, words in (
+        ("dropout=much", "could not convert string to float: 'much'"),
+        ("zero_init=perhaps", "Non-boolean argument"),
+        ("unit=BasicUnit", '"unit" of the model "se_resnet20_cifar" is not a plain value'),
+        ("zero_inti=True", 'has no field "zero_inti" (did you mean "zero_init"?)'),
+    ):
+        assert words in overrides_of(run_python, f"--config.model.overrides.{option}")

@@ -159,6 +159,9 @@ def test_an_address_is_not_taken_for_a_file():
         (["--model=resnet51", "--image_dir=x"], 'no model "resnet51"'),
         (["--model=resnet50", "--image_dir=/nowhere"], "there is no folder /nowhere"),
         (["--model=se_resnet*", "--weights=x.pth", "--image_dir=tests"], "--weights belong to one"),
+        (["--workdir=runs/x", "--mean=0,0,0"], "--mean cannot be combined with --workdir"),
+        (["--model=resnet50", "--image_dir=tests", "--mean=1,2"], "must be three numbers from 0"),
+        (["--model=resnet50", "--image_dir=tests", "--std=0,1,1"], "--std=0,1,1 must be three"),
     ],
 )
 def test_unusable_options_of_the_evaluation_are_reported_in_one_sentence(

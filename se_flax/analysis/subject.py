@@ -17,11 +17,12 @@ from PIL import Image
 
 from se_flax.data.dataset import HostImages, ImageDataset
 from se_flax.data.folders import ImageFolder
+from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
-from se_flax.published import Renamed, load_published, published_crop, published_statistics
+from se_flax.published import Renamed, load_published, preparation_for
 from se_flax.restored import restore_run
 from se_flax.runtime.writers import TensorBoardWriter
 
@@ -141,14 +142,15 @@ def subject_of_weights(
         split = split or evaluation_split(dataset, data_dir)
         source, images = TfdsImages(dataset, split, data_dir), f"{dataset} {split}"
     loaded = load_published(name, weights, source.class_names)
+    prepared = preparation_for(name, weights, dataset)
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
     return Subject(
         name=name,
         model=loaded.model,
         variables=loaded.variables,
         class_names=renamed.class_names,
-        batches=functools.partial(host_images, renamed, published_crop(name, weights)),
-        preprocessing=Preprocessing(*published_statistics(name, weights, source)),
+        batches=functools.partial(host_images, renamed, CenterCrop.of(prepared)),
+        preprocessing=Preprocessing(prepared.mean, prepared.std),
         images=images,
     )
 

@@ -1,10 +1,12 @@
 """Code shared by the commands: parsing flags, and printing errors on one line."""
 
+import functools
 import io
 import logging as std_logging
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -12,7 +14,7 @@ from absl import flags, logging
 
 from se_flax.cli.config_flag import clearer
 from se_flax.cli.help import print_help
-from se_flax.errors import RunError, StorageError, UserError
+from se_flax.errors import Note, RunError, StorageError, UserError
 from se_flax.runtime import compiler
 from se_flax.runtime.terminal import fitted
 
@@ -95,10 +97,11 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     """Wraps a command's main function so that errors are printed on one line.
 
     The exit status is 2 after a `UserError` and `error.status` after a `RunError`. Ctrl-C ends
-    the command immediately, with status 75.
+    the command immediately, with status 75. Notes are printed on one line each.
     """
 
     def wrapped(argv: list[str]) -> None:
+        warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
         try:
             main(argv)
         except UserError as error:
@@ -112,6 +115,14 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             os._exit(INTERRUPTED)  # does not wait for XLA's compilation threads
 
     return wrapped
+
+
+def _show_warning(otherwise: Callable[..., None], message, category, *place) -> None:
+    """Prints a note on one line; leaves other warnings to the function `otherwise`."""
+    if not issubclass(category, Note):
+        otherwise(message, category, *place)
+        return
+    print(f"note: {_one_sentence(message)}", file=sys.stderr, flush=True)
 
 
 def _exit(

@@ -1,5 +1,6 @@
 """The interface of a data set, whether its images are stored on the devices or streamed."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -132,6 +133,30 @@ def num_batches(size: int, batch_size: int) -> int:
 def present(**splits: Sized | None) -> dict[str, Sized]:
     """Returns the splits that are not None."""
     return {name: split for name, split in splits.items() if split is not None}
+
+
+def normalized_by(
+    dataset: ImageDataset, mean: tuple[float, ...], std: tuple[float, ...]
+) -> ImageDataset:
+    """Returns a data set with another mean and standard deviation.
+
+    Raises:
+        UserError: if they do not fit the images, or the data set is of a user's own class.
+    """
+    if (tuple(dataset.mean), tuple(dataset.std)) == (mean, std):
+        return dataset
+    channels = dataset.image_shape[-1]
+    if len(mean) != channels:
+        raise UserError(
+            f"config.dataset.mean={mean} and config.dataset.std={std} must have a value for each "
+            f"channel of {dataset.name}, which has {channels}"
+        )
+    if not dataclasses.is_dataclass(dataset) or isinstance(dataset, type):
+        raise UserError(
+            f"{dataset.name} has the mean {tuple(dataset.mean)} and std {tuple(dataset.std)}, but "
+            f"the run config.dataset.mean={mean} and config.dataset.std={std}; give both the same"
+        )
+    return dataclasses.replace(dataset, mean=mean, std=std)
 
 
 def held_out(

@@ -7,10 +7,16 @@ from ml_collections import ConfigDict
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
-from se_flax.data.sources import TfdsImages, evaluation_split, known_datasets, load_dataset
+from se_flax.data.sources import (
+    TfdsImages,
+    evaluation_split,
+    known_datasets,
+    load_dataset,
+    statistics_of,
+)
 from se_flax.data.streaming import ImageSource, StreamedDataset
 from se_flax.errors import UserError
-from se_flax.models import model_info
+from se_flax.models import Preparation, model_info
 
 
 def dataset_of(config: ConfigDict) -> ImageDataset:
@@ -50,24 +56,40 @@ def streamed(
 ) -> StreamedDataset:
     """Returns a data set of streamed images, cropped and normalised as the config says.
 
-    Image size, evaluation crop and interpolation are the network's
-    (`se_flax.models.model_info`), unless the config sets them. Mean and standard deviation are
-    always the network's.
+    What the config does not set is the network's (`se_flax.models.model_info`), except for mean and
+    standard deviation where the data set's own are known.
     """
-    options, info = config.dataset, model_info(config.model.name)
-    size = options.image_size or info.input_size
-    interpolation = options.interpolation or info.interpolation
-    eval_crop = CenterCrop(size, options.crop_pct or info.crop_pct, interpolation)
+    prepared = preparation_of(config, model_info(config.model.name).preparation)
+    eval_crop = CenterCrop.of(prepared)
     train_crop: Crop = eval_crop
     if config.augment.random_resized_crop:
-        train_crop = RandomResizedCrop(size, tuple(config.augment.crop_area))
+        train_crop = RandomResizedCrop(prepared.size, tuple(config.augment.crop_area))
     return StreamedDataset(
         name=name,
         train=train,
         test=test,
         train_crop=train_crop,
         eval_crop=eval_crop,
-        mean=info.mean,
-        std=info.std,
-        workers=options.workers,
+        mean=prepared.mean,
+        std=prepared.std,
+        workers=config.dataset.workers,
+    )
+
+
+def preparation_of(config: ConfigDict, otherwise: Preparation) -> Preparation:
+    """Returns how a run's streamed images are prepared.
+
+    Args:
+        config: of the run.
+        otherwise: the preparation for what neither the config nor its data set states.
+    """
+    options = config.dataset
+    known = None if options.image_dir or config.init_from else statistics_of(options.name)
+    mean, std = known or (otherwise.mean, otherwise.std)
+    return Preparation(
+        options.image_size or otherwise.size,
+        options.crop_pct or otherwise.crop_pct,
+        options.interpolation or otherwise.interpolation,
+        tuple(options.mean) or mean,
+        tuple(options.std) or std,
     )

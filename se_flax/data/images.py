@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from se_flax.errors import UserError
+from se_flax.models import Preparation
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # EXIF orientation is ignored, as in the evaluations of published weights.
@@ -82,6 +83,11 @@ class CenterCrop:
     crop_pct: float = 0.875
     interpolation: str = "bilinear"
     draws: ClassVar[int] = 0
+
+    @classmethod
+    def of(cls, preparation: Preparation) -> "CenterCrop":
+        """Returns the crop of a preparation."""
+        return cls(preparation.size, preparation.crop_pct, preparation.interpolation)
 
     def __call__(
         self,

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from se_flax.cli.command import parse_flags, run_command
+from se_flax.cli.config_flag import define_config_flag
 from se_flax.config import check_config, check_devices
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.grid import captions_of, draw_grid, first_images
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
-from se_flax.program import dataset_of_run
+from se_flax.program import dataset_of_run, with_preparation
 
 
 def preview_batch(
@@ -32,7 +33,7 @@ def preview_batch(
         count: number of images; even, because mixing works on pairs.
         train: whether to return augmented training images; otherwise test images.
     """
-    dataset = dataset_of_run(config)
+    dataset = dataset_of_run(with_preparation(config))
     preprocessing = Preprocessing.of(dataset, config.augment)
     if not train:
         shared, own = next(iter(dataset.eval_feed("test", count)))
@@ -48,9 +49,7 @@ def preview_batch(
 
 def define_flags() -> None:
     """Declares the options of this command."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of the run, FILE or FILE:ARGUMENT."
-    )
+    define_config_flag()
     flags.DEFINE_string("output", "preview.png", "PNG file to write.")
     flags.DEFINE_integer("count", 32, "Number of images, rounded up to an even number.", 1)
     flags.DEFINE_integer("columns", 8, "Number of images per row.", 1)

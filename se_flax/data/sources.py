@@ -12,6 +12,7 @@ import numpy as np
 
 from se_flax.data.memory import Dataset, Split
 from se_flax.errors import UserError, nearest
+from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD
 from se_flax.runtime.compiler import cache_dir
 
 
@@ -46,10 +47,24 @@ class _TfdsInfo:
 
 # Statistics of the official training splits.
 _TFDS = {
-    "cifar10": _TfdsInfo((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), True),
+    "cifar10": _TfdsInfo(CIFAR10_MEAN, CIFAR10_STD, True),
     "cifar100": _TfdsInfo((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), True),
     "svhn_cropped": _TfdsInfo((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), False),
 }
+
+
+def statistics_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Returns the mean and standard deviation of a data set's channels, or None if unknown.
+
+    Other forms of a known data set, such as TFDS's `cifar10_n` and `cifar10_corrupted`, have the
+    values of the original.
+
+    Args:
+        name: name of a TFDS data set.
+    """
+    info = next((_TFDS[known] for known in _TFDS if f"{name}_".startswith(f"{known}_")), None)
+    return (info.mean, info.std) if info else None
+
 
 # Streamed data sets that are accepted without asking TFDS. Its other data sets work as well.
 _STREAMED = ("imagenet2012", "imagenette", "tiny_imagenet")
@@ -169,8 +184,6 @@ class TfdsImages:
 
     Attributes:
         class_names: names of the classes, in the order of the labels.
-        statistics: mean and standard deviation of the training images, a number per channel each
-            (white is 1), or None if they are not known.
 
     Args:
         name: name of the data set.
@@ -192,8 +205,6 @@ class TfdsImages:
                 f'the data set "{name}" does not have images and labels; choose one that does'
             )
         self.class_names = tuple(features["label"].names)
-        info = _TFDS.get(name)
-        self.statistics = (info.mean, info.std) if info else None
         self._name = f"{name} {split}"
         try:
             self._source = builder.as_data_source(

@@ -42,7 +42,11 @@ def fields_of(se: Callable[..., nn.Module] | None) -> set[str]:
     """Returns the names of the fields that a block factory accepts."""
     if se is None:
         return set()
-    factory = se
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    return set(inspect.signature(factory).parameters) - {"name", "parent", *HINTS}
+    return set(inspect.signature(factory_of(se)).parameters) - {"name", "parent", *HINTS}
+
+
+def factory_of(se: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Returns the factory in a partial application of it."""
+    while isinstance(se, functools.partial):
+        se = se.func
+    return se

@@ -4,7 +4,7 @@ Submodules are named like the PyTorch ports of the TensorFlow weights.
 """
 
 from se_flax.models.inception import ConvSpec, Inception, ModuleSpec, average, halve, halve_around
-from se_flax.models.registry import register
+from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, register
 
 STEM = (
     ConvSpec("conv2d_1a", 32, 3, 2, padded=False),
@@ -152,6 +152,8 @@ register(
     Inception,
     input_size=32,
     num_classes=10,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
     paper=f"this project's variant, for 32x32 images, of {_PAPER}",
     stem=STEM_CIFAR,
     stages=_stages(padded=True),

@@ -5,6 +5,9 @@ import dataclasses
 import fnmatch
 import functools
 import importlib.resources
+import inspect
+import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +16,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from se_flax.errors import UserError, nearest
-from se_flax.layers.blocks import block_of, fields_of
+from se_flax.layers.blocks import block_of, factory_of, fields_of
 from se_flax.layers.squeeze_excite import SqueezeExcite
+from se_flax.models.preparation import Preparation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +57,8 @@ class ModelInfo:
             input_size / crop_pct, and the centre of size input_size was cropped.
         interpolation: how images are resized, "bilinear" or "bicubic".
         mean, std: mean and standard deviation of red, green and blue on a scale of 0 to 1.
-            Images are normalised to (image - mean) / std. CIFAR networks use the values of
-            their data set instead.
+            Images are normalised to (image - mean) / std. CIFAR networks have the values of
+            CIFAR-10's training images; other data sets of such images have their own.
         paper: publication.
         same_as: if the same network is registered under two names, the one under which its
             results and weights are listed; otherwise None.
@@ -69,6 +75,11 @@ class ModelInfo:
     std: tuple[float, float, float]
     paper: str
     same_as: str | None = None
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images were prepared for the published network; weights may have their own way."""
+        return Preparation(self.input_size, self.crop_pct, self.interpolation, self.mean, self.std)
 
     @property
     def published(self) -> list[Published]:
@@ -188,15 +199,10 @@ def create_model(
     fields = {**info.fields, "num_classes": num_classes, "dtype": dtype}
     if "se" in overrides:
         overrides = {**overrides, "se": block_of(overrides["se"])}
-    known = _field_names(info.module)
-    of_block = fields_of(overrides.get("se", fields.get("se")) or SqueezeExcite) - known
+    block = overrides.get("se", fields.get("se"))
+    known, of_block = _field_names(info.module), _block_fields(info, block)
     for field in overrides:
-        if field not in known | of_block:
-            raise UserError(
-                f'the model "{name}" has no field "{field}"'
-                f"{nearest(field, known | of_block)}; its fields are {', '.join(sorted(known))}, "
-                f"and the fields of its SE blocks {', '.join(sorted(of_block))}"
-            )
+        _check_field(info, field, block)
     fields.update({field: value for field, value in overrides.items() if field in known})
     for_block = {field: value for field, value in overrides.items() if field in of_block}
     about_se = [field for field in overrides if field in of_block or field.startswith("se_")]
@@ -209,6 +215,54 @@ def create_model(
         fields["se"] = functools.partial(fields["se"], **for_block)
         fields["se"]()  # raises for invalid field values
     return info.module(**fields)
+
+
+def field_type(name: str, field: str, se: str | None = None) -> type:
+    """Returns the type of a field that `create_model` accepts, for reading it from text.
+
+    Args:
+        name: name of a network.
+        field: field of the network or of its SE blocks.
+        se: name of the blocks, if not the network's own.
+
+    Returns:
+        bool, int, float, str or tuple.
+
+    Raises:
+        UserError: if there is no such network, blocks or field, or the field's values cannot be
+            written as text.
+    """
+    info = model_info(name)
+    block = block_of(se) or info.fields.get("se")
+    _check_field(info, field, block)
+    own = {known.name: known.type for known in dataclasses.fields(info.module)}
+    of_block = inspect.signature(factory_of(block or SqueezeExcite)).parameters
+    annotation = own[field] if field in own else of_block[field].annotation
+    if field == "se":
+        return str
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    choices = typing.get_args(annotation) if is_union else (annotation,)
+    kinds = [typing.get_origin(choice) or choice for choice in choices]
+    plain = [kind for kind in kinds if kind in (bool, int, float, str, tuple)]
+    if not plain:
+        raise UserError(
+            f'the field "{field}" of the model "{name}" is not a plain value; set it in Python'
+        )
+    return plain[0]
+
+
+def _check_field(info: ModelInfo, field: str, block: Callable[..., nn.Module] | None) -> None:
+    known, of_block = _field_names(info.module), _block_fields(info, block)
+    if field not in known | of_block:
+        raise UserError(
+            f'the model "{info.name}" has no field "{field}"'
+            f"{nearest(field, known | of_block)}; its fields are {', '.join(sorted(known))}, "
+            f"and the fields of its SE blocks {', '.join(sorted(of_block))}"
+        )
+
+
+def _block_fields(info: ModelInfo, block: Callable[..., nn.Module] | None) -> set[str]:
+    return fields_of(block or SqueezeExcite) - _field_names(info.module)
 
 
 def _field_names(module: type[nn.Module]) -> set[str]:

@@ -17,7 +17,7 @@ from se_flax.errors import UserError, check_choice
 from se_flax.layers.cpu import residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.models.base import Images, Map, Maps, Network
-from se_flax.models.registry import SE_PAPER, register
+from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, SE_PAPER, register
 
 relu = jax.nn.relu
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -329,7 +329,14 @@ register(
 )
 
 _cifar = functools.partial(
-    register, module=ResNet, input_size=32, crop_pct=1.0, num_classes=10, stem="cifar"
+    register,
+    module=ResNet,
+    input_size=32,
+    crop_pct=1.0,
+    num_classes=10,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
+    stem="cifar",
 )
 
 for _depth in (20, 32, 44, 56, 110):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from se_flax.layers.cpu import max_pool_2x2
 from se_flax.models.base import Images, Logits, Maps, Network, last
-from se_flax.models.registry import register
+from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, register
 
 
 class SmallCNN(Network, kw_only=True):
@@ -100,6 +100,8 @@ register(
     SmallCNN,
     input_size=32,
     num_classes=10,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
     paper="Chollet et al., Keras 2, examples/cifar10_cnn.py",
 )
 register(
@@ -107,5 +109,7 @@ register(
     ThreeLayerCNN,
     input_size=32,
     num_classes=10,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
     paper="Variations of Squeeze and Excitation networks, arXiv:2304.06502, section 2",
 )

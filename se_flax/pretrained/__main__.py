@@ -1,4 +1,10 @@
-"""Lists published weights: python -m se_flax.pretrained "se_*"."""
+"""Lists published weights: python -m se_flax.pretrained "se_*".
+
+Other weights of these networks can be read, too, from a hub id or a file. timm's hub ids state the
+architecture, and weights for another network are refused. A bare file states nothing: make sure
+that it is for the network that you load it into, and not for one with the same tensors that
+computes differently. Where such networks are known, a note names them.
+"""
 
 import fnmatch
 import functools
@@ -7,7 +13,6 @@ from absl import app
 
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
-from se_flax.models import model_info
 from se_flax.pretrained.catalogue import FIGURES, PublishedWeights, catalogue
 
 
@@ -40,10 +45,11 @@ def _print_on_hub(entries: list[PublishedWeights]) -> None:
         f"{'mean':<18}{'std':<18}{'top-1 err.':>10}{'top-5 err.':>11}"
     )
     for weights in entries:
-        info = model_info(weights.model)
+        prepared = weights.preparation
+        mean, std = _numbers(prepared.mean, 3), _numbers(prepared.std, 3)
         print(
             f"{weights.model:<27}{weights.source:<41}{weights.input_size:>5}{weights.crop_pct:>7} "
-            f"{weights.interpolation:<11}{_numbers(info.mean, 3):<18}{_numbers(info.std, 3):<18}"
+            f"{weights.interpolation:<11}{mean:<18}{std:<18}"
             f"{weights.top1_error:>10}{weights.top5_error:>11}"
         )
     print(
@@ -52,7 +58,9 @@ def _print_on_hub(entries: list[PublishedWeights]) -> None:
         "Images are resized to a short side of input / crop and scaled to 0..1; then the mean "
         "(red, green, blue) is\nsubtracted, and the result divided by std. SE-BN-Inception was "
         "released for Caffe: pass its .caffemodel,\nfrom github.com/hujie-frank/SENet, as a "
-        "file. Its errors should be 23.62 and 7.04."
+        "file. Its errors should be 23.62 and 7.04.\n"
+        "Other weights are prepared for as their hub repository's config.json states. A bare file "
+        "does not state its\nnetwork; where another one has the same tensors, a note names it."
     )
 
 
@@ -62,10 +70,8 @@ def _print_files(entries: list[PublishedWeights]) -> None:
         "  file to download"
     )
     for weights in entries:
-        info = model_info(weights.model)
-        mean, std = (
-            _numbers(values, 4) for values in (weights.mean or info.mean, weights.std or info.std)
-        )
+        prepared = weights.preparation
+        mean, std = _numbers(prepared.mean, 4), _numbers(prepared.std, 4)
         top5 = "" if weights.top5_error is None else weights.top5_error
         print(
             f"{weights.model:<24}{weights.dataset:<14}{mean:<22}{std:<22}"

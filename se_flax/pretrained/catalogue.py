@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 import pathlib
 
-from se_flax.models import model_info
+from se_flax.models import Preparation, model_info
 
 FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at 0173a139a2"
 
@@ -48,6 +48,13 @@ class PublishedWeights:
         """Name of the file at `source`, without .zip, or "" if the source is on the hub."""
         _, address, path = self.source.partition("https://")
         return path.rpartition("/")[2].removesuffix(".zip") if address else ""
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images are prepared; mean and std are the network's if not given here."""
+        info = model_info(self.model)
+        mean, std = self.mean or info.mean, self.std or info.std
+        return Preparation(self.input_size, self.crop_pct, self.interpolation, mean, std)
 
 
 def _rows(file: str) -> list[dict[str, str]]:

@@ -35,6 +35,8 @@ class Layout:
         rules: (pattern, replacement) pairs, applied in order to the path of one of our modules,
             for example `stage1_unit2/se/reduce`. Each replaces all its matches.
         ignored: pattern for the names of tensors that our network does not use.
+        optional: pattern for the names of tensors that may be absent, all of them together. Then
+            their variables are initialised at random.
         transforms: (pattern, function) pairs. The function is applied to tensors whose names
             match, before their axes are transposed to our order.
         fields: (field, value) pairs in which the library's network differs from the registered one.
@@ -43,6 +45,7 @@ class Layout:
     source: str
     rules: Rules
     ignored: str = "$^"
+    optional: str = "$^"
     transforms: tuple[tuple[str, Transform], ...] = ()
     fields: tuple[tuple[str, Any], ...] = ()
 
@@ -82,14 +85,17 @@ def convert(
     named = {layout: {path: layout.name(path) for path in expected} for layout in layouts}
     layout = max(named, key=lambda layout: len(tensors.keys() & set(named[layout].values())))
     names = named[layout]
-    head = {path for path in expected if new_head and path[-2].endswith("classifier")}
+    optional = {path for path, name in names.items() if re.match(layout.optional, name)}
+    new = {path for path in expected if new_head and path[-2].endswith("classifier")}
+    if not tensors.keys() & {names[path] for path in optional}:
+        new |= optional
 
-    missing = [name for path, name in names.items() if path not in head and name not in tensors]
+    missing = [name for path, name in names.items() if path not in new and name not in tensors]
     known = set(names.values())
     left_over = [k for k in tensors if k not in known and not re.match(layout.ignored, k)]
     converted, misshapen = {}, []
     for path, name in names.items():
-        if path in head or name not in tensors:
+        if path in new or name not in tensors:
             continue
         value = _our_axes(tensors[name], layout, name, len(expected[path].shape))
         converted[path] = value
@@ -105,10 +111,10 @@ def convert(
             f"the weights do not fit the network under {layout.source} tensor names: "
             + "; ".join(_listed(kind, items) for kind, items in problems.items() if items)
         )
-    if head:
+    if new:
         fresh = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
         fresh = flax.traverse_util.flatten_dict(fresh)
-        converted.update({path: fresh[path] for path in head})
+        converted.update({path: fresh[path] for path in new})
     return flax.traverse_util.unflatten_dict(converted)
 
 

@@ -96,8 +96,10 @@ INCEPTION_V3 = Layout(
         ("^auxiliary_classifier$", "AuxLogits/fc"),
         ("^classifier$", "fc"),
     ),
-    # These tensors are in the file, but a network with `auxiliary=False` does not use them.
+    # torchvision's files have these tensors, and a network with `auxiliary=False` does not use
+    # them. TensorFlow's weights lack them.
     ignored=r"AuxLogits\.",
+    optional=r"AuxLogits\.",
 )
 
 TIMM_INCEPTION_RESNET = Layout(
@@ -262,15 +264,6 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("vgg16", (TORCHVISION_VGG16,)),
     ("vgg16_bn", (TORCHVISION_VGG16_BN,)),
 )
-
-
-def hub_names_of(name: str) -> str:
-    """Returns a pattern for the hub ids of timm's networks that compute the same as a network."""
-    if "efficientnet" in name:
-        return "timm/tf_efficientnet_*"
-    if name.endswith("_caffe") or name == "senet154":
-        return "timm/legacy_*"
-    return "timm/[!l]*"
 
 
 def layouts_of(name: str) -> tuple[Layout, ...]:

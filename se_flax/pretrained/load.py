@@ -1,26 +1,41 @@
 """Reads published weights from a file or the Hugging Face hub."""
 
-import fnmatch
+import contextlib
 import pathlib
+import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from se_flax.errors import UserError
+from se_flax.errors import Note, UserError
 from se_flax.models import create_model, model_info
+from se_flax.pretrained.architectures import (
+    check_architecture,
+    check_hub_id,
+    lookalikes,
+    of_hub_id,
+)
 from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.convert import Layout, convert
-from se_flax.pretrained.layouts import hub_names_of, layouts_of, why_none
+from se_flax.pretrained.described import stated_architecture
+from se_flax.pretrained.hub import TORCH_SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.layouts import layouts_of, why_none
 from se_flax.pretrained.torch_file import read_torch
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
 
-
-class NewClassifier(UserWarning):
+class NewClassifier(Note):
     """The weights have a different number of classes, so the classifier is newly initialised."""
+
+
+class NewAuxiliary(Note):
+    """The weights have no auxiliary classifier, so that of the network is newly initialised."""
+
+
+class UncertainNetwork(Note):
+    """The weights may be for another network, whose tensors have the same names and shapes."""
 
 
 def load_pretrained(
@@ -31,16 +46,24 @@ def load_pretrained(
         variables = load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
         logits = create_model("se_resnet50_caffe").apply(variables, images, train=False)
 
-    The size, mean and standard deviation of the images are in `se_flax.models.model_info(name)`.
-    No code in a file is ever executed: a PyTorch file that contains more than tensors is
-    rejected.
+    `se_flax.pretrained.preparation(name, source)` returns how images must be prepared. No code in a
+    file is ever executed: a PyTorch file that contains more than tensors is rejected.
 
-    A file does not show how its network computes. Two networks can have the same tensors but
+    Tensors do not show how their network computes. Two networks can have the same tensors but
     different strides (`resnet50` and `resnet50_caffe`), or a different padding and epsilon
-    (EfficientNet in TensorFlow, as here, and its ports to PyTorch). Make sure that `name` is the
-    network that the weights were trained for. For CIFAR, a file without convolutions on the
-    shortcuts must come from akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad
-    the channels on both sides.
+    (EfficientNet in TensorFlow, as here, and as trained in PyTorch). Weights that are stated to be
+    for another network than `name` are refused. timm states the architecture in its hub ids, and
+    other weights may have it in the `config.json` of their hub repository, in a `config.json` next
+    to a file, or in the metadata of a `.safetensors` file. Where it is not stated, and
+    `se_flax.pretrained.architectures` has other networks with the same tensors, an
+    `UncertainNetwork` warning names them. Then make sure that `name` is the network that the
+    weights were trained for. For CIFAR, a file without convolutions on the shortcuts must come from
+    akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad the channels on both
+    sides.
+
+    Weights without an auxiliary classifier (TensorFlow's for `inception_v3`) can be loaded into a
+    network that has one. It is newly initialised, and a `NewAuxiliary` warning issued. Only
+    training uses it; `auxiliary=False` builds the network without.
 
     Args:
         name: a name in `list_models()`.
@@ -53,9 +76,11 @@ def load_pretrained(
 
     Raises:
         UserError: if the source cannot be read, or its tensors do not fit the network. The
-            message lists tensors that are missing, left over or of the wrong shape.
+            message lists tensors that are missing, left over or of the wrong shape. Also if they
+            are stated to be for another network.
     """
     check_source(name, source)
+    doubt = _doubt(name, source)
     info, layouts = model_info(name), layouts_of(name)
     tensors = read_tensors(source)
     layout = _layout_by_classifier(layouts, tensors)
@@ -77,9 +102,37 @@ def load_pretrained(
         )
     model = create_model(name, num_classes or own_classes or 1000, **overrides)
     try:
-        return convert(tensors, model, info.input_size, layouts, new_head)
+        variables = convert(tensors, model, info.input_size, layouts, new_head)
     except UserError as error:
         raise UserError(f'{source} has no weights for "{name}": {error}') from error
+    if doubt:
+        warnings.warn(doubt, UncertainNetwork, stacklevel=2)
+    if "auxiliary_classifier" in variables["params"] and not _has_auxiliary(tensors, layouts):
+        warnings.warn(
+            f"the weights in {source} have no auxiliary classifier; it is newly initialised "
+            "(only training uses it, and auxiliary=False builds the network without)",
+            NewAuxiliary,
+            stacklevel=2,
+        )
+    return variables
+
+
+def _has_auxiliary(tensors: Mapping[str, np.ndarray], layouts: tuple[Layout, ...]) -> bool:
+    return any(re.match(layout.optional, tensor) for layout in layouts for tensor in tensors)
+
+
+def _doubt(name: str, source: str | pathlib.Path) -> str | None:
+    """Returns what to tell the user if the weights may be for another network.
+
+    Raises:
+        UserError: if it is stated that they are for another network.
+    """
+    stated = of_hub_id(source)
+    if stated is None:
+        # Reading the tensors reports a hub that cannot be reached.
+        with contextlib.suppress(UserError):
+            stated = stated_architecture(source)
+    return check_architecture(name, source, stated) if stated else lookalikes(name, source)
 
 
 def fields_of(name: str, source: str | pathlib.Path) -> dict[str, Any]:
@@ -113,12 +166,6 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
             f'{source} has weights for "{of_others[0]}", not for "{name}"; '
             "python -m se_flax.pretrained lists the sources of each model"
         )
-    hub_names = hub_names_of(own)
-    if str(source).startswith("timm/") and not fnmatch.fnmatch(str(source), hub_names):
-        raise UserError(
-            f'{source} has no weights for "{name}", which computes differently from that network; '
-            f"choose an id that matches {hub_names}"
-        )
     if not layouts_of(name):
         if reason := why_none(name):
             raise UserError(
@@ -129,6 +176,7 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
             f'no published weights are known for "{name}"; python -m se_flax.pretrained lists the '
             "models that have some"
         )
+    check_hub_id(name, source)
 
 
 def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -137,51 +185,26 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
     if path.is_file():
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        if path.suffix in _TORCH_SUFFIXES:
+        if path.suffix in TORCH_SUFFIXES:
             return read_torch(path)
         if path.suffix == ".caffemodel":
             return read_caffe(path)
         raise UserError(
             f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
-            f"({', '.join(_TORCH_SUFFIXES)})"
+            f"({', '.join(TORCH_SUFFIXES)})"
         )
     if "://" in str(source):
         raise UserError(f"{source} is not downloaded; download it and give the path of the file")
-    files = (".safetensors", ".caffemodel", *_TORCH_SUFFIXES)
-    if path.suffix in files or str(source).count("/") != 1:
+    if not is_hub_id(source):
         raise UserError(
             f"there is no file {source}; give an existing file or a hub id OWNER/REPOSITORY"
         )
-    return _read_safetensors(_download(str(source)))
-
-
-def _download(repository: str) -> pathlib.Path:
-    huggingface_hub = _import("huggingface_hub.utils", "huggingface_hub")
-    # The library warns at each attempt; only the outcome of the last one matters.
-    huggingface_hub.utils.logging.set_verbosity_error()
-    try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"cannot read model.safetensors of {repository} from the Hugging Face hub: {reason}"
-        ) from error
+    return _read_safetensors(download(str(source), "model.safetensors"))
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    safetensors = _import("safetensors.numpy", "safetensors")
+    safetensors = import_package("safetensors.numpy", "safetensors")
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged; download it again ({error})") from error
-
-
-def _import(name: str, package: str | None = None) -> Any:
-    package = package or name
-    try:
-        __import__(name)
-        return __import__(package)
-    except ImportError as error:
-        raise UserError(
-            f"reading these weights requires {package}; install it with pip install {package}"
-        ) from error

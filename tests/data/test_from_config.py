@@ -5,10 +5,12 @@ import pytest
 
 from se_flax.config import default_config
 from se_flax.data import Dataset
-from se_flax.data.from_config import dataset_of
+from se_flax.data.from_config import dataset_of, preparation_of
 from se_flax.data.images import CenterCrop, RandomResizedCrop
+from se_flax.data.sources import statistics_of
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
+from se_flax.models import model_info
 from se_flax.train import train
 from tests import tiny_run
 
@@ -107,3 +109,17 @@ def test_bad_images_stop_a_run_before_it_begins(config, image_dir, tmp_path):
     config.dataset.skip_bad = True
     config.num_epochs = 1
     assert train(config, tmp_path / "run")["steps"] == 4
+
+
+def test_streamed_images_are_normalised_by_their_own_statistics_where_they_are_known(image_dir):
+    config = default_config()
+    config.model.name = "resnet20_cifar"
+    config.dataset.name = "cifar100_n"
+    prepared = preparation_of(config, model_info("resnet20_cifar").preparation)
+    assert prepared.mean == (0.5071, 0.4865, 0.4409)
+    assert statistics_of("cifar10_corrupted/brightness_1")[0] == (0.4914, 0.4822, 0.4465)
+    assert statistics_of("imagenette") is statistics_of("cifar1000") is None
+    config.dataset.image_dir = str(image_dir)
+    assert dataset_of(config).mean == (0.4914, 0.4822, 0.4465)
+    config.dataset.mean, config.dataset.std = (0.1, 0.2, 0.3), (0.3, 0.2, 0.1)
+    assert dataset_of(config).mean == (0.1, 0.2, 0.3)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from se_flax.data.folders import ImageFolder
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_pretrained
+from se_flax.models import Preparation
 
 pytestmark = pytest.mark.references
 
@@ -82,6 +84,39 @@ def test_loss_and_accuracies_are_those_of_pytorch(image_dir, weights):
     results = evaluate_pretrained("resnet18", path, source, batch_size=3)
     assert results["top1"] == pytest.approx(100 * hits)
     assert results["top5"] == pytest.approx(100 * top5)
+
+
+def test_images_are_prepared_as_is_stated_with_the_weights(image_dir, weights, tmp_path):
+    import torch
+
+    from tests.references.torch_models import torchvision
+
+    path, theirs = weights
+    half = (0.5, 0.5, 0.5)
+    config = {"input_size": [3, 64, 64], "crop_pct": 1.0, "interpolation": "bicubic"}
+    config = {"architecture": "resnet18", "pretrained_cfg": {**config, "mean": half, "std": half}}
+    shutil.copy(path, tmp_path / "stated.pth")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    transforms = torchvision.transforms
+    resize = transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC)
+    steps = [resize, transforms.CenterCrop(64), transforms.ToTensor()]
+    preprocess = transforms.Compose([*steps, transforms.Normalize(half, half)])
+    files = sorted(image_dir.rglob("*.jpeg"))
+    labels = torch.tensor([SYNSETS[file.parent.name] for file in files])
+    with torch.no_grad():
+        logits = theirs.float()(torch.stack([preprocess(Image.open(file)) for file in files]))
+    expected = float(torch.nn.functional.cross_entropy(logits, labels))
+
+    source = ImageFolder.of(image_dir)
+    results = evaluate_pretrained("resnet18", tmp_path / "stated.pth", source)
+    assert results["loss"] == pytest.approx(expected, rel=1e-4)
+    assert (results["input_size"], results["mean"], results["std"]) == (64, [0.5] * 3, [0.5] * 3)
+    given = Preparation(64, 1.0, "bicubic", half, half)
+    assert (
+        evaluate_pretrained("resnet18", path, source, preparation=given)["loss"]
+        == (results["loss"])
+    )
+    assert evaluate_pretrained("resnet18", path, source)["loss"] != results["loss"]
 
 
 def test_classes_unknown_to_the_weights_are_refused(image_dir, weights):

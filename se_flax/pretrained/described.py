@@ -1,0 +1,156 @@
+"""What is stated with published weights: their architecture, and how images are prepared.
+
+timm states both in the `config.json` of each of its hub repositories. Other files may have an
+architecture in the metadata of their safetensors, or a `config.json` next to them.
+"""
+
+import json
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from se_flax.errors import Note, UserError
+from se_flax.models import Preparation, model_info
+from se_flax.pretrained.catalogue import find_weights
+from se_flax.pretrained.hub import SUFFIXES, download, import_package, is_hub_id
+
+# Names of the weights that `config.json` belongs to if there are others in the same folder.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_INTERPOLATIONS = ("bilinear", "bicubic")
+# Arguments of timm's networks that change nothing in an evaluation.
+_HARMLESS = {"num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path"}
+_HARMLESS |= {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
+
+
+def preparation(name: str, source: str | pathlib.Path | None = None) -> Preparation:
+    """Returns how images must be prepared for published weights.
+
+        prepared = preparation("efficientnet_b0", "timm/tf_efficientnet_b0.ap_in1k")
+        prepared.mean  # (0.5, 0.5, 0.5)
+
+    It comes from the catalogue, or else from the `config.json` of the hub repository, or of the
+    folder of a file (see `load_pretrained`). Where none of them states it, it is the published
+    network's, `model_info(name).preparation`.
+
+    Args:
+        name: a name in `list_models()`.
+        source: a `source` for `load_pretrained`; by default the first in the catalogue.
+
+    Raises:
+        UserError: if there is no such network, or the hub cannot be read.
+    """
+    return stated_preparation(name, source) or model_info(name).preparation
+
+
+def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparation | None:
+    """Returns what the catalogue or a `config.json` states; None if neither states anything.
+
+    For arguments and errors see `preparation`.
+    """
+    known = find_weights(name, source)
+    if known is not None:
+        return known.preparation
+    config = {} if source is None else description(source)
+    stated = {**config, **config.get("pretrained_cfg", {})}
+    if not {"mean", "std"} <= set(stated):
+        return None
+    own = model_info(name).preparation
+    size = stated.get("test_input_size") or stated.get("input_size") or [3, own.size, own.size]
+    interpolation = stated.get("interpolation", own.interpolation)
+    if interpolation not in _INTERPOLATIONS:
+        _note(
+            f'{source} states that images are resized by "{interpolation}", which is not '
+            'available here; "bicubic" is used instead'
+        )
+        interpolation = "bicubic"
+    if stated.get("crop_mode", "center") != "center":
+        _note(
+            f'{source} states that images are cropped in the mode "{stated["crop_mode"]}", which '
+            "is not available here; their centre is cropped instead"
+        )
+    try:
+        return Preparation(
+            int(size[-1]),
+            float(stated.get("test_crop_pct") or stated.get("crop_pct") or own.crop_pct),
+            interpolation,
+            *(_three_numbers(stated[field]) for field in ("mean", "std")),
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"config.json of {source} does not state how images are prepared: {error}; correct it"
+        ) from error
+
+
+def _three_numbers(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _note(text: str) -> None:
+    warnings.warn(text, Note, stacklevel=3)
+
+
+def stated_architecture(source: str | pathlib.Path) -> str | None:
+    """Returns the name of the architecture that is stated with weights, or None.
+
+    A name that timm's arguments modify is given with them, for example
+    "resnet50(output_stride=8)".
+
+    Raises:
+        UserError: if the hub cannot be read.
+    """
+    config = description(source)
+    name = config.get("architecture")
+    if not isinstance(name, str):
+        return None
+    arguments = {**config.get("model_args", {}), "global_pool": config.get("global_pool", "avg")}
+    changed = [
+        f"{key}={value}"
+        for key, value in arguments.items()
+        if key not in _HARMLESS and (key, value) != ("global_pool", "avg")
+    ]
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def description(source: str | pathlib.Path) -> dict[str, Any]:
+    """Returns what is stated with weights, in the form of timm's `config.json`; {} if nothing is.
+
+    Raises:
+        UserError: if the hub cannot be read, or a `config.json` is damaged.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_file():
+        config = _config_beside(path)
+        metadata = _metadata(path) if path.suffix == ".safetensors" else {}
+        return {**metadata, **(_read_json(config) if config else {})}
+    if not is_hub_id(source):
+        return {}
+    config = download(str(source), "config.json", optional=True)
+    return _read_json(config) if config else {}
+
+
+def _config_beside(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the config.json of a file's folder, if it can only mean this file."""
+    config = path.with_name("config.json")
+    weights = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES]
+    return config if config.is_file() and (path.name in _HUB_FILES or len(weights) == 1) else None
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}; remove or correct it") from error
+    return dict(values) if isinstance(values, Mapping) else {}
+
+
+def _metadata(path: pathlib.Path) -> dict[str, str]:
+    """Returns the architecture in a safetensors file's metadata, if there is one."""
+    safetensors = import_package("safetensors")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):  # reading the tensors will report it
+        return {}
+    return {key: metadata[key] for key in ("architecture",) if key in metadata}
