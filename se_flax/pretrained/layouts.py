@@ -145,6 +145,28 @@ TIMM_EFFICIENTNET = Layout(
     ),
 )
 
+TORCHVISION_EFFICIENTNET = Layout(
+    source="torchvision's",
+    rules=(
+        (r"^stem_(conv|bn)$", r"features/0/\1"),
+        (r"^head_(conv|bn)$", r"features/8/\1"),
+        # The units of the first stage have no expanding convolution.
+        (r"^(stage1_unit\d+)/depthwise_", r"\1/block/0/"),
+        (r"^(stage1_unit\d+)/se", r"\1/block/1"),
+        (r"^(stage1_unit\d+)/project_", r"\1/block/2/"),
+        (r"stage(\d+)_unit(\d+)", lambda match: f"features/{match[1]}/{int(match[2]) - 1}"),
+        ("expand_", "block/0/"),
+        ("depthwise_", "block/1/"),
+        ("/se/", "/block/2/"),
+        ("project_", "block/3/"),
+        ("/conv$", "/0"),
+        ("/bn$", "/1"),
+        ("/reduce$", "/fc1"),
+        ("/expand$", "/fc2"),
+        ("^classifier$", "classifier/1"),
+    ),
+)
+
 
 def _vgg16_layout(layers_per_convolution: int) -> Layout:
     # `features` numbers all layers: each convolution, its batch norm if any, its ReLU, and the
@@ -189,6 +211,10 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("*resne*_cifar", ()),
     ("*resne[tx]*", (TIMM_RESNET,)),
     ("*efficientnet_b?", (TIMM_EFFICIENTNET,)),
+    ("*efficientnet_b[0-4]_torch", (TIMM_EFFICIENTNET, TORCHVISION_EFFICIENTNET)),
+    # timm's B5 to B7 have another epsilon than torchvision's.
+    ("*efficientnet_b[5-7]_torch", (TORCHVISION_EFFICIENTNET,)),
+    ("*efficientnet_b5_timm", (TIMM_EFFICIENTNET,)),
     ("vgg16", (TORCHVISION_VGG16,)),
     ("vgg16_bn", (TORCHVISION_VGG16_BN,)),
 )
@@ -196,6 +222,8 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
 
 def hub_names_of(name: str) -> str:
     """Returns a pattern for the hub ids of timm's networks that compute the same as a network."""
+    if name.endswith(("_torch", "_timm")):
+        return f"timm/{name.rpartition('_')[0]}.*"
     if "efficientnet" in name:
         return "timm/tf_efficientnet_*"
     if name.endswith("_caffe") or name == "senet154":

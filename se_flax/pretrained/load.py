@@ -39,7 +39,7 @@ def load_pretrained(
 
     A file does not show how its network computes. Two networks can have the same tensors but
     different strides (`resnet50` and `resnet50_caffe`), or a different padding and epsilon
-    (EfficientNet in TensorFlow, as here, and its ports to PyTorch). Make sure that `name` is the
+    (`efficientnet_b0`, of TensorFlow, and `efficientnet_b0_torch`). Make sure that `name` is the
     network that the weights were trained for.
 
     Args:

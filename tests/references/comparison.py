@@ -40,6 +40,15 @@ REFERENCES: list[tuple[str, str]] = [
     ("inception_resnet_v2", "timm:inception_resnet_v2"),
     ("inception_resnet_v2", "pretrainedmodels:inceptionresnetv2"),
     *((f"efficientnet_b{i}", f"timm:tf_efficientnet_b{i}") for i in range(8)),
+    ("efficientnet_b0_torch", "torchvision:efficientnet_b0"),
+    ("efficientnet_b5_torch", "torchvision:efficientnet_b5"),
+    ("efficientnet_b5_timm", "timm:efficientnet_b5"),
+]
+
+# Further sizes of these, in the table only.
+FURTHER: list[tuple[str, str]] = [
+    *((f"efficientnet_b{i}_torch", f"torchvision:efficientnet_b{i}") for i in (1, 2, 3, 4, 6, 7)),
+    *((f"efficientnet_b{i}_torch", f"timm:efficientnet_b{i}") for i in range(5)),
 ]
 
 # One of each family.
@@ -52,6 +61,7 @@ TRAINED: list[tuple[str, str]] = [
     ("inception_v3", "torchvision:inception_v3"),
     ("inception_resnet_v2", "timm:inception_resnet_v2"),
     ("efficientnet_b0", "timm:tf_efficientnet_b0"),
+    ("efficientnet_b0_torch", "torchvision:efficientnet_b0"),
 ]
 
 
@@ -75,9 +85,9 @@ def compare(name: str, reference: str) -> Comparison:
     """Compares logits in evaluation: ours in float32, theirs in float64."""
     from tests.references import torch_models
 
-    # An odd size makes every rounding of a size matter. TensorFlow's padding is uneven for even
-    # sizes instead.
-    size = _size(name, reference, 128 if "timm:tf_" in reference else 129)
+    # An odd size makes every rounding of a size matter. TensorFlow's padding differs from PyTorch's
+    # for even sizes instead.
+    size = _size(name, reference, 128 if "efficientnet" in name else 129)
     theirs = torch_models.randomise(torch_models.build(reference), size)
     ours = create_model(name, **_fields(reference))
     variables = convert(torch_models.tensors(theirs), ours, size, layouts_of(name))
@@ -149,7 +159,7 @@ def compare_training(name: str, reference: str) -> TrainingComparison:
             return total, (outputs, state["batch_stats"])
 
         gradients, (outputs, moved) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-        momentum = 0.99 if "efficientnet" in name else 0.9
+        momentum = getattr(ours, "norm_momentum", 0.9)
         statistics = jax.tree.map(lambda x: np.asarray(x / (1 - momentum)), moved)
         gradients, outputs = jax.tree.map(np.asarray, (gradients, outputs))
 
