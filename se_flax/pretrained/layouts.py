@@ -168,7 +168,7 @@ TORCHVISION_EFFICIENTNET = Layout(
 )
 
 
-def _vgg16_layout(layers_per_convolution: int) -> Layout:
+def _vgg16_layouts(layers_per_convolution: int) -> tuple[Layout, ...]:
     # `features` numbers all layers: each convolution, its batch norm if any, its ReLU, and the
     # pooling of each stage.
     def index(match: re.Match) -> str:
@@ -177,26 +177,28 @@ def _vgg16_layout(layers_per_convolution: int) -> Layout:
         place = before * layers_per_convolution + stage - 1 + (layer == "bn")
         return f"features/{place}"
 
-    return Layout(
-        source="torchvision's",
-        rules=(
-            (r"^stage(\d)_(conv|bn)(\d)$", index),
-            ("^classifier$", "classifier/6"),
-            ("^fc6$", "classifier/0"),
-            ("^fc7$", "classifier/3"),
-        ),
-        # The inputs of the first dense layer are [c, h, w] in torchvision and [h, w, c] here.
-        transforms=(
-            (
-                r"classifier\.0\.weight",
-                lambda x: x.reshape(-1, 512, 7, 7).transpose(0, 2, 3, 1).reshape(len(x), -1),
+    # The inputs of the first dense layer are [c, h, w] there and [h, w, c] here. timm writes that
+    # layer as a convolution.
+    def channels_last(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, 512, 7, 7).transpose(0, 2, 3, 1).reshape(len(x), -1)
+
+    return tuple(
+        Layout(
+            source=source,
+            rules=(
+                (r"^stage(\d)_(conv|bn)(\d)$", index),
+                ("^classifier$", classifier),
+                ("^fc6$", fc6),
+                ("^fc7$", fc7),
             ),
-        ),
+            transforms=((rf"{fc6}\.weight".replace("/", r"\."), channels_last),),
+        )
+        for source, fc6, fc7, classifier in (
+            ("torchvision's", "classifier/0", "classifier/3", "classifier/6"),
+            ("timm's", "pre_logits/fc1", "pre_logits/fc2", "head/fc"),
+        )
     )
 
-
-TORCHVISION_VGG16 = _vgg16_layout(layers_per_convolution=2)
-TORCHVISION_VGG16_BN = _vgg16_layout(layers_per_convolution=3)
 
 # The first pattern that matches a network's name applies.
 _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
@@ -215,8 +217,8 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     # timm's B5 to B7 have another epsilon than torchvision's.
     ("*efficientnet_b[5-7]_torch", (TORCHVISION_EFFICIENTNET,)),
     ("*efficientnet_b5_timm", (TIMM_EFFICIENTNET,)),
-    ("vgg16", (TORCHVISION_VGG16,)),
-    ("vgg16_bn", (TORCHVISION_VGG16_BN,)),
+    ("vgg16", _vgg16_layouts(layers_per_convolution=2)),
+    ("vgg16_bn", _vgg16_layouts(layers_per_convolution=3)),
 )
 
 
