@@ -34,7 +34,8 @@ class Layout:
         source: the library's name in the possessive, for messages.
         rules: (pattern, replacement) pairs, applied in order to the path of one of our modules,
             for example `stage1_unit2/se/reduce`. Each replaces all its matches.
-        ignored: pattern for the names of tensors that our network does not use.
+        ignored: pattern for the names of the tensors of an auxiliary classifier. A file or our
+            network may lack it: its tensors are then ignored, or initialised at random.
         transforms: (pattern, function) pairs. The function is applied to tensors whose names
             match, before their axes are transposed to our order.
     """
@@ -81,6 +82,9 @@ def convert(
     layout = max(named, key=lambda layout: len(tensors.keys() & set(named[layout].values())))
     names = named[layout]
     head = {path for path in expected if new_head and path[-2].endswith("classifier")}
+    auxiliary = {path for path, name in names.items() if re.match(layout.ignored, name)}
+    if not any(names[path] in tensors for path in auxiliary):
+        head |= auxiliary
 
     missing = [name for path, name in names.items() if path not in head and name not in tensors]
     known = set(names.values())

@@ -34,8 +34,8 @@ def load_pretrained(
         logits = create_model("se_resnet50_caffe").apply(variables, images, train=False)
 
     The size, mean and standard deviation of the images are in `se_flax.models.model_info(name)`.
-    No code in a file is ever executed: a PyTorch file that contains more than tensors is
-    rejected.
+    An auxiliary classifier that the weights lack is newly initialised. No code in a file is ever
+    executed: a PyTorch file that contains more than tensors is rejected.
 
     A file does not show how its network computes. Two networks can have the same tensors but
     different strides (`resnet50` and `resnet50_caffe`), or a different padding and epsilon
