@@ -31,8 +31,9 @@ def test_published_results_are_of_registered_networks():
     assert model_info("resnet50_caffe").published[0].top1_error == 24.80
     assert model_info("se_resnet50_caffe").published[0].top1_error == 23.29
     with_results = [name for name in list_models() if model_info(name).published]
-    # Table 2, SENet-154, CIFAR, EfficientNet: each network plain and with SE, or by two names.
-    assert len(with_results) == 2 * (8 + 1 + 2 + 8)
+    # Table 2, SENet-154, CIFAR, EfficientNet in TensorFlow and PyTorch: each network plain and with
+    # SE, or by two names.
+    assert len(with_results) == 2 * (8 + 1 + 2 + 8 + 8)
 
 
 def test_weights_of_another_network_are_refused_before_they_are_fetched():
@@ -70,7 +71,10 @@ def test_published_errors_are_plausible():
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("efficientnet_b0", "timm/efficientnet_b0.ra_in1k"),
+        ("efficientnet_b0", "timm/efficientnet_b0.ra4_e3600_r224_in1k"),
+        ("efficientnet_b0_torch", "timm/tf_efficientnet_b0.in1k"),
+        ("efficientnet_b1_torch", "timm/efficientnet_b1_pruned.in1k"),
+        ("efficientnet_b5_timm", "timm/efficientnet_b5_other.in1k"),
         ("resnet50_caffe", "timm/resnet50.a1_in1k"),
         ("se_resnet50", "timm/legacy_seresnet50.other"),
     ],

@@ -55,9 +55,9 @@ class SqueezeExcite(nn.Module):
         variant: arrangement of the dense layers before the last one; `activation` follows each
             of them. "standard", or a variant from "Variations of Squeeze and Excitation
             networks" (arXiv:2304.06502, section 4): "slow_squeeze" reduces in two steps, first
-            to twice the bottleneck's width; "slow_excite" expands in two steps;
-            "slow_squeeze_slow_excite" does both; "bump" has a second layer of the bottleneck's
-            width.
+            by r // 2, to a width of c / (r // 2), rounded down; "slow_excite" expands in two
+            steps; "slow_squeeze_slow_excite" does both; "bump" has a second layer of the
+            bottleneck's width. With `width`, the wider layer has twice that width, but at most c.
         activation: activation after those layers, a name in `ACTIVATIONS`.
         gate: activation after the last layer, a name in `ACTIVATIONS`.
         use_bias: whether the dense layers have biases. Equation 3 and the networks in the
@@ -123,8 +123,12 @@ class SqueezeExcite(nn.Module):
             y = jnp.max(x, axis=positions).astype(dtype)
         else:
             y = x
-        width = self.width or max(1, channels // (self.reduction * self.expansion))
-        widths = VARIANTS[self.variant](width, min(2 * width, max(width, channels)))
+        if self.width is None:
+            width = max(1, channels // (self.reduction * self.expansion))
+            wider = max(width, channels // (max(1, self.reduction // 2) * self.expansion))
+        else:
+            width, wider = self.width, min(2 * self.width, max(self.width, channels))
+        widths = VARIANTS[self.variant](width, wider)
         dense = functools.partial(
             nn.Dense,
             use_bias=self.use_bias,

@@ -42,6 +42,10 @@ def round_channels(channels: float) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
+def _padding(kernel: int, symmetric: bool) -> int | str:
+    return kernel // 2 if symmetric else "SAME"
+
+
 class MBConv(nn.Module):
     """A mobile inverted bottleneck: y = x + project(se(depthwise(expand(x)))).
 
@@ -57,6 +61,7 @@ class MBConv(nn.Module):
         drop_rate: probability, in training, that an example skips the branch.
         conv, norm: factories for convolutions and batch norms.
         se: factory for the SE block, or None; see `EfficientNet`.
+        symmetric_padding: see `EfficientNet`.
     """
 
     channels: int
@@ -67,6 +72,7 @@ class MBConv(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     se: Callable[..., nn.Module] | None = None
+    symmetric_padding: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool) -> Map:
@@ -81,6 +87,7 @@ class MBConv(nn.Module):
             inner,
             (self.kernel, self.kernel),
             strides=self.stride,
+            padding=_padding(self.kernel, self.symmetric_padding),
             feature_group_count=inner,
             kernel_init=depthwise_init,
             name="depthwise_conv",
@@ -100,8 +107,8 @@ class EfficientNet(Network, kw_only=True):
     """An EfficientNet: B0, scaled in width and depth by two coefficients.
 
     The units of stage i are the submodules `stage{i}_unit{j}`, counted from 1 (table 1 of the
-    paper counts the stem as stage 1). Convolutions pad as in TensorFlow ("SAME"): with stride 2
-    and an even size, there is one pixel more of padding below and to the right.
+    paper counts the stem as stage 1). The defaults compute as the authors' code does in
+    TensorFlow; ports to PyTorch differ in the last three fields.
 
     Attributes:
         width_coefficient: factor for the channels of every convolution of B0, rounded by
@@ -115,6 +122,12 @@ class EfficientNet(Network, kw_only=True):
             convolution. Its `reduction` refers to the channels of the unit's *input*, not to the
             expanded channels that the block rescales; it is 4 in the published networks. A
             `width` is used as it is.
+        symmetric_padding: whether convolutions pad by equally many pixels on all sides, as in
+            PyTorch. Otherwise they pad as in TensorFlow ("SAME"): with stride 2 and an even size,
+            there is one pixel more of padding below and to the right.
+        norm_epsilon: number added to the variance in every batch norm.
+        norm_momentum: factor by which a training step multiplies the running statistics before it
+            adds the rest from the batch.
     """
 
     width_coefficient: float = 1.0
@@ -123,13 +136,17 @@ class EfficientNet(Network, kw_only=True):
     dropout: float = B0_DROPOUT
     stochastic_depth: float = 0.2
     se: Callable[..., nn.Module] | None = swish_se
+    symmetric_padding: bool = False
+    norm_epsilon: float = 1e-3
+    norm_momentum: float = 0.99
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
-        conv = self.make_conv(use_bias=False, padding="SAME", kernel_init=conv_init)
-        norm = self.make_norm(train, momentum=0.99, epsilon=1e-3)
+        conv = self.make_conv(use_bias=False, kernel_init=conv_init)
+        norm = self.make_norm(train, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
         widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
-        x = conv(widths[0], (3, 3), strides=2, name="stem_conv")(x)
+        padding = _padding(3, self.symmetric_padding)
+        x = conv(widths[0], (3, 3), strides=2, padding=padding, name="stem_conv")(x)
         x = jax.nn.swish(norm(name="stem_bn")(x))
 
         sizes = [math.ceil(units * self.depth_coefficient) for units, *_ in B0_STAGES]
@@ -146,6 +163,7 @@ class EfficientNet(Network, kw_only=True):
                     conv=conv,
                     norm=norm,
                     se=self.se,
+                    symmetric_padding=self.symmetric_padding,
                     name=f"stage{i}_unit{j}",
                 )(x, train)
             maps[f"stage{i}"] = x
@@ -257,29 +275,66 @@ def grid_search(
 
 # The authors' width and depth coefficients, input size and dropout rate, and the crop_pct of the
 # published accuracies.
-for _i, (_width, _depth, _size, _dropout, _crop_pct) in enumerate(
-    [
-        (1.0, 1.0, 224, 0.2, 0.875),
-        (1.0, 1.1, 240, 0.2, 0.882),
-        (1.1, 1.2, 260, 0.3, 0.89),
-        (1.2, 1.4, 300, 0.3, 0.904),
-        (1.4, 1.8, 380, 0.4, 0.922),
-        (1.6, 2.2, 456, 0.4, 0.934),
-        (1.8, 2.6, 528, 0.5, 0.942),
-        (2.0, 3.1, 600, 0.5, 0.949),
-    ]
-):
+NETWORKS = (
+    (1.0, 1.0, 224, 0.2, 0.875),
+    (1.0, 1.1, 240, 0.2, 0.882),
+    (1.1, 1.2, 260, 0.3, 0.89),
+    (1.2, 1.4, 300, 0.3, 0.904),
+    (1.4, 1.8, 380, 0.4, 0.922),
+    (1.6, 2.2, 456, 0.4, 0.934),
+    (1.8, 2.6, 528, 0.5, 0.942),
+    (2.0, 3.1, 600, 0.5, 0.949),
+)
+
+# How PyTorch's libraries compute: timm all networks, and torchvision B0 to B4. torchvision has
+# TensorFlow's batch norm in B5 to B7, because their weights come from there.
+PYTORCH = {"symmetric_padding": True, "norm_epsilon": 1e-5, "norm_momentum": 0.9}
+PYTORCH_FROM_TENSORFLOW = {"symmetric_padding": True}
+
+# Input size, crop_pct and interpolation of torchvision's published accuracies.
+TORCHVISION_INPUTS = (
+    (224, 0.875, "bicubic"),
+    (240, 0.941, "bilinear"),
+    (288, 1.0, "bicubic"),
+    (300, 0.9375, "bicubic"),
+    (380, 0.9895, "bicubic"),
+    (456, 1.0, "bicubic"),
+    (528, 1.0, "bicubic"),
+    (600, 1.0, "bicubic"),
+)
+
+
+def _register(i: int, suffix: str, size: int, paper: str, **fields: Any) -> None:
+    width, depth, _, dropout, _ = NETWORKS[i]
     register(
-        f"efficientnet_b{_i}",
+        f"efficientnet_b{i}{suffix}",
         EfficientNet,
-        input_size=_size,
-        crop_pct=_crop_pct,
-        interpolation="bicubic",
-        paper="Tan & Le, EfficientNet, arXiv:1905.11946, table 2",
+        input_size=size,
+        paper=f"Tan & Le, EfficientNet, arXiv:1905.11946, table 2{paper}",
         published_with_se=True,
         se=swish_se,
-        width_coefficient=_width,
-        depth_coefficient=_depth,
-        resolution=_size,
-        dropout=_dropout,
+        width_coefficient=width,
+        depth_coefficient=depth,
+        resolution=size,
+        dropout=dropout,
+        **fields,
     )
+
+
+# `_torch` is to these names what `_caffe` is to those of the ResNets: the framework whose padding
+# and constants the network has. timm calls the first kind tf_efficientnet_b0, the second
+# efficientnet_b0.
+for _i, (_, _, _size, _, _crop_pct) in enumerate(NETWORKS):
+    _register(_i, "", _size, "", crop_pct=_crop_pct, interpolation="bicubic")
+for _i, (_size, _crop_pct, _interpolation) in enumerate(TORCHVISION_INPUTS):
+    _register(
+        _i,
+        "_torch",
+        _size,
+        ", as in torchvision",
+        crop_pct=_crop_pct,
+        interpolation=_interpolation,
+        **(PYTORCH if _i < 5 else PYTORCH_FROM_TENSORFLOW),
+    )
+# timm's B5, fine-tuned at 448 pixels, is the only published one that differs from torchvision's.
+_register(5, "_timm", 448, ", as in timm", crop_pct=1.0, interpolation="bicubic", **PYTORCH)

@@ -147,8 +147,30 @@ TIMM_EFFICIENTNET = Layout(
     ),
 )
 
+TORCHVISION_EFFICIENTNET = Layout(
+    source="torchvision's",
+    rules=(
+        (r"^stem_(conv|bn)$", r"features/0/\1"),
+        (r"^head_(conv|bn)$", r"features/8/\1"),
+        # The units of the first stage have no expanding convolution.
+        (r"^(stage1_unit\d+)/depthwise_", r"\1/block/0/"),
+        (r"^(stage1_unit\d+)/se", r"\1/block/1"),
+        (r"^(stage1_unit\d+)/project_", r"\1/block/2/"),
+        (r"stage(\d+)_unit(\d+)", lambda match: f"features/{match[1]}/{int(match[2]) - 1}"),
+        ("expand_", "block/0/"),
+        ("depthwise_", "block/1/"),
+        ("/se/", "/block/2/"),
+        ("project_", "block/3/"),
+        ("/conv$", "/0"),
+        ("/bn$", "/1"),
+        ("/reduce$", "/fc1"),
+        ("/expand$", "/fc2"),
+        ("^classifier$", "classifier/1"),
+    ),
+)
 
-def _vgg16_layout(layers_per_convolution: int) -> Layout:
+
+def _vgg16_layouts(layers_per_convolution: int) -> tuple[Layout, ...]:
     # `features` numbers all layers: each convolution, its batch norm if any, its ReLU, and the
     # pooling of each stage.
     def index(match: re.Match) -> str:
@@ -157,26 +179,28 @@ def _vgg16_layout(layers_per_convolution: int) -> Layout:
         place = before * layers_per_convolution + stage - 1 + (layer == "bn")
         return f"features/{place}"
 
-    return Layout(
-        source="torchvision's",
-        rules=(
-            (r"^stage(\d)_(conv|bn)(\d)$", index),
-            ("^classifier$", "classifier/6"),
-            ("^fc6$", "classifier/0"),
-            ("^fc7$", "classifier/3"),
-        ),
-        # The inputs of the first dense layer are [c, h, w] in torchvision and [h, w, c] here.
-        transforms=(
-            (
-                r"classifier\.0\.weight",
-                lambda x: x.reshape(-1, 512, 7, 7).transpose(0, 2, 3, 1).reshape(len(x), -1),
+    # The inputs of the first dense layer are [c, h, w] there and [h, w, c] here. timm writes that
+    # layer as a convolution.
+    def channels_last(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, 512, 7, 7).transpose(0, 2, 3, 1).reshape(len(x), -1)
+
+    return tuple(
+        Layout(
+            source=source,
+            rules=(
+                (r"^stage(\d)_(conv|bn)(\d)$", index),
+                ("^classifier$", classifier),
+                ("^fc6$", fc6),
+                ("^fc7$", fc7),
             ),
-        ),
+            transforms=((rf"{fc6}\.weight".replace("/", r"\."), channels_last),),
+        )
+        for source, fc6, fc7, classifier in (
+            ("torchvision's", "classifier/0", "classifier/3", "classifier/6"),
+            ("timm's", "pre_logits/fc1", "pre_logits/fc2", "head/fc"),
+        )
     )
 
-
-TORCHVISION_VGG16 = _vgg16_layout(layers_per_convolution=2)
-TORCHVISION_VGG16_BN = _vgg16_layout(layers_per_convolution=3)
 
 CHENYAOFO_RESNET = dataclasses.replace(
     TIMM_RESNET, source="chenyaofo/pytorch-cifar-models'", fields=(("projection", True),)
@@ -261,8 +285,12 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("resnet*_cifar", (AKAMASTER_RESNET, CHENYAOFO_RESNET, PYTORCHCV_BASIC_RESNET)),
     ("*resne[tx]*", (TIMM_RESNET,)),
     ("*efficientnet_b?", (TIMM_EFFICIENTNET,)),
-    ("vgg16", (TORCHVISION_VGG16,)),
-    ("vgg16_bn", (TORCHVISION_VGG16_BN,)),
+    ("*efficientnet_b[0-4]_torch", (TIMM_EFFICIENTNET, TORCHVISION_EFFICIENTNET)),
+    # timm's B5 to B7 have another epsilon than torchvision's.
+    ("*efficientnet_b[5-7]_torch", (TORCHVISION_EFFICIENTNET,)),
+    ("*efficientnet_b5_timm", (TIMM_EFFICIENTNET,)),
+    ("vgg16", _vgg16_layouts(layers_per_convolution=2)),
+    ("vgg16_bn", _vgg16_layouts(layers_per_convolution=3)),
 )
 
 

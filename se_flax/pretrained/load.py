@@ -51,7 +51,7 @@ def load_pretrained(
 
     Tensors do not show how their network computes. Two networks can have the same tensors but
     different strides (`resnet50` and `resnet50_caffe`), or a different padding and epsilon
-    (EfficientNet in TensorFlow, as here, and as trained in PyTorch). Weights that are stated to be
+    (`efficientnet_b0`, of TensorFlow, and `efficientnet_b0_torch`). Weights that are stated to be
     for another network than `name` are refused. timm states the architecture in its hub ids, and
     other weights may have it in the `config.json` of their hub repository, in a `config.json` next
     to a file, or in the metadata of a `.safetensors` file. Where it is not stated, and

@@ -175,6 +175,29 @@ def test_variants_have_the_layers_of_their_paper(make, widths):
     )
 
 
+# Where r does not divide c, c // (r // 2) is not twice c // r.
+@pytest.mark.parametrize(
+    ("channels", "fields", "widths"),
+    [
+        (24, {"reduction": 16}, [3, 1, 3]),
+        (40, {"reduction": 16}, [5, 2, 5]),
+        (30, {"reduction": 5}, [15, 6, 15]),
+        (8, {"reduction": 16}, [1, 1, 1]),
+        (4, {"reduction": 16}, [1, 1, 1]),
+        (16, {"reduction": 1}, [16, 16, 16]),
+        (48, {"reduction": 16, "expansion": 2}, [3, 1, 3]),
+        (24, {"width": 5}, [10, 5, 10]),
+        (8, {"width": 5}, [8, 5, 8]),
+        (4, {"width": 5}, [5, 5, 5]),
+    ],
+)
+def test_the_slow_variants_go_through_a_width_of_half_the_reduction(channels, fields, widths):
+    block = SlowSqueezeSlowExcite(**fields)
+    params = block.init(jax.random.key(0), jnp.ones((1, 2, 2, channels)))["params"]
+    layers = ("reduce", "hidden2", "hidden3")
+    assert [params[layer]["kernel"].shape[1] for layer in layers] == widths
+
+
 def test_the_bottleneck_can_be_given_by_its_width_and_have_no_biases():
     x = jnp.ones((1, 2, 2, 16))
     params = SqueezeExcite(width=5, use_bias=False).init(jax.random.key(0), x)["params"]

@@ -29,7 +29,8 @@ FAMILIES = {
 
 
 # Of each family, the small networks are tested always.
-LARGE = ("*101*", "*110*", "*152*", "*154*", "*164*", "*inception_resnet*", "*efficientnet_b[2-7]")
+LARGE = ("*101*", "*110*", "*152*", "*154*", "*164*", "*inception_resnet*")
+LARGE += ("*efficientnet_b[2-7]", "*efficientnet_b[1-7]_*")
 
 
 def slow_if_large(name):

@@ -49,6 +49,57 @@ def test_has_the_published_number_of_parameters(name, parameters, millions):
     assert parameters / 1e6 == pytest.approx(millions, rel=0.02)
 
 
+# PyTorch's defaults, and the batch norm of torchvision's B5 to B7; inputs of torchvision's figures.
+@pytest.mark.parametrize(
+    ("name", "epsilon", "momentum", "resized", "input_size"),
+    [
+        ("efficientnet_b0_torch", 1e-5, 0.9, 256, 224),
+        ("efficientnet_b1_torch", 1e-5, 0.9, 255, 240),
+        ("efficientnet_b2_torch", 1e-5, 0.9, 288, 288),
+        ("efficientnet_b3_torch", 1e-5, 0.9, 320, 300),
+        ("efficientnet_b4_torch", 1e-5, 0.9, 384, 380),
+        ("efficientnet_b5_torch", 1e-3, 0.99, 456, 456),
+        ("efficientnet_b6_torch", 1e-3, 0.99, 528, 528),
+        ("efficientnet_b7_torch", 1e-3, 0.99, 600, 600),
+        ("efficientnet_b5_timm", 1e-5, 0.9, 448, 448),
+    ],
+)
+def test_the_forms_of_pytorch_differ_only_in_padding_batch_norm_and_input(
+    name, epsilon, momentum, resized, input_size
+):
+    info, original = model_info(name), model_info(name[: len("efficientnet_b0")])
+    assert (info.input_size, int(info.input_size / info.crop_pct)) == (input_size, resized)
+    own = {
+        "symmetric_padding": True,
+        "norm_epsilon": epsilon,
+        "norm_momentum": momentum,
+        "resolution": input_size,
+    }
+    assert create_model(name) == create_model(original.name, **own)
+    plain = create_model(original.name)
+    assert not plain.symmetric_padding
+    assert (plain.norm_epsilon, plain.norm_momentum) == (1e-3, 0.99)
+
+
+def test_symmetric_padding_centres_a_convolution_with_stride_2():
+    # With one pixel on each side, the first window of the stem starts at -1 and not at 0.
+    image = jnp.zeros((1, 32, 32, 3)).at[0, 0, 0].set(1.0)
+
+    def stem_of(symmetric):
+        model = create_model("efficientnet_b0", symmetric_padding=symmetric, depth_coefficient=0.1)
+        variables = model.init(jax.random.key(0), image)
+        kernel = variables["params"]["stem_conv"]["kernel"]
+        _, state = model.apply(
+            variables, image, capture_intermediates=lambda module, _: module.name == "stem_conv"
+        )
+        return state["intermediates"]["stem_conv"]["__call__"][0][0, 0, 0], kernel.sum(2)
+
+    value, kernel = stem_of(symmetric=True)
+    np.testing.assert_allclose(value, kernel[1, 1], rtol=1e-5)
+    value, kernel = stem_of(symmetric=False)
+    np.testing.assert_allclose(value, kernel[0, 0], rtol=1e-5)
+
+
 # Section 5.2 and table 1 of the paper.
 @pytest.mark.parametrize(
     ("name", "input_size", "dropout"),

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import jax
 
-from tests.references.comparison import REFERENCES, TRAINED, compare, compare_training
+from tests.references.comparison import FURTHER, REFERENCES, TRAINED, compare, compare_training
 
 
 def _versions(*packages: str) -> str:
@@ -32,7 +32,7 @@ def main(path: str = "experiments/results/references.md") -> None:
         "| network | reference | parameters | deviation |",
         "|---|---|---:|---:|",
     ]
-    for name, reference in REFERENCES:
+    for name, reference in [*REFERENCES, *FURTHER]:
         result = compare(name, reference)
         if result.parameters != result.their_parameters:
             raise AssertionError(f"{name} does not have as many parameters as {reference}")

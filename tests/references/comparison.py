@@ -47,6 +47,15 @@ REFERENCES: list[tuple[str, str]] = [
     ("resnet164_cifar", "pytorchcv:resnet164bn"),
     ("se_resnet164_cifar", "pytorchcv:seresnet164bn"),
     ("preact_resnet164_cifar", "pytorchcv:preresnet164bn"),
+    ("efficientnet_b0_torch", "torchvision:efficientnet_b0"),
+    ("efficientnet_b5_torch", "torchvision:efficientnet_b5"),
+    ("efficientnet_b5_timm", "timm:efficientnet_b5"),
+]
+
+# Further sizes of these, in the table only.
+FURTHER: list[tuple[str, str]] = [
+    *((f"efficientnet_b{i}_torch", f"torchvision:efficientnet_b{i}") for i in (1, 2, 3, 4, 6, 7)),
+    *((f"efficientnet_b{i}_torch", f"timm:efficientnet_b{i}") for i in range(5)),
 ]
 
 # One of each family.
@@ -61,6 +70,7 @@ TRAINED: list[tuple[str, str]] = [
     ("efficientnet_b0", "timm:tf_efficientnet_b0"),
     ("resnet20_cifar", "akamaster:resnet20"),
     ("se_resnet20_cifar", "pytorchcv:seresnet20"),
+    ("efficientnet_b0_torch", "torchvision:efficientnet_b0"),
 ]
 
 
@@ -158,7 +168,7 @@ def compare_training(name: str, reference: str) -> TrainingComparison:
             return total, (outputs, state["batch_stats"])
 
         gradients, (outputs, moved) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
-        momentum = 0.99 if "efficientnet" in name else 0.9
+        momentum = getattr(ours, "norm_momentum", 0.9)
         statistics = jax.tree.map(lambda x: np.asarray(x / (1 - momentum)), moved)
         gradients, outputs = jax.tree.map(np.asarray, (gradients, outputs))
 

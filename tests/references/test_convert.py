@@ -64,3 +64,19 @@ def test_an_auxiliary_classifier_is_new_with_the_head_and_ignored_where_there_is
         assert ours["params"][head]["kernel"].shape[-1] == 7
     ours = convert(tensors, create_model("inception_v3", auxiliary=False), 75, layouts)
     assert not [name for name in ours["params"] if "auxiliary" in name]
+
+
+def test_an_auxiliary_classifier_that_the_weights_lack_is_new_but_must_not_lack_a_part():
+    from tests.references import torch_models
+
+    tensors = torch_models.tensors(torch_models.build("torchvision:inception_v3"))
+    layouts, model = layouts_of("inception_v3"), create_model("inception_v3")
+    without = {name: x for name, x in tensors.items() if not name.startswith("AuxLogits")}
+    ours = convert(without, model, 299, layouts)["params"]
+    whole = convert(tensors, model, 299, layouts)["params"]
+    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, whole)
+    np.testing.assert_array_equal(ours["classifier"]["kernel"], whole["classifier"]["kernel"])
+    assert np.std(ours["auxiliary_classifier"]["kernel"]) > 0
+    del tensors["AuxLogits.conv0.conv.weight"]
+    with pytest.raises(UserError, match=r"1 missing \(AuxLogits.conv0.conv.weight\)"):
+        convert(tensors, model, 299, layouts)

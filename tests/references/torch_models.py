@@ -57,7 +57,9 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
         norms = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
         for name, norm in norms.items():
-            if re.search(r"(layer\d|blocks\.\d)\.\d+\.bn|unit\d+\.body", name):
+            if re.search(
+                r"(layer\d|blocks\.\d)\.\d+\.bn|unit\d+\.body|features\.\d\.\d+\.block", name
+            ):
                 # Residual branches are weaker than the shortcut, as after training. Otherwise
                 # a deep network is chaotic, and magnifies rounding.
                 norm.weight *= 0.3
@@ -104,7 +106,7 @@ def train_step(
         model.drop_rate = 0.0
     biased = {}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.Dropout | torchvision.ops.StochasticDepth):
             module.p = 0.0
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # keeps only the statistics of the batch

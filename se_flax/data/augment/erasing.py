@@ -7,6 +7,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Real
 
 Image = Float[Array, "h w c"]
 
+ATTEMPTS = 100  # sizes of a box that random erasing draws
+
 
 def box_mask(
     image: Image, top: Array | int, left: Array | int, height: Array | int, width: Array | int
@@ -41,14 +43,17 @@ def random_erasing(
     key: Key[Array, ""],
     image: Image,
     probability: Float[Array, ""] | float,
-    area: tuple[float, float] = (0.02, 1 / 3),
+    area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Image:
-    """Fills a random box with standard normal noise, with the given probability.
+    """Fills a random box with the mean, with the given probability.
 
-    Zhong et al., 2017, arXiv:1708.04896, algorithm 1. As in the authors' code, the box lies inside
-    the image, and sizes are drawn until one fits. Here the first of 10 draws that fits is used; if
-    none does, the image is returned unchanged.
+    Zhong et al., 2017, arXiv:1708.04896, in the form of the authors' code (transforms.py of
+    github.com/zhunzhong07/Random-Erasing): the box lies inside the image, up to 100 draws of its
+    size are tried, and the first that fits is used; if none does, the image is returned unchanged.
+    The mean of a normalised image is 0; that code writes the mean's own numbers, 0.4914 for red.
+    The paper's algorithm 1 fills with random values instead, and timm's random erasing draws areas
+    up to 1/3, log-uniform aspects and normal noise.
 
     Args:
         key: for all random choices.
@@ -58,9 +63,9 @@ def random_erasing(
         aspect: range of the box's height divided by its width; drawn uniformly.
     """
     height, width, _ = image.shape
-    apply_key, area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 6)
-    pixels = height * width * jax.random.uniform(area_key, 10, minval=area[0], maxval=area[1])
-    aspects = jax.random.uniform(aspect_key, 10, minval=aspect[0], maxval=aspect[1])
+    apply_key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
+    pixels = height * width * jax.random.uniform(area_key, ATTEMPTS, minval=area[0], maxval=area[1])
+    aspects = jax.random.uniform(aspect_key, ATTEMPTS, minval=aspect[0], maxval=aspect[1])
     heights = jnp.round(jnp.sqrt(pixels * aspects)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(pixels / aspects)).astype(jnp.int32)
     fits = (heights < height) & (widths < width)
@@ -70,4 +75,4 @@ def random_erasing(
     left = jax.random.randint(left_key, (), 0, width - box_width + 1)
     erased = fits[first] & (jax.random.uniform(apply_key) < probability)
     box = box_mask(image, top, left, box_height, box_width)
-    return jnp.where(erased & box, jax.random.normal(noise_key, image.shape, image.dtype), image)
+    return jnp.where(erased & box, jnp.zeros((), image.dtype), image)

@@ -27,9 +27,9 @@ def test_cutout_centres_its_square_on_each_pixel_equally_often():
 
 @functools.cache
 def erased(probability):
-    """4000 black images of 40x30 after random erasing with the given probability."""
+    """4000 images of ones, 40x30, after random erasing with the given probability."""
     keys = jax.random.split(jax.random.key(0), 4000)
-    return np.asarray(erase()(keys, jnp.zeros((40, 30, 3)), probability))
+    return np.asarray(erase()(keys, jnp.ones((40, 30, 3)), probability))
 
 
 @functools.cache
@@ -37,8 +37,21 @@ def erase():
     return jax.jit(jax.vmap(augment.random_erasing, (0, None, None)))
 
 
-def test_random_erasing_draws_boxes_of_the_given_areas_and_aspects():
-    mask = np.any(erased(0.25) != 0, axis=-1)
+def sides_of_boxes(image_height, image_width, number):
+    """Draws boxes one by one as the authors' code does: areas of 2% to 40%, aspects of 0.3 up."""
+    random = np.random.default_rng(0)
+    sides = []
+    while len(sides) < number:
+        pixels = random.uniform(0.02, 0.4) * image_height * image_width
+        aspect = random.uniform(0.3, 1 / 0.3)
+        height, width = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
+        if height < image_height and width < image_width:
+            sides.append((height, width))
+    return np.transpose(sides)
+
+
+def test_random_erasing_draws_boxes_of_the_published_areas_and_aspects():
+    mask = np.any(erased(0.25) != 1, axis=-1)
     mask = mask[mask.any((1, 2))]
     assert_frequency(len(mask), 4000, 0.25)
     rows, columns = mask.any(2), mask.any(1)
@@ -46,14 +59,20 @@ def test_random_erasing_draws_boxes_of_the_given_areas_and_aspects():
     np.testing.assert_array_equal(mask.sum((1, 2)), heights * widths)
 
     # Sides are rounded to whole pixels.
-    assert np.all((heights - 0.5) * (widths - 0.5) <= 1200 / 3)
+    areas = heights * widths / 1200
+    assert np.all((heights - 0.5) * (widths - 0.5) <= 1200 * 0.4)
     assert np.all((heights + 0.5) * (widths + 0.5) >= 1200 * 0.02)
     assert np.all((heights - 0.5) / (widths + 0.5) <= 1 / 0.3)
     assert np.all((heights + 0.5) / (widths - 0.5) >= 0.3)
     assert heights.max() < 40
     assert widths.max() < 30
-    assert np.mean(heights * widths / 1200) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.01)
-    assert np.mean(heights / widths) == pytest.approx((0.3 + 1 / 0.3) / 2, abs=0.1)
+    theirs = sides_of_boxes(40, 30, 20_000)
+    their_areas, their_aspects = theirs.prod(0) / 1200, theirs[0] / theirs[1]
+    assert areas.mean() == pytest.approx(their_areas.mean(), abs=0.01)
+    assert areas.std() == pytest.approx(their_areas.std(), abs=0.01)
+    assert np.mean(areas > 0.36) == pytest.approx(np.mean(their_areas > 0.36), abs=0.03)
+    assert np.mean(heights / widths) == pytest.approx(their_aspects.mean(), abs=0.1)
+    assert np.std(heights / widths) == pytest.approx(their_aspects.std(), abs=0.1)
 
     # All positions in which a box fits are equally likely.
     top, left = rows.argmax(1) / (40 - heights), columns.argmax(1) / (30 - widths)
@@ -63,13 +82,17 @@ def test_random_erasing_draws_boxes_of_the_given_areas_and_aspects():
     assert top.max() == left.max() == 1
 
 
-def test_random_erasing_fills_boxes_with_standard_normal_noise():
-    noise = erased(0.25)[erased(0.25) != 0]
-    assert noise.mean() == pytest.approx(0, abs=0.01)
-    assert noise.std() == pytest.approx(1, abs=0.01)
-    assert np.mean(np.abs(noise) < 1) == pytest.approx(0.683, abs=0.01)
+def test_random_erasing_fills_boxes_with_the_mean_of_a_normalised_image():
+    assert set(np.unique(erased(0.25))) == {0, 1}
+    mask = erased(0.25) == 0
+    np.testing.assert_array_equal(mask.any(-1), mask.all(-1))
 
 
 def test_random_erasing_with_probability_0_or_1_changes_no_image_or_all():
-    assert np.all(erased(0.0) == 0)
-    assert np.all(np.any(erased(1.0) != 0, axis=(1, 2, 3)))
+    assert np.all(erased(0.0) == 1)
+    assert np.all(np.any(erased(1.0) != 1, axis=(1, 2, 3)))
+
+
+def test_random_erasing_leaves_an_image_in_which_no_box_fits():
+    keys = jax.random.split(jax.random.key(0), 100)
+    assert np.all(erase()(keys, jnp.ones((1, 50, 3)), 1.0) == 1)
