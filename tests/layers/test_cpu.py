@@ -58,6 +58,60 @@ def test_result_and_gradients_are_those_of_jax(batch, strides, kernel, groups, p
         np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12 * np.size(expected))
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 3), (7, 7), (2, 4)])
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        ((1, 1), "SAME"),
+        ((2, 2), "SAME"),
+        ((2, 5), "SAME"),
+        ((4, 3), [(3, 3), (3, 3)]),
+        ((1, 3), [(4, 2), (1, 5)]),
+        ((5, 5), [(1, 3), (-1, 4)]),
+        ((7, 7), "VALID"),
+        ((3, 1), [(9, 0), (0, 8)]),
+    ],
+)
+def test_convolutions_of_small_images_are_those_of_jax(size, padding, kernel, strides):
+    images = jax.random.normal(jax.random.key(0), (3, *size, 5))
+    kernel = jax.random.normal(jax.random.key(1), (*kernel, 5, 4))
+    ours, jaxs, direction = both(images, kernel, strides, padding, 1)
+    with jax.enable_x64(True):
+        operands = jax.tree.map(np.float64, (images, kernel, direction))
+        results = [
+            jax.jit(value_and_gradients, static_argnums=0)(convolution, *operands)
+            for convolution in (ours, jaxs)
+        ]
+    for our_result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "strides"), [(1, 1), (2, 1), (4, 2), (8, 1)])
+def test_bfloat16_is_as_exact_as_in_the_convolution_of_jax(size, strides):
+    keys = map(jax.random.key, range(2))
+    images, kernel = map(jax.random.normal, keys, [(4, size, size, 64), (3, 3, 64, 32)])
+    ours, jaxs, direction = both(images, kernel, (strides, strides), "SAME", 1)
+    halves = [x.astype(jnp.bfloat16) for x in (images, kernel, direction)]
+    exact = value_and_gradients(jaxs, *[x.astype(jnp.float32) for x in halves])
+    for result, expected in zip(value_and_gradients(ours, *halves), exact, strict=True):
+        assert result.dtype == jnp.bfloat16
+        # One rounding to eight bits, of sums in float32.
+        np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides"), [(2, 3, 1), (1, 3, 1), (4, 3, 2), (6, 7, 1), (1, 1, 1)]
+)
+def test_xla_is_left_no_convolution_with_a_kernel_larger_than_its_images(size, kernel, strides):
+    # It would compute those with plain loops, a hundred times slower.
+    images, kernel = jnp.ones((2, size, size, 8)), jnp.ones((kernel, kernel, 8, 8))
+    ours, _, direction = both(images, kernel, (strides, strides), "SAME", 1)
+    program = jax.jit(functools.partial(value_and_gradients, ours))
+    text = program.lower(images, kernel, direction).compile().as_text()
+    assert not re.search(r" convolution\(", text)
+
+
 def test_dilated_and_other_than_two_dimensional_convolutions_are_left_to_jax():
     images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
     ours, jaxs, _ = both(images, kernel, (1, 1), "SAME", 1, rhs_dilation=(2, 2))
@@ -69,7 +123,8 @@ def test_dilated_and_other_than_two_dimensional_convolutions_are_left_to_jax():
 
 
 KINDS = pytest.mark.parametrize(
-    ("kernel", "groups"), [((1, 1, 8, 8), 1), ((3, 3, 1, 8), 8), ((3, 3, 8, 8), 1)]
+    ("kernel", "groups"),
+    [((1, 1, 8, 8), 1), ((3, 3, 1, 8), 8), ((3, 3, 8, 8), 1), ((7, 7, 8, 8), 1)],
 )
 
 
