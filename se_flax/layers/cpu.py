@@ -36,11 +36,12 @@ def conv_general_dilated(
     """Computes `jax.lax.conv_general_dilated`, with faster implementations on CPUs.
 
     XLA for CPUs has no special kernels for some convolutions and can be a hundred times slower
-    than necessary. On CPUs this function computes as a matrix product a 1x1 convolution, and one
-    whose kernel has more positions than its images or its result; a depthwise convolution as a
-    sum of shifted images; and the weight gradient of other ungrouped convolutions from transposed
-    copies of their operands. On other platforms, and for all other convolutions (grouped,
-    dilated, not two-dimensional), it calls XLA's.
+    than necessary. On CPUs this function computes as matrix products a 1x1 convolution, and one
+    whose kernel has more positions than its images or its result; and a depthwise convolution as
+    a sum of shifted images. For other ungrouped convolutions, it computes the weight gradient from
+    transposed copies of the operands, and the gradient for images of strided ones phase by phase.
+    On other platforms, and for all other convolutions (grouped, dilated, not two-dimensional), it
+    calls XLA's.
 
     It supports `jax.vmap` and repeated differentiation in reverse mode and in forward mode over
     reverse mode (`jax.jvp` of `jax.grad`, for Hessian-vector products), but not forward mode
@@ -142,8 +143,11 @@ _stored.defvjp(
 )
 
 
-def _with_weight_gradient(gradient):
-    """Makes `gradient(strides, padding, lhs, rhs.shape, ct)` a convolution's gradient for rhs."""
+def _with_weight_gradient(gradient, transposable=None):
+    """Makes `gradient(strides, padding, lhs, rhs.shape, ct)` a convolution's gradient for rhs.
+
+    That for lhs is the gradient of `transposable`, by default of the convolution itself.
+    """
 
     def decorate(convolution):
         differentiable = jax.custom_vjp(convolution, nondiff_argnums=(0, 1))
@@ -153,7 +157,8 @@ def _with_weight_gradient(gradient):
 
         def backward(strides, padding, operands, ct):
             lhs, rhs = operands
-            _, pullback = jax.vjp(lambda lhs: convolution(strides, padding, lhs, rhs), lhs)
+            form = transposable or convolution
+            _, pullback = jax.vjp(lambda lhs: form(strides, padding, lhs, rhs), lhs)
             return *pullback(ct), gradient(strides, padding, lhs, rhs.shape, ct)
 
         differentiable.defvjp(forward, backward)
@@ -168,12 +173,13 @@ def _ungrouped(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     (rows, vertical), (columns, horizontal) = (_seen(*axis) for axis in axes)
     rhs, padding = rhs[rows, columns], (vertical, horizontal)
     axes = list(zip(lhs.shape[1:3], rhs.shape[:2], strides, padding, strict=True))
-    positions = math.prod(rhs.shape[:2])
+    size, positions = math.prod(lhs.shape[1:3]), math.prod(rhs.shape[:2])
     outputs = math.prod(max(0, _outputs(*axis)) for axis in axes)
     if positions == 1 and all(low == 0 and -step < high <= 0 for _, _, step, (low, high) in axes):
         form = _pointwise
-    elif 0 < min(math.prod(lhs.shape[1:3]), outputs) < positions:
-        form = _by_windows
+    elif 0 < min(size, outputs) < positions:
+        # Either needs copies: of the kernel's parts, or of the windows. The fewer, the faster.
+        form = _by_positions if size * rhs.shape[3] <= len(lhs) * positions else _by_windows
     else:
         form = _dense
     return form(strides, padding, lhs, rhs)
@@ -204,9 +210,39 @@ def _dense_weight_gradient(strides, padding, lhs, shape, ct):
     return jnp.transpose(gradient, (1, 2, 0, 3))
 
 
-@_with_weight_gradient(_dense_weight_gradient)
-def _dense(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
+def _xla(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     return jax.lax.conv_general_dilated(lhs, rhs, strides, padding, dimension_numbers=NHWC)
+
+
+def _by_phases(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
+    """Computes a strided convolution as a sum of convolutions of every second row and column.
+
+    XLA computes the gradient for lhs with zeros between the pixels of ct, which takes as many
+    times more products as lhs has phases, and at times twenty times longer (64x64, 16 channels).
+    """
+    if strides == (1, 1):
+        return _xla(strides, padding, lhs, rhs)
+    outputs, sides = [], [(0, 0, 0)]
+    axes = zip(lhs.shape[1:3], rhs.shape[:2], strides, padding, strict=True)
+    for size, k, step, (low, high) in axes:
+        outputs.append(_outputs(size, k, step, (low, high)))
+        most = -(-k // step)  # rows or columns of the kernel in a phase
+        sides.append((low, (outputs[-1] + most - 1) * step - size - low, 0))
+    lhs = jax.lax.pad(lhs, jnp.zeros((), lhs.dtype), [*sides, (0, 0, 0)])
+    phases = [(lhs.shape[i + 1] // step, step) for i, step in enumerate(strides)]
+    lhs = lhs.reshape(len(lhs), *itertools.chain(*phases), lhs.shape[3])
+    total = jnp.zeros((), lhs.dtype)
+    for i, j in itertools.product(*map(range, strides)):
+        part = rhs[i :: strides[0], j :: strides[1]]
+        if part.size:
+            rows, columns = (n + k - 1 for n, k in zip(outputs, part.shape, strict=False))
+            total += _xla((1, 1), ((0, 0), (0, 0)), lhs[:, :rows, i, :columns, j], part)
+    return total
+
+
+@_with_weight_gradient(_dense_weight_gradient, _by_phases)
+def _dense(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
+    return _xla(strides, padding, lhs, rhs)
 
 
 def _pointwise_weight_gradient(strides, padding, lhs, shape, ct):
@@ -240,6 +276,29 @@ def _by_windows(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     windows = _windows(strides, padding, lhs.astype(dtype), rhs.shape[:2])
     result = jnp.einsum("nhwp,po->nhwo", windows, rhs.reshape(-1, rhs.shape[-1]).astype(dtype))
     return result.astype(lhs.dtype)
+
+
+def _by_positions(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
+    """Computes each pixel of the result from the pixels under the kernel there."""
+    dtype = jnp.promote_types(lhs.dtype, jnp.float32)
+    images, rhs = lhs.astype(dtype), rhs.astype(dtype)
+    axes = zip(lhs.shape[1:3], rhs.shape[:2], strides, padding, strict=True)
+    rows, columns = (list(_overlaps(*axis)) for axis in axes)
+    pixels = []
+    for (row, kernel_row), (column, kernel_column) in itertools.product(rows, columns):
+        window = images[:, row, column].reshape(len(lhs), -1)
+        pixels.append(window @ rhs[kernel_row, kernel_column].reshape(-1, rhs.shape[3]))
+    result = jnp.stack(pixels, axis=1).reshape(len(lhs), len(rows), len(columns), -1)
+    return result.astype(lhs.dtype)
+
+
+def _overlaps(size: int, kernel: int, step: int, padding: Sizes) -> Iterator[tuple[slice, slice]]:
+    """Yields the parts of an image's and of a kernel's axis that meet, for each output."""
+    for output in range(_outputs(size, kernel, step, padding)):
+        at = output * step - padding[0]
+        start = max(at, 0)
+        stop = max(start, min(at + kernel, size))
+        yield slice(start, stop), slice(start - at, stop - at)
 
 
 def _shifted(lhs: Images, kernel: Sizes, strides: Sizes, padding: Padding) -> Iterator[Images]:

@@ -112,6 +112,15 @@ def test_xla_is_left_no_convolution_with_a_kernel_larger_than_its_images(size, k
     assert not re.search(r" convolution\(", text)
 
 
+@pytest.mark.parametrize("kernel", [3, 4, 7])
+def test_the_gradients_of_a_strided_convolution_multiply_no_inserted_zeros(kernel):
+    # XLA would spread out the direction with zeros, and take up to twenty times as long.
+    images, kernel = jnp.ones((2, 16, 15, 8)), jnp.ones((kernel, kernel, 8, 8))
+    ours, _, direction = both(images, kernel, (2, 2), "SAME", 1)
+    program = jax.jit(functools.partial(value_and_gradients, ours))
+    assert "lhs_dilate" not in program.lower(images, kernel, direction).compile().as_text()
+
+
 def test_dilated_and_other_than_two_dimensional_convolutions_are_left_to_jax():
     images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
     ours, jaxs, _ = both(images, kernel, (1, 1), "SAME", 1, rhs_dilation=(2, 2))
