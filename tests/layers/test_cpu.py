@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_flax.layers.cpu import conv_general_dilated, max_pool_2x2, residual_sum
+from se_flax.layers.cpu import conv_general_dilated, max_pool, max_pool_2x2, residual_sum
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -173,20 +173,30 @@ def test_other_platforms_are_given_the_convolution_of_xla(kernel, groups):
     assert ours == jaxs
 
 
-def flax_max_pool(x):
-    return nn.max_pool(x, (2, 2), (2, 2))
-
-
-@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
-def test_pooling_and_its_gradient_are_those_of_flax_even_where_values_are_equal(shape):
-    # Few distinct values, so that most windows hold their largest value more than once.
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
-    np.testing.assert_array_equal(max_pool_2x2(x), flax_max_pool(x))
-    weights = jax.random.normal(jax.random.key(0), flax_max_pool(x).shape)
-    ours, theirs = (
-        jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(x) for f in (max_pool_2x2, flax_max_pool)
-    )
-    np.testing.assert_array_equal(ours, theirs)
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (3, 3, 3, 1)])
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"window_shape": (2, 2), "strides": (2, 2)},
+        {"window_shape": (3, 3), "strides": (2, 2)},
+        {"window_shape": (3, 3), "strides": (2, 2), "padding": [(1, 1), (1, 1)]},
+        {"window_shape": (3, 3), "strides": (2, 2), "padding": [(0, 1), (0, 0)]},
+        {"window_shape": (3, 3), "strides": (2, 2), "padding": "SAME"},
+        {"window_shape": (3, 3), "padding": ((1, 1), (1, 1))},
+        {"window_shape": (2, 3), "strides": (1, 2)},
+    ],
+)
+def test_pooling_and_its_gradient_are_those_of_flax_even_where_values_are_equal(shape, window):
+    # Few distinct values, so that most windows hold their largest value more than once. The
+    # weights of windows are whole numbers, whose sums are exact in any order.
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.integers(-2, 1, shape), jnp.float32)
+    ours, flaxs = (functools.partial(pool, **window) for pool in (max_pool, nn.max_pool))
+    expected = flaxs(x)
+    np.testing.assert_array_equal(ours(x), expected)
+    weights = generator.integers(1, 100, expected.shape)
+    gradients = [jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(x) for f in (ours, flaxs)]
+    np.testing.assert_array_equal(*gradients)
 
 
 def test_a_window_with_a_nan_is_nan():
