@@ -12,8 +12,12 @@ A training step is forward, backward and an SGD update, on images that are alrea
 Then it compares a whole training run with its bare steps, and measures the time from the command to
 the first step, and images per second over batch size, depth and number of devices. Results go to
 speed_<platform>.json, .md and .png in --out.
+
+Last it compares single convolutions with PyTorch's, over map size, channels, kernel and stride.
+These results go to convolutions_<platform>.json and .md.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -24,6 +28,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from experiments.speed import convolutions
 from experiments.speed.implementations import IMPLEMENTATIONS, default_dtype
 from experiments.speed.page import markdown
 from experiments.speed.runs import (
@@ -83,11 +88,29 @@ def add_scaling(results: Results, path: pathlib.Path) -> None:
     draw(results["scaling"], path.with_suffix(".png"))
 
 
+def add_convolutions(results: Results, path: pathlib.Path) -> None:
+    """Compares single convolutions with PyTorch's."""
+    options = flags.FLAGS
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "--section=convolutions compares with PyTorch, which is not installed; run "
+            "`pip install -r requirements-references.txt`, or name other sections"
+        )
+    results |= {"note": options.note, "cores_used": convolutions.cores()}
+    results["convolutions"] = []
+    for row in convolutions.measure_convolutions(options.rounds, options.seconds / 100):
+        results["convolutions"].append(row)
+        ratios = (f"{each} {convolutions.ratio(row, each):.2f}" for each in convolutions.PASSES)
+        print(*(row[field] for field in convolutions.FIELDS), *ratios, flush=True)
+        save(results, path)
+
+
 SECTIONS = {
     "steps": add_steps,
     "loop": add_loop,
     "startup": add_startup,
     "scaling": add_scaling,
+    "convolutions": add_convolutions,
 }
 
 
@@ -120,7 +143,7 @@ def earlier_results(path: pathlib.Path, section: str) -> Results:
 def run_each(sections: list[str]) -> None:
     """Runs each section in its own process, because XLA's options differ."""
     options = flags.FLAGS
-    given = {name: options[name].value for name in ("out", "rounds", "seconds")}
+    given = {name: options[name].value for name in ("out", "rounds", "seconds", "note")}
     given |= {name: ",".join(options[name].value) for name in ("networks", "implementations")}
     for section in sections:
         command = [sys.executable, "-m", "experiments.speed", f"--section={section}"]
@@ -138,7 +161,10 @@ def define_flags() -> None:
     flags.DEFINE_list("networks", NETWORKS, "Networks to measure; replaces their earlier results.")
     flags.DEFINE_list("implementations", list(IMPLEMENTATIONS), "Implementations to measure.")
     flags.DEFINE_integer("rounds", 7, "Number of rounds.", 1)
-    flags.DEFINE_float("seconds", 1.0, "Seconds per measurement in a round.", 0)
+    flags.DEFINE_float(
+        "seconds", 1.0, "Seconds per measurement in a round; a convolution gets a hundredth.", 0
+    )
+    flags.DEFINE_string("note", "", "A sentence that the page of convolutions shows.")
 
 
 def main(argv: list[str]) -> None:
@@ -159,12 +185,15 @@ def main(argv: list[str]) -> None:
             os.environ["XLA_FLAGS"] = flags_of_xla.replace(f"--{option}={value}", "")
     out = pathlib.Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"speed_{jax.default_backend()}.json"
+    stem, page = ("speed", markdown)
+    if section == "convolutions":
+        stem, page = ("convolutions", convolutions.page)
+    path = out / f"{stem}_{jax.default_backend()}.json"
     results = earlier_results(path, section)
     SECTIONS[section](results, path)
     save(results, path)
-    path.with_suffix(".md").write_text(markdown(results))
-    print(f"\n{markdown(results)}")
+    path.with_suffix(".md").write_text(page(results))
+    print(f"\n{page(results)}")
 
 
 if __name__ == "__main__":
