@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.peers import stock_flax
-from experiments.speed import IMPLEMENTATIONS, markdown, ratios
+from experiments.speed import IMPLEMENTATIONS, convolutions, markdown, ratios
 from se_flax import create_model
 from se_flax.models import model_info
+
+ENVIRONMENT = {"device_count": 1, "device": "d", "platform": "p", "versions": {"jax": "1"}}
 
 
 @pytest.mark.parametrize("name", stock_flax.NETWORKS)
@@ -52,12 +54,7 @@ def test_ratios_are_medians_of_the_rounds():
     }
     page = markdown(
         {
-            "environment": {
-                "device_count": 1,
-                "device": "d",
-                "platform": "p",
-                "versions": {"jax": "1"},
-            },
+            "environment": ENVIRONMENT,
             "dtype": "float32",
             "cores": 2,
             "revisions": {"steps": "0123456789abcdef"},
@@ -69,3 +66,42 @@ def test_ratios_are_medians_of_the_rounds():
     cells = ["2.00" if name == "PyTorch" else "-" for name in IMPLEMENTATIONS if name != "se_flax"]
     assert f"| resnet50 | training | 4 | {' | '.join(cells)} | - |" in page
     assert "no compiler" in page
+
+
+def test_the_page_of_convolutions_shows_those_below_half_of_pytorchs_speed():
+    rows = [
+        {
+            "size": size,
+            "channels": 16,
+            "kernel": 3,
+            "stride": 1,
+            "batch_size": 32,
+            "forward": {"se_flax": 1.0, "PyTorch": size / 4},
+            "gradients": {"se_flax": 1.0, "PyTorch": 2.0},
+        }
+        for size in (1, 2, 4)
+    ]
+    page = convolutions.page(
+        {
+            "environment": ENVIRONMENT,
+            "dtype": "float32",
+            "cores": 2,
+            "cores_used": 1,
+            "note": "A noisy machine.",
+            "convolutions": rows,
+        }
+    )
+    assert "A noisy machine." in page
+    assert "The median ratio is 0.50; 1 of 3 are below 0.5." in page
+    assert "| 1 | 16 | 3 | 1 | 32 | 1.000 | 0.250 | 0.25 |" in page
+    assert "The median ratio is 2.00; 0 of 3 are below 0.5." in page
+
+
+def test_a_sweep_times_both_passes_of_a_convolution(monkeypatch):
+    for name, values in (("SIZES", (4,)), ("CHANNELS", (3,)), ("KERNELS", (5,)), ("STRIDES", (2,))):
+        monkeypatch.setattr(convolutions, name, values)
+    monkeypatch.setattr(convolutions, "IMPLEMENTATIONS", {"se_flax": convolutions.our_works})
+    monkeypatch.setattr(convolutions, "MOST_MULTIPLY_ADDS", 4 * 25 * 9 * 7)
+    (row,) = convolutions.measure_convolutions(1, 0)
+    assert row["batch_size"] == 7
+    assert min(row["forward"]["se_flax"], row["gradients"]["se_flax"]) > 0

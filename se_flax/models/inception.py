@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
-from se_flax.layers.cpu import residual_sum
+from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.models.base import Images, Logits, Map, Maps, Network
 
@@ -207,8 +207,8 @@ class Inception(Network, kw_only=True):
 _AROUND = ((1, 1), (1, 1))
 average: Pool = functools.partial(nn.avg_pool, window_shape=(3, 3), padding=_AROUND)
 average_inside: Pool = functools.partial(average, count_include_pad=False)
-maximum: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), padding=_AROUND)
-halve: Pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
+maximum: Pool = functools.partial(max_pool, window_shape=(3, 3), padding=_AROUND)
+halve: Pool = functools.partial(max_pool, window_shape=(3, 3), strides=(2, 2))
 halve_around: Pool = functools.partial(halve, padding=_AROUND)
 halve_same: Pool = functools.partial(halve, padding="SAME")
 
@@ -216,4 +216,4 @@ halve_same: Pool = functools.partial(halve, padding="SAME")
 def halve_ceil(x: Images) -> Float[Array, "n h2 w2 c"]:
     """Max-pools 3x3 windows with stride 2, without padding; rounds the size up, as Caffe does."""
     padding = [(0, (size - 3) % 2) for size in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+    return max_pool(x, (3, 3), strides=(2, 2), padding=padding)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
-from se_flax.layers.cpu import residual_sum
+from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.models.base import Images, Map, Maps, Network
 from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, SE_PAPER, register
@@ -268,7 +268,7 @@ class ResNet(Network, kw_only=True):
                 x = relu(norm(name="stem_bn")(x))
         if self.stem != "cifar":
             padding = [(0, (size - 3) % 2) if self.pool_ceil else (1, 1) for size in x.shape[1:3]]
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+            x = max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         return x
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_flax.layers.cpu import conv_general_dilated, max_pool_2x2, residual_sum
+from se_flax.layers.cpu import conv_general_dilated, max_pool, max_pool_2x2, residual_sum
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -58,6 +58,69 @@ def test_result_and_gradients_equal_those_of_jax(batch, strides, kernel, groups,
         np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12 * np.size(expected))
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 3), (7, 7), (2, 4)])
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [
+        ((1, 1), "SAME"),
+        ((2, 2), "SAME"),
+        ((2, 5), "SAME"),
+        ((4, 3), [(3, 3), (3, 3)]),
+        ((1, 3), [(4, 2), (1, 5)]),
+        ((5, 5), [(1, 3), (-1, 4)]),
+        ((7, 7), "VALID"),
+        ((3, 1), [(9, 0), (0, 8)]),
+    ],
+)
+def test_convolutions_of_small_images_are_those_of_jax(size, padding, kernel, strides):
+    images = jax.random.normal(jax.random.key(0), (3, *size, 5))
+    kernel = jax.random.normal(jax.random.key(1), (*kernel, 5, 4))
+    ours, jaxs, direction = both(images, kernel, strides, padding, 1)
+    with jax.enable_x64(True):
+        operands = jax.tree.map(np.float64, (images, kernel, direction))
+        results = [
+            jax.jit(value_and_gradients, static_argnums=0)(convolution, *operands)
+            for convolution in (ours, jaxs)
+        ]
+    for our_result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "strides"), [(1, 1), (2, 1), (4, 2), (8, 1)])
+def test_bfloat16_is_as_exact_as_in_the_convolution_of_jax(size, strides):
+    keys = map(jax.random.key, range(2))
+    images, kernel = map(jax.random.normal, keys, [(4, size, size, 64), (3, 3, 64, 32)])
+    ours, jaxs, direction = both(images, kernel, (strides, strides), "SAME", 1)
+    halves = [x.astype(jnp.bfloat16) for x in (images, kernel, direction)]
+    exact = value_and_gradients(jaxs, *[x.astype(jnp.float32) for x in halves])
+    for result, expected in zip(value_and_gradients(ours, *halves), exact, strict=True):
+        assert result.dtype == jnp.bfloat16
+        # One rounding to eight bits, of sums in float32.
+        np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=2**-8, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides"), [(2, 3, 1), (1, 3, 1), (4, 3, 2), (6, 7, 1), (1, 1, 1)]
+)
+def test_xla_is_left_no_convolution_with_a_kernel_larger_than_its_images(size, kernel, strides):
+    # It would compute those with plain loops, a hundred times slower.
+    images, kernel = jnp.ones((2, size, size, 8)), jnp.ones((kernel, kernel, 8, 8))
+    ours, _, direction = both(images, kernel, (strides, strides), "SAME", 1)
+    program = jax.jit(functools.partial(value_and_gradients, ours))
+    text = program.lower(images, kernel, direction).compile().as_text()
+    assert not re.search(r" convolution\(", text)
+
+
+@pytest.mark.parametrize("kernel", [3, 4, 7])
+def test_the_gradients_of_a_strided_convolution_multiply_no_inserted_zeros(kernel):
+    # XLA would spread out the direction with zeros, and take up to twenty times as long.
+    images, kernel = jnp.ones((2, 16, 15, 8)), jnp.ones((kernel, kernel, 8, 8))
+    ours, _, direction = both(images, kernel, (2, 2), "SAME", 1)
+    program = jax.jit(functools.partial(value_and_gradients, ours))
+    assert "lhs_dilate" not in program.lower(images, kernel, direction).compile().as_text()
+
+
 def test_dilated_convolutions_and_those_not_in_two_dimensions_are_left_to_jax():
     images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
     ours, jaxs, _ = both(images, kernel, (1, 1), "SAME", 1, rhs_dilation=(2, 2))
@@ -69,7 +132,8 @@ def test_dilated_convolutions_and_those_not_in_two_dimensions_are_left_to_jax():
 
 
 KINDS = pytest.mark.parametrize(
-    ("kernel", "groups"), [((1, 1, 8, 8), 1), ((3, 3, 1, 8), 8), ((3, 3, 8, 8), 1)]
+    ("kernel", "groups"),
+    [((1, 1, 8, 8), 1), ((3, 3, 1, 8), 8), ((3, 3, 8, 8), 1), ((7, 7, 8, 8), 1)],
 )
 
 
@@ -109,20 +173,30 @@ def test_other_platforms_are_given_the_convolution_of_xla(kernel, groups):
     assert ours == jaxs
 
 
-def flax_max_pool(x):
-    return nn.max_pool(x, (2, 2), (2, 2))
-
-
-@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (3, 2, 2, 1)])
-def test_pooling_and_its_gradient_are_those_of_flax_even_where_values_are_equal(shape):
-    # Few distinct values, so that most windows hold their largest value more than once.
-    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), jnp.float32)
-    np.testing.assert_array_equal(max_pool_2x2(x), flax_max_pool(x))
-    weights = jax.random.normal(jax.random.key(0), flax_max_pool(x).shape)
-    ours, theirs = (
-        jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(x) for f in (max_pool_2x2, flax_max_pool)
-    )
-    np.testing.assert_array_equal(ours, theirs)
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 5, 7, 2), (3, 3, 3, 1)])
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"window_shape": (2, 2), "strides": (2, 2)},
+        {"window_shape": (3, 3), "strides": (2, 2)},
+        {"window_shape": (3, 3), "strides": (2, 2), "padding": [(1, 1), (1, 1)]},
+        {"window_shape": (3, 3), "strides": (2, 2), "padding": [(0, 1), (0, 0)]},
+        {"window_shape": (3, 3), "strides": (2, 2), "padding": "SAME"},
+        {"window_shape": (3, 3), "padding": ((1, 1), (1, 1))},
+        {"window_shape": (2, 3), "strides": (1, 2)},
+    ],
+)
+def test_pooling_and_its_gradient_are_those_of_flax_even_where_values_are_equal(shape, window):
+    # Few distinct values, so that most windows hold their largest value more than once. The
+    # weights of windows are whole numbers, whose sums are exact in any order.
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.integers(-2, 1, shape), jnp.float32)
+    ours, flaxs = (functools.partial(pool, **window) for pool in (max_pool, nn.max_pool))
+    expected = flaxs(x)
+    np.testing.assert_array_equal(ours(x), expected)
+    weights = generator.integers(1, 100, expected.shape)
+    gradients = [jax.grad(lambda x, f=f: jnp.sum(weights * f(x)))(x) for f in (ours, flaxs)]
+    np.testing.assert_array_equal(*gradients)
 
 
 def test_a_window_with_a_nan_is_nan():
