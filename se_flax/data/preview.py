@@ -36,7 +36,8 @@ def preview_batch(
     dataset = dataset_of_run(with_preparation(config))
     preprocessing = Preprocessing.of(dataset, config.augment)
     if not train:
-        shared, own = next(iter(dataset.eval_feed("test", count)))
+        # Batches may be as small as half of what is asked for.
+        shared, own = next(iter(dataset.eval_feed("test", 2 * count)))
         batch = dataset.eval_batch(preprocessing, shared, first_images(own, count))
         return jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch), dataset
     feed = dataset.train_feed(config.batch_size, config.seed, step + 1)

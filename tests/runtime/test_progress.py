@@ -89,13 +89,13 @@ def test_the_bar_and_the_results_fit_a_terminal_of_80_columns():
         "    12.3456, mean of 2 seeds with top-1 50.00 to 50.00%",
     ]
     assert re.fullmatch(
-        r"epoch   \d/200 \|.{3,}\| [\d:]+ left, loss 12.3456, top-1 50.00%, 12,345 images/s", bar
+        r"epoch   \d/200, loss 12.3456, top-1 50.00%, 12,345 images/s, [\d:]+ left \|.{3,}\|", bar
     )
 
 
 def test_a_wide_terminal_also_shows_the_steps():
     bar = run_on_a_terminal(120, 20, "import os; os._exit(0)")[-1]
-    assert re.search(r"\d/2000 steps, [\d:]+ left, .* images/s$", bar)
+    assert re.search(r"\d/2000 steps, .* images/s, [\d:]+ left$", bar)
 
 
 def test_ctrl_c_leaves_no_trace_of_the_bar():
