@@ -105,7 +105,9 @@ def computes_the_same(one: str, other: str) -> bool:
     The networks of pretrainedmodels accept only the published size.
     """
     only_published = "pretrainedmodels" in one + other
-    size = 299 if "inception" in one else 224 if only_published else 129
+    size = 224 if only_published else 129
+    if "inception" in one and "bninception" not in one:
+        size = 299
     first = torch_models.randomise(torch_models.build(one), size)
     second = torch_models.build(other)
     state, theirs = first.state_dict(), second.state_dict()
