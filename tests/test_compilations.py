@@ -1,12 +1,23 @@
 """What a run compiles: the cache of compiled programs serves the runs of a study, too."""
 
-import os
 import pathlib
 
 import jax
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from se_flax.program import build_program
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path):
+    """A cache of compiled programs that no other test writes to."""
+    shared = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", shared)
+    reset_cache()
 
 
 def compiled(config, dataset):
@@ -15,7 +26,7 @@ def compiled(config, dataset):
     state, sums = program.train(program.initial_state(), 0, 1)
     jax.block_until_ready(sums)
     program.evaluate(state, "test")
-    cache = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    cache = pathlib.Path(jax.config.jax_compilation_cache_dir)
     # As `jax.pmap` calls them.
     return {path.name for path in cache.iterdir() if path.name.startswith(("jit__fun", "pmap"))}
 

@@ -96,6 +96,8 @@ def max_pool(
     xla = functools.partial(
         nn.max_pool, window_shape=window_shape, strides=strides, padding=padding
     )
+    if 0 in jax.eval_shape(xla, x).shape:
+        return xla(x)
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], window_shape, strides, padding)
     padding = tuple((low, high) for low, high in padding)
