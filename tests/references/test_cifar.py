@@ -98,8 +98,8 @@ def test_weights_in_no_catalogue_get_the_normalisation_of_the_data_set(folder, t
     (tmp_path / "mine.th").write_bytes((folder / FILES[0][0]).read_bytes())
     source = TfdsImages("cifar10", "test", tfds_dir)
     results = evaluate_pretrained("resnet20_cifar", tmp_path / "mine.th", source)
-    assert results["mean"] == (0.4914, 0.4822, 0.4465)
-    assert results["std"] == (0.2470, 0.2435, 0.2616)
+    assert results["mean"] == [0.4914, 0.4822, 0.4465]
+    assert results["std"] == [0.2470, 0.2435, 0.2616]
     assert results["crop_pct"] == 1.0
 
 
