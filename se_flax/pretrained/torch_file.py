@@ -171,7 +171,8 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _state_dict(content: Any) -> Mapping[str, _Tensor] | None:
     if isinstance(content, Mapping):
-        content = next((content[key] for key in _CONTAINERS if key in content), content)
+        inner = (content.get(key) for key in _CONTAINERS)
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
     if isinstance(content, Mapping) and all(
         isinstance(name, str) and isinstance(value, _Tensor) for name, value in content.items()
     ):
