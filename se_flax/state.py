@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, UInt
 
 from se_flax import rng
-from se_flax.initial_values import initial_values
+from se_flax.models.initial_values import initial_values
 
 
 @flax.struct.dataclass

@@ -7,7 +7,7 @@ import pytest
 
 import se_flax
 from se_flax import rng
-from se_flax.initial_values import initial_values
+from se_flax.models.initial_values import initial_values
 from se_flax.state import create_state
 
 SMALL = {"se_cnn3": 32, "se_resnet20_cifar": 32}
@@ -48,7 +48,7 @@ def test_values_from_different_tables_are_not_taken_for_one_another():
 
 def test_parameters_drawn_alike_share_a_program_and_have_values_of_their_own(monkeypatch):
     programs = {}
-    monkeypatch.setattr("se_flax.initial_values._PROGRAMS", programs)
+    monkeypatch.setattr("se_flax.models.initial_values._PROGRAMS", programs)
     model = se_flax.create_model("se_resnet20_cifar", num_classes=5)
     params = initial_values(model, jax.random.key(0), (32, 32, 3))["params"]
     kernels = [params[f"stage1_unit{i}"]["conv2"]["kernel"] for i in (1, 2, 3)]

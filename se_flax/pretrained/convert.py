@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from se_flax.errors import UserError
+from se_flax.models.initial_values import initial_values
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -112,7 +113,7 @@ def convert(
             + "; ".join(_listed(kind, items) for kind, items in problems.items() if items)
         )
     if new:
-        fresh = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+        fresh = initial_values(model, jax.random.key(0), images.shape[1:])
         fresh = flax.traverse_util.flatten_dict(fresh)
         converted.update({path: fresh[path] for path in new})
     return flax.traverse_util.unflatten_dict(converted)

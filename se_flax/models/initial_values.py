@@ -1,6 +1,6 @@
 """The initial values of a network's variables, without computing the network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -61,7 +61,7 @@ class _Equations:
         self._of = {variable: eqn for eqn in traced.eqns for variable in eqn.outvars}
         self._constants = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
 
-    def known(self, variables: list[Any], values: list[Any]) -> dict[Any, Any]:
+    def known(self, variables: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
         """Returns the values of variables and constants by variable."""
         return self._constants | dict(zip(variables, values, strict=True))
 
