@@ -28,7 +28,7 @@ from se_flax.models import Preparation, list_models, model_info
 from se_flax.models.registry import Published
 from se_flax.parallel import pmap_eval, replicate
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.published import Renamed, load_published, preparation_for
+from se_flax.published import PublishedNetwork, Renamed, load_published, preparation_for
 from se_flax.restored import restore_run
 from se_flax.runtime.progress import format_results, format_steps
 from se_flax.runtime.terminal import fitted
@@ -118,7 +118,7 @@ def evaluate_pretrained(
             classes do not match the images'.
     """
     loaded = load_published(name, weights, source.class_names)
-    info, known, weights = loaded.info, loaded.known, loaded.weights
+    weights = loaded.weights
     prepared = preparation or preparation_for(name, weights)
     preprocessing = Preprocessing(prepared.mean, prepared.std)
     eval_step = make_eval_step(loaded.model)
@@ -134,11 +134,6 @@ def evaluate_pretrained(
         raise UserError(
             f"the loss with {weights} is {means['loss']}, not finite; use other weights"
         )
-    trained_on = known.dataset if known else "imagenet2012"
-    results = [result for result in info.published if result.dataset == trained_on]
-    if known:
-        by = f"{known.file or known.source} on {trained_on} by {known.figures}"
-        results.insert(0, Published(trained_on, known.top1_error, known.top5_error, by))
     return {
         "model": name,
         "weights": str(weights),
@@ -155,9 +150,20 @@ def evaluate_pretrained(
                 "top5_error": result.top5_error,
                 "source": result.source,
             }
-            for result in results
+            for result in _published_results(loaded)
         ],
     }
+
+
+def _published_results(loaded: PublishedNetwork) -> list[Published]:
+    """Returns the published results of weights, and then those of their network."""
+    known = loaded.known
+    trained_on = known.dataset if known else "imagenet2012"
+    results = [result for result in loaded.info.published if result.dataset == trained_on]
+    if known:
+        by = f"{known.file or known.source} on {trained_on} by {known.figures}"
+        results.insert(0, Published(trained_on, known.top1_error, known.top5_error, by))
+    return results
 
 
 def define_flags() -> None:

@@ -84,12 +84,7 @@ def load_pretrained(
     info, layouts = model_info(name), layouts_of(name)
     tensors = read_tensors(source)
     layout = _layout_by_classifier(layouts, tensors)
-    for field, value in layout.fields if layout else ():
-        if overrides.get(field, info.fields.get(field)) != value:
-            raise UserError(
-                f'{source} is for "{name}" with {field}={value!r}; give this field to '
-                "load_pretrained and create_model, or set it in config.model.overrides"
-            )
+    _check_fields(name, source, layout, {**info.fields, **overrides})
     own_classes = len(tensors[_classifier(layout)]) if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
@@ -115,6 +110,18 @@ def load_pretrained(
             stacklevel=2,
         )
     return variables
+
+
+def _check_fields(
+    name: str, source: str | pathlib.Path, layout: Layout | None, fields: dict[str, Any]
+) -> None:
+    """Raises `UserError` if the weights are for a network with other fields than the given ones."""
+    for field, value in layout.fields if layout else ():
+        if fields.get(field) != value:
+            raise UserError(
+                f'{source} is for "{name}" with {field}={value!r}; give this field to '
+                "load_pretrained and create_model, or set it in config.model.overrides"
+            )
 
 
 def _has_auxiliary(tensors: Mapping[str, np.ndarray], layouts: tuple[Layout, ...]) -> bool:
@@ -167,14 +174,11 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
             "python -m se_flax.pretrained lists the sources of each model"
         )
     if not layouts_of(name):
-        if reason := why_none(name):
-            raise UserError(
-                f'no published weights are known for "{name}" as it is registered: {reason}; '
-                "python -m se_flax.pretrained lists the models that have some"
-            )
+        reason = why_none(name)
+        why = f" as it is registered: {reason}" if reason else ""
         raise UserError(
-            f'no published weights are known for "{name}"; python -m se_flax.pretrained lists the '
-            "models that have some"
+            f'no published weights are known for "{name}"{why}; python -m se_flax.pretrained lists '
+            "the models that have some"
         )
     check_hub_id(name, source)
 
