@@ -39,6 +39,7 @@ def test_eight_devices_with_shared_statistics_follow_the_curve_of_one(
     np.testing.assert_allclose(losses, one_device, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_eight_devices_with_separate_statistics_do_not_follow_it(run_python, tmp_path, one_device):
     losses, _ = curve(run_python, tmp_path, sync=False, **EIGHT_DEVICES)
     assert np.abs(losses[:5] - one_device[:5]).max() > 1e-3

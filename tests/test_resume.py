@@ -64,6 +64,7 @@ def test_a_run_asked_to_stop_saves_reports_it_and_can_continue(tmp_path, undistu
     assert_same_result(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_saves_when_ctrl_c_also_ends_the_command_it_is_piped_into(tmp_path, undisturbed):
     process = start(tmp_path)
     wait_for_row(tmp_path, 10, process)

@@ -93,6 +93,7 @@ def test_each_seed_ends_as_if_trained_alone(tmp_path, tiny_config, stripes, alon
     assert result["step"] == [alone[seed][0]["best"]["step"] for seed in SEEDS]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_several_seeds_continues(
     tmp_path, tiny_config, stripes, alone, monkeypatch
 ):
@@ -132,6 +133,7 @@ def test_the_largest_seed_can_be_used(stripes, tiny_config):
         check_config(config, names_dataset=False)
 
 
+@pytest.mark.slow
 def test_seeds_on_streamed_images_end_as_if_trained_alone(tmp_path, tiny_config, image_dir):
     def config_of(*seeds):
         config = with_seeds(tiny_config, *seeds)

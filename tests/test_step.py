@@ -221,7 +221,7 @@ def test_a_step_is_a_gradient_step_on_the_mean_loss(parts):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         return losses.mean()
 
-    gradients = jax.grad(loss_of)(state.params)
+    gradients = jax.jit(jax.grad(loss_of))(state.params)
     after, _ = run_step(step, state, batch)
     jax.tree.map(
         lambda new, old, g: np.testing.assert_allclose(new, old - 0.05 * g, rtol=1e-4, atol=1e-6),

@@ -11,7 +11,7 @@ from se_flax.data.shuffle import shuffled
 draw = jax.jit(shuffled, static_argnums=2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**31 - 1))
 def test_every_epoch_holds_every_item_once(n, seed):
     order = np.asarray(draw(jax.random.key(seed), jnp.arange(3 * n), n)).reshape(3, n)

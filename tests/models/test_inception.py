@@ -81,7 +81,7 @@ def test_features_are_the_outputs_of_the_stages(name, sizes):
         ("bn_inception", 10),
         ("inception_v3", 11),
         ("inception_v3_cifar", 11),
-        ("inception_resnet_v2", 43),
+        pytest.param("inception_resnet_v2", 43, marks=pytest.mark.slow),
     ],
 )
 def test_se_adds_a_block_of_the_papers_size_to_every_module(name, modules):
