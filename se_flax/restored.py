@@ -14,6 +14,7 @@ from se_flax.data.folders import ImageFolder
 from se_flax.data.sources import check_dataset_name
 from se_flax.errors import UserError
 from se_flax.images_of_run import preparation_of_run, prepared_alike
+from se_flax.models import Preparation
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.seeds import metrics_to_choose_by
@@ -87,6 +88,32 @@ def restore_run(
         return prepared_alike(str(image_dir), source, prepared, config.dataset.workers)
 
     return _restored(workdir, config, step, images)
+
+
+def restore_without_images(
+    workdir: pathlib.Path, step: str | int = "best", dataset: ImageDataset | None = None
+) -> tuple[RestoredRun, Preparation]:
+    """Restores a run, and how it prepares images, without its data set.
+
+    Args:
+        workdir: of the run.
+        step: "best", "latest" or the step of a checkpoint.
+        dataset: the run's data set, which only runs of earlier versions may need (see
+            `images_of_run.preparation_of_run`).
+
+    Raises:
+        UserError: if the run or checkpoint does not exist, or a run of an earlier version needs
+            its data set.
+    """
+    config = _config_of(workdir, None, names_dataset=False)
+    found: list[Preparation] = []
+
+    def images(progress: Mapping[str, Any]) -> ImageDataset:
+        found.append(preparation_of_run(workdir, config, progress, dataset))
+        nothing = ImageFolder(workdir, tuple(progress["class_names"]), (), ())
+        return prepared_alike(config.dataset.name, nothing, found[0])
+
+    return _restored(workdir, config, step, images), found[0]
 
 
 def _restored(
