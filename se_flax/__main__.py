@@ -12,6 +12,7 @@ from se_flax.errors import nearest
 COMMANDS = {
     "train": ("se_flax.main", "Trains the network of a config, or continues its training."),
     "evaluate": ("se_flax.evaluate", "Evaluates a run's checkpoint, or published weights."),
+    "configs": ("se_flax.cli.list_configs", "Lists the configs that come with the package."),
     "pretrained": ("se_flax.pretrained", "Lists published weights that can be read."),
     "burden": ("se_flax.burden", "Counts parameters, memory and multiply-adds of networks."),
     "preview": ("se_flax.data.preview", "Draws the images that a config feeds its network."),
@@ -31,7 +32,7 @@ def listing() -> str:
         "python -m se_flax COMMAND [OPTIONS]\n\n"
         f"{commands}\n\n"
         "python -m se_flax COMMAND --help lists the options of a command.\n"
-        "First run: python -m se_flax train --config=configs/quickstart.py"
+        "First run: python -m se_flax train --config=quickstart"
     )
 
 

@@ -1,10 +1,50 @@
-"""The list of commands."""
+"""The list of commands, and how they find configs from any folder."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
 from se_flax import __version__
 from se_flax.__main__ import COMMANDS
+from se_flax.cli import config_files
 from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+SHOW = """
+import sys
+from absl import flags
+from se_flax.main import config_of_flags, define_flags
+define_flags()
+flags.FLAGS(sys.argv)
+print(config_of_flags(flags.FLAGS)[0].model.name)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Runs `python ARGUMENTS` in an empty folder, where of the repository only se_flax is found."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages/se_flax").symlink_to(ROOT / "se_flax")
+    (tmp_path / "empty").mkdir()
+
+    def run(*arguments, **files):
+        for name, text in files.items():
+            path = tmp_path / "empty" / f"{name.replace('__', '/')}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path / "empty",
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "packages")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+    return run
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
@@ -66,3 +106,69 @@ main()
     process = run_python("-c", program, "evaluate")
     assert process.returncode == 2
     assert 'pip install "se_flax[train]"' in process.stderr
+
+
+def test_the_configs_are_listed_with_their_summaries(run_python):
+    process = run_python("-m", "se_flax", "configs")
+    listed = {line.split(" ")[0] for line in process.stdout.splitlines()}
+    assert {path.stem for path in CONFIGS.glob("*.py")} <= listed
+    assert "SENet-154 on ImageNet" in process.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart", "quickstart.py", "configs/quickstart", "configs/quickstart.py"]
+)
+def test_a_config_of_the_package_is_found_by_name_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_files.find(name) == CONFIGS / "quickstart.py"
+    assert config_files.find(f"other/{name}") != CONFIGS / "quickstart.py"
+
+
+def test_a_file_that_exists_is_not_replaced_by_a_config_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart.py", "configs/quickstart.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        assert str(config_files.find(name)) == name
+
+
+@pytest.mark.parametrize(
+    ("config", "network"),
+    [
+        ("quickstart", "se_resnet20_cifar"),
+        ("se_resnet_cifar100:20", "se_resnet20_cifar"),
+        ("configs/resnet_cifar100.py:32", "resnet32_cifar"),  # imports se_resnet_cifar100
+    ],
+)
+def test_configs_of_the_package_are_read_in_an_empty_folder(elsewhere, config, network):
+    process = elsewhere("-c", SHOW, f"--config={config}")
+    assert process.stdout == f"{network}\n", process.stderr
+
+
+def test_a_users_config_can_import_those_of_the_package(elsewhere):
+    mine = "from configs import resnet_cifar10\n\ndef get_config():\n"
+    mine += "    return resnet_cifar10.get_config('44')\n"
+    process = elsewhere("-c", SHOW, "--config=own/mine.py", own__mine=mine)
+    assert process.stdout == "resnet44_cifar\n", process.stderr
+
+
+def test_a_users_folder_of_configs_is_searched_before_those_of_the_package(elsewhere):
+    mine = "from configs import base, quickstart, se_resnet_cifar10\n\ndef get_config():\n"
+    mine += "    config = se_resnet_cifar10.get_config('20')\n"
+    mine += "    config.model.name = base.NAME + quickstart.NAME\n    return config\n"
+    files = {"base": "NAME = 'vgg'\n", "quickstart": "NAME = '16'\n", "mine": mine}
+    files = {f"configs__{name}": text for name, text in files.items()}
+    process = elsewhere("-c", SHOW, "--config=configs/mine.py", **files)
+    assert process.stdout == "vgg16\n", process.stderr
+
+
+def test_a_config_that_does_not_exist_is_refused_with_a_hint(elsewhere):
+    for name, expected in (
+        ("quikstart", '"quikstart" (did you mean "quickstart"?)'),
+        ("configs/quikstart.py", '(did you mean "configs/quickstart.py"?)'),
+        ("xyz", '"xyz"; python -m se_flax configs lists those of se_flax'),
+    ):
+        process = elsewhere("-m", "se_flax.main", f"--config={name}")
+        assert process.returncode == 2
+        (line,) = process.stderr.splitlines()
+        assert expected in line
