@@ -1,6 +1,8 @@
-"""Whether the wheel that is built from the repository works on its own."""
+"""What is built from the repository: a wheel and an sdist, and whether they work on their own."""
 
 import configparser
+import email
+import html.parser
 import importlib
 import json
 import os
@@ -8,8 +10,10 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
+import markdown
 import pytest
 
 from tests.conftest import ROOT
@@ -35,7 +39,7 @@ def run(folder: pathlib.Path, *arguments: str, **environment: str) -> str:
 
 
 def build(kind: str, source: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
-    """Builds a wheel as pip does, with the setuptools that is installed."""
+    """Builds a wheel or an sdist as pip does, with the setuptools that is installed."""
     program = f"from setuptools import build_meta; build_meta.build_{kind}({str(output)!r})"
     run(source, "-c", program)
     (built,) = output.iterdir()
@@ -43,15 +47,32 @@ def build(kind: str, source: pathlib.Path, output: pathlib.Path) -> pathlib.Path
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> pathlib.Path:
-    """The unpacked wheel."""
+def sdist(tmp_path_factory) -> pathlib.Path:
+    """The unpacked sdist."""
+    folder = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(*NOT_SOURCE))
+    (folder / "output").mkdir()
+    with tarfile.open(build("sdist", folder / "source", folder / "output")) as archive:
+        archive.extractall(folder, filter="data")
+    (unpacked,) = folder.glob("se_flax-*")
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> pathlib.Path:
+    """The unpacked wheel, built from the sdist."""
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(*NOT_SOURCE)
-    source = shutil.copytree(ROOT, folder / "source", ignore=ignored)
+    source = shutil.copytree(sdist, folder / "source")
     (folder / "output").mkdir()
     with zipfile.ZipFile(build("wheel", source, folder / "output")) as archive:
         archive.extractall(folder / "unpacked")
     return folder / "unpacked"
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel) -> email.message.Message:
+    (path,) = wheel.glob("*.dist-info/METADATA")
+    return email.message_from_string(path.read_text())
 
 
 def files_in(folder: pathlib.Path) -> set[str]:
@@ -66,6 +87,54 @@ def test_a_wheel_holds_the_package_and_the_configs_and_installs_nothing_else(whe
         f"configs/{name}" for name in files_in(ROOT / "configs")
     }
     assert files_in(wheel / "se_flax") == expected
+    assert "py.typed" in expected
+
+
+def test_an_sdist_holds_what_the_repository_does(sdist):
+    files = files_in(sdist)
+    for folder in ("se_flax", "configs", "experiments", "tests", "docs", "typings"):
+        missing = {f"{folder}/{name}" for name in files_in(ROOT / folder)} - files
+        assert not {name for name in missing if not name.endswith((".lock", "report.html"))}
+    for pattern in ("*.md", "requirements*.txt", "*.cfg", "*.toml", "mkdocs.yml", "CITATION.cff"):
+        assert {path.name for path in ROOT.glob(pattern)} <= files
+
+
+def test_the_tests_can_be_run_from_an_sdist(sdist):
+    options = ("-q", "-n", "0", "-p", "no:cacheprovider")
+    collected = run(sdist, "-m", "pytest", *options, "--collect-only")
+    assert "error" not in collected.splitlines()[-1]
+    output = run(sdist, "-m", "pytest", *options, "tests/test_rings.py", "tests/test_configs.py")
+    assert " passed" in output.splitlines()[-1]
+    assert "failed" not in output
+
+
+class Links(html.parser.HTMLParser):
+    """Collects the addresses that a page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses = []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("href", "src")]
+
+
+def test_the_description_of_the_package_has_no_relative_links(metadata):
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = Links()
+    page.feed(markdown.markdown(metadata.get_payload(), extensions=["tables", "fenced_code"]))
+    assert len(page.addresses) > 10
+    assert [link for link in page.addresses if not link.startswith("https://")] == []
+    assert "[CONTRIBUTING.md]" not in metadata.get_payload()
+    assert "CONTRIBUTING.md describes the layout" in metadata.get_payload()
+
+
+def test_the_package_states_its_types_and_versions_of_python(metadata):
+    classifiers = metadata.get_all("Classifier")
+    assert "Typing :: Typed" in classifiers
+    for version in ("3.11", "3.12", "3.13"):
+        assert f"Programming Language :: Python :: {version}" in classifiers
+    assert all(", https://" in url for url in metadata.get_all("Project-URL"))
 
 
 def test_the_scripts_list_the_commands(wheel, capsys, monkeypatch):
