@@ -27,7 +27,7 @@ def download(repository: str, filename: str, optional: bool = False) -> pathlib.
         UserError: if the file cannot be read.
     """
     huggingface_hub = import_package("huggingface_hub.utils", "huggingface_hub")
-    errors = huggingface_hub.errors
+    errors = import_package("huggingface_hub.errors", "huggingface_hub").errors
     # The library warns at each attempt; only the outcome of the last one matters.
     huggingface_hub.utils.logging.set_verbosity_error()
     try:

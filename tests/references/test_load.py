@@ -78,6 +78,12 @@ def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
         se_flax.load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
 
 
+def test_a_hub_id_is_asked_for_by_a_process_that_has_imported_nothing_else(run_python, tmp_path):
+    script = "import se_flax; se_flax.load_pretrained('resnet50', 'timm/resnet50.a1_in1k')"
+    process = run_python("-c", script, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert "UserError: cannot read model.safetensors of timm/resnet50.a1_in1k" in process.stderr
+
+
 def test_another_number_of_classes_keeps_the_backbone_and_says_so(files):
     with pytest.warns(
         UserWarning, match="for 1000 classes; the backbone is loaded.* 7 classes is newly"
