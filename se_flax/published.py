@@ -134,12 +134,13 @@ class Renamed:
 
 def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
     """Returns, for each class of the images, the index of the network's output."""
-    if len(names) == num_classes:
-        return np.arange(num_classes)
+    # Synsets come first: TFDS's imagenet_resized has all 1000, in another order.
     if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
         synsets = synsets_of("imagenet2012")
         if set(names) <= set(synsets):
             return np.array([synsets.index(name) for name in names])
+    if len(names) == num_classes:
+        return np.arange(num_classes)
     raise UserError(
         f"the images have {len(names)} classes ({', '.join(names[:3])}, ...), but the weights have "
         f"{num_classes}; use images with the same classes, or with classes named by ImageNet's "

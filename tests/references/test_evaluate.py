@@ -12,6 +12,8 @@ from se_flax.data.folders import ImageFolder
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_pretrained
 from se_flax.models import Preparation
+from se_flax.pretrained.synsets import synsets_of
+from se_flax.published import load_published
 
 pytestmark = pytest.mark.references
 
@@ -125,6 +127,13 @@ def test_classes_unknown_to_the_weights_are_refused(image_dir, weights):
         UserError, match=r"have 3 classes \(a, b, c, ...\), but the weights have 1000"
     ):
         evaluate_pretrained("resnet18", weights[0], source)
+
+
+def test_all_synsets_in_another_order_are_matched_by_name(weights):
+    classes, names = synsets_of("imagenet2012"), synsets_of("imagenet_resized/64x64")
+    assert names != classes
+    places = load_published("resnet18", weights[0], names).places
+    assert tuple(classes[place] for place in places) == names
 
 
 def test_the_command_shows_the_published_figures(image_dir, run_python, tmp_path):
