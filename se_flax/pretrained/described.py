@@ -52,12 +52,12 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
     if known is not None:
         return known.preparation
     config = {} if source is None else description(source)
-    stated = {**config, **config.get("pretrained_cfg", {})}
+    stated = {**config, **_mapping(config.get("pretrained_cfg"))}
     if not {"mean", "std"} <= set(stated):
         return None
     own = model_info(name).preparation
     size = stated.get("test_input_size") or stated.get("input_size") or [3, own.size, own.size]
-    interpolation = stated.get("interpolation", own.interpolation)
+    interpolation = stated.get("interpolation") or own.interpolation
     if interpolation not in _INTERPOLATIONS:
         _note(
             f'{source} states that images are resized by "{interpolation}", which is not '
@@ -70,11 +70,13 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
             "is not available here; their centre is cropped instead"
         )
     try:
-        return Preparation(
-            int(size[-1]),
-            float(stated.get("test_crop_pct") or stated.get("crop_pct") or own.crop_pct),
-            interpolation,
-            *(_three_numbers(stated[field]) for field in ("mean", "std")),
+        return _checked(
+            Preparation(
+                int(size[-1]),
+                float(stated.get("test_crop_pct") or stated.get("crop_pct") or own.crop_pct),
+                interpolation,
+                *(_three_numbers(stated[field]) for field in ("mean", "std")),
+            )
         )
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(
@@ -85,6 +87,20 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
 def _three_numbers(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _checked(prepared: Preparation) -> Preparation:
+    if prepared.size < 1 or not 0 < prepared.crop_pct <= 1:
+        raise ValueError(f"size {prepared.size} or crop {prepared.crop_pct:g} is out of range")
+    for field, least in (("mean", 0.0), ("std", 0.001)):
+        values = getattr(prepared, field)
+        if not all(least <= value <= 1 for value in values):
+            raise ValueError(f"{field} {values} is not between {least:g} and 1")
+    return prepared
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _note(text: str) -> None:
@@ -104,7 +120,8 @@ def stated_architecture(source: str | pathlib.Path) -> str | None:
     name = config.get("architecture")
     if not isinstance(name, str):
         return None
-    arguments = {**config.get("model_args", {}), "global_pool": config.get("global_pool", "avg")}
+    pool = config.get("global_pool") or "avg"
+    arguments = {**_mapping(config.get("model_args")), "global_pool": pool}
     changed = [
         f"{key}={value}"
         for key, value in arguments.items()
@@ -142,7 +159,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; remove or correct it") from error
-    return dict(values) if isinstance(values, Mapping) else {}
+    return _mapping(values)
 
 
 def _metadata(path: pathlib.Path) -> dict[str, str]:

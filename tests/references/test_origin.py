@@ -113,3 +113,29 @@ def test_a_preparation_that_cannot_be_followed_is_noted_or_refused(hub):
         preparation("resnet18", "a/gray")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         preparation("resnet18", "a/broken")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("std", [0.2, 0.0, 0.2], "std .* is not between 0.001 and 1"),
+        ("mean", [123.7, 116.3, 103.5], "mean .* is not between 0 and 1"),
+        ("mean", ["nan", 0.4, 0.4], "mean .* is not between 0 and 1"),
+        ("crop_pct", 87.5, "crop 87.5 is out of range"),
+        ("input_size", [3, 0, 0], "size 0 or crop"),
+    ],
+)
+def test_a_preparation_out_of_range_is_refused(hub, field, value, words):
+    hub.publish("a/wrong", {**STATED, field: value})
+    with pytest.raises(UserError, match=rf"config\.json of a/wrong .*{words}"):
+        preparation("resnet18", "a/wrong")
+
+
+def test_what_a_config_leaves_empty_is_not_stated(hub, weights):
+    empty = {"pretrained_cfg": None, "model_args": None, "global_pool": None}
+    hub.publish("a/empty", {"architecture": "resnet18", **empty}, weights)
+    hub.publish("a/unset", {**STATED, "interpolation": None})
+    with silence():
+        load("a/empty")
+        assert preparation("resnet18", "a/empty") == model_info("resnet18").preparation
+        assert preparation("resnet18", "a/unset").interpolation == "bilinear"
