@@ -13,10 +13,9 @@ from se_flax.data.streaming import ImageSource
 from se_flax.errors import UserError
 from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
-from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
 from se_flax.pretrained.described import stated_preparation
-from se_flax.pretrained.load import fields_of
+from se_flax.pretrained.load import check_source, load_with_fields
 from se_flax.pretrained.synsets import synsets_of
 
 LARGEST_SMALL = 32  # input size, in pixels, up to which networks are for small images
@@ -79,8 +78,8 @@ def load_published(
         weights = known.source
     # The auxiliary classifier is only used in training.
     has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    fields = {"auxiliary": False} if has_auxiliary else fields_of(name, weights)
-    variables = load_pretrained(name, weights, **fields)
+    overrides = {"auxiliary": False} if has_auxiliary else {}
+    fields, variables = load_with_fields(name, weights, **overrides)
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = _places_of_classes(class_names, num_classes)
     model = create_model(name, num_classes, **fields)
@@ -102,8 +101,11 @@ def preparation_for(
         dataset: name of a TFDS data set.
 
     Raises:
-        UserError: if there is no such network, or the hub cannot be read.
+        UserError: if there is no such network, the hub cannot be read, or the weights are known
+            not to be for the network.
     """
+    if weights is not None:
+        check_source(name, weights)  # before the hub is asked
     stated = stated_preparation(name, weights)
     own = model_info(name).preparation
     known = statistics_of(dataset) if dataset and own.size <= LARGEST_SMALL else None

@@ -1,4 +1,5 @@
 import pathlib
+import sys
 
 import pytest
 
@@ -7,7 +8,7 @@ from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.layouts import layouts_of
-from se_flax.published import load_published
+from se_flax.published import load_published, preparation_for
 
 
 def test_the_weights_of_every_entry_of_the_catalogue_can_be_read():
@@ -82,6 +83,12 @@ def test_published_errors_are_plausible():
 def test_ids_of_networks_that_compute_differently_are_refused(name, source):
     with pytest.raises(UserError, match="computes differently from that network; choose"):
         load_pretrained(name, source)
+
+
+def test_the_hub_is_not_asked_how_to_prepare_images_for_another_network(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="is for timm's resnetaa50"):
+        preparation_for("resnet50", "timm/resnetaa50.a1h_in1k")
 
 
 def test_the_catalogue_is_listed(run_python):

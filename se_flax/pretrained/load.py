@@ -81,11 +81,41 @@ def load_pretrained(
     """
     check_source(name, source)
     doubt = _doubt(name, source)
-    info, layouts = model_info(name), layouts_of(name)
+    return _variables(name, source, read_tensors(source), doubt, num_classes, overrides)
+
+
+def load_with_fields(
+    name: str, source: str | pathlib.Path, **overrides: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads published weights for the network that they are for, which may differ from `name`.
+
+    Returns:
+        The fields of that network, which are `overrides` and those in which it differs; and its
+        variables, as `load_pretrained` returns them.
+
+    Raises:
+        UserError: see `load_pretrained`.
+    """
+    check_source(name, source)
+    doubt = _doubt(name, source)
     tensors = read_tensors(source)
+    layout = _layout_by_classifier(layouts_of(name), tensors)
+    fields = {**(dict(layout.fields) if layout else {}), **overrides}
+    return fields, _variables(name, source, tensors, doubt, None, fields)
+
+
+def _variables(
+    name: str,
+    source: str | pathlib.Path,
+    tensors: dict[str, np.ndarray],
+    doubt: str | None,
+    num_classes: int | None,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    info, layouts = model_info(name), layouts_of(name)
     layout = _layout_by_classifier(layouts, tensors)
     _check_fields(name, source, layout, {**info.fields, **overrides})
-    own_classes = len(tensors[_classifier(layout)]) if layout else None
+    own_classes = tensors[_classifier(layout)].size if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
         have = f"are for {own_classes} classes" if own_classes else "have no classifier"
@@ -93,21 +123,22 @@ def load_pretrained(
             f"the weights in {source} {have}; the backbone is loaded, and the classifier for "
             f"{num_classes} classes is newly initialised",
             NewClassifier,
-            stacklevel=2,
+            stacklevel=3,
         )
-    model = create_model(name, num_classes or own_classes or 1000, **overrides)
+    wanted = own_classes or 1000 if num_classes is None else num_classes
+    model = create_model(name, wanted, **overrides)
     try:
         variables = convert(tensors, model, info.input_size, layouts, new_head)
     except UserError as error:
         raise UserError(f'{source} has no weights for "{name}": {error}') from error
     if doubt:
-        warnings.warn(doubt, UncertainNetwork, stacklevel=2)
+        warnings.warn(doubt, UncertainNetwork, stacklevel=3)
     if "auxiliary_classifier" in variables["params"] and not _has_auxiliary(tensors, layouts):
         warnings.warn(
             f"the weights in {source} have no auxiliary classifier; it is newly initialised "
             "(only training uses it, and auxiliary=False builds the network without)",
             NewAuxiliary,
-            stacklevel=2,
+            stacklevel=3,
         )
     return variables
 
@@ -142,20 +173,6 @@ def _doubt(name: str, source: str | pathlib.Path) -> str | None:
     return check_architecture(name, source, stated) if stated else lookalikes(name, source)
 
 
-def fields_of(name: str, source: str | pathlib.Path) -> dict[str, Any]:
-    """Returns the fields in which the network that weights are for differs from `name`.
-
-    Raises:
-        UserError: if the source cannot be read.
-    """
-    check_source(name, source)
-    layouts = layouts_of(name)
-    if not any(layout.fields for layout in layouts):
-        return {}
-    layout = _layout_by_classifier(layouts, read_tensors(source))
-    return dict(layout.fields) if layout else {}
-
-
 def _classifier(layout: Layout) -> str:
     return layout.name(("params", "classifier", "bias"))
 
@@ -186,6 +203,8 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
 def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
     path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        raise UserError(f"{source} is a folder; give the path of the file with the weights in it")
     if path.is_file():
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
@@ -210,5 +229,9 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     safetensors = import_package("safetensors.numpy", "safetensors")
     try:
         return safetensors.numpy.load_file(path)
+    except AttributeError as error:  # NumPy lacks the type of a tensor
+        raise UserError(
+            f"{path} has tensors of a type that cannot be read ({error}); save them as float32"
+        ) from error
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged; download it again ({error})") from error

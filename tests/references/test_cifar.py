@@ -92,6 +92,16 @@ def test_images_are_normalised_as_by_the_authors(folder, tfds_dir, file, name, r
     assert results["published"][0]["source"].startswith(f"{file} on cifar10 by README")
 
 
+def test_a_file_is_read_once(folder, monkeypatch):
+    from se_flax.pretrained import load
+    from se_flax.published import load_published
+
+    read, reads = load.read_torch, []
+    monkeypatch.setattr(load, "read_torch", lambda path: reads.append(path) or read(path))
+    load_published("resnet20_cifar", folder / FILES[1][0], tuple("abcdefghij"))
+    assert reads == [folder / FILES[1][0]]
+
+
 def test_weights_in_no_catalogue_get_the_normalisation_of_the_data_set(folder, tfds_dir, tmp_path):
     from se_flax.data.sources import TfdsImages
 
