@@ -124,8 +124,9 @@ def test_a_downloaded_file_is_recognised_by_its_name():
 def test_published_errors_on_small_images_are_plausible():
     limits = {"cifar10": (3.3, 8.5), "cifar100": (19, 32), "svhn_cropped": (2.3, 3.5)}
     files = [weights for weights in catalogue() if weights.file]
-    assert {weights.dataset for weights in files} == set(limits)
     assert len({weights.file for weights in files}) == len(files)
+    files = [weights for weights in files if weights.dataset != "imagenet2012"]
+    assert {weights.dataset for weights in files} == set(limits)
     for weights in files:
         low, high = limits[weights.dataset]
         assert low < weights.top1_error < high, weights.file

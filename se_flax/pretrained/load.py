@@ -18,7 +18,7 @@ from se_flax.pretrained.architectures import (
     of_hub_id,
 )
 from se_flax.pretrained.caffe import read_caffe
-from se_flax.pretrained.catalogue import catalogue
+from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.convert import Layout, convert
 from se_flax.pretrained.described import stated_architecture
 from se_flax.pretrained.hub import TORCH_SUFFIXES, download, import_package, is_hub_id
@@ -54,12 +54,12 @@ def load_pretrained(
     (`efficientnet_b0`, of TensorFlow, and `efficientnet_b0_torch`). Weights that are stated to be
     for another network than `name` are refused. timm states the architecture in its hub ids, and
     other weights may have it in the `config.json` of their hub repository, in a `config.json` next
-    to a file, or in the metadata of a `.safetensors` file. Where it is not stated, and
-    `se_flax.pretrained.architectures` has other networks with the same tensors, an
-    `UncertainNetwork` warning names them. Then make sure that `name` is the network that the
-    weights were trained for. For CIFAR, a file without convolutions on the shortcuts must come from
-    akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad the channels on both
-    sides.
+    to a file, or in the metadata of a `.safetensors` file; a file of the catalogue is recognised by
+    its name. Where it is not stated, and `se_flax.pretrained.architectures` has other networks with
+    the same tensors, an `UncertainNetwork` warning names them. Then make sure that `name` is the
+    network that the weights were trained for. For CIFAR, a file without convolutions on the
+    shortcuts must come from akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad
+    the channels on both sides.
 
     Weights without an auxiliary classifier (TensorFlow's for `inception_v3`) can be loaded into a
     network that has one. It is newly initialised, and a `NewAuxiliary` warning issued. Only
@@ -165,12 +165,15 @@ def _doubt(name: str, source: str | pathlib.Path) -> str | None:
     Raises:
         UserError: if it is stated that they are for another network.
     """
-    stated = of_hub_id(source)
-    if stated is None:
-        # Reading the tensors reports a hub that cannot be reached.
-        with contextlib.suppress(UserError):
-            stated = stated_architecture(source)
-    return check_architecture(name, source, stated) if stated else lookalikes(name, source)
+    if of_timm := of_hub_id(source):
+        return check_architecture(name, source, of_timm, "timm")
+    stated = None
+    # Reading the tensors reports a hub that cannot be reached.
+    with contextlib.suppress(UserError):
+        stated = stated_architecture(source)
+    if stated:
+        return check_architecture(name, source, stated)
+    return None if find_weights(name, source) else lookalikes(name, source)
 
 
 def _classifier(layout: Layout) -> str:
@@ -184,7 +187,12 @@ def _layout_by_classifier(layouts: tuple[Layout, ...], names: Collection[str]) -
 def check_source(name: str, source: str | pathlib.Path) -> None:
     """Raises `UserError` if the source is known not to have weights for a network."""
     own = model_info(name).same_as or name
-    of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
+    file = pathlib.PurePath(source).name
+    of_others = [
+        weights.model
+        for weights in catalogue()
+        if str(source) == weights.source or (file and file == weights.file)
+    ]
     if of_others and own not in of_others:
         raise UserError(
             f'{source} has weights for "{of_others[0]}", not for "{name}"; '

@@ -1,6 +1,7 @@
 """Published weights for CIFAR are read from their authors' files and evaluated as theirs."""
 
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -131,12 +132,16 @@ def test_a_network_without_the_field_of_the_weights_is_refused(folder):
         se_flax.load_pretrained("resnet20_cifar", folder / FILES[0][0], projection=True)
 
 
-def test_other_depths_and_networks_are_refused(folder):
+def test_other_depths_and_networks_are_refused(folder, tmp_path):
+    shutil.copy(folder / FILES[0][0], tmp_path / "mine.th")
+    shutil.copy(folder / FILES[2][0], tmp_path / "se.pth")
     for name in ("resnet32_cifar", "resnet164_cifar", "preact_resnet164_cifar"):
         with pytest.raises(UserError, match=f'no weights for "{name}": the weights do not fit'):
+            se_flax.load_pretrained(name, tmp_path / "mine.th")
+        with pytest.raises(UserError, match=f'for "resnet20_cifar", not for "{name}"'):
             se_flax.load_pretrained(name, folder / FILES[0][0])
     with pytest.raises(UserError, match="left over"):
-        se_flax.load_pretrained("resnet20_cifar", folder / FILES[2][0], projection=True)
+        se_flax.load_pretrained("resnet20_cifar", tmp_path / "se.pth", projection=True)
 
 
 def test_a_wider_network_is_not_cut_to_size(tmp_path):
