@@ -15,7 +15,7 @@ from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
 from se_flax.pretrained.described import stated_preparation
-from se_flax.pretrained.load import check_source, load_with_fields
+from se_flax.pretrained.load import check_source, find_file, load_with_fields
 from se_flax.pretrained.synsets import synsets_of
 
 LARGEST_SMALL = 32  # input size, in pixels, up to which networks are for small images
@@ -62,20 +62,7 @@ def load_published(
         UserError: if the weights cannot be read, or their classes do not match.
     """
     info = model_info(name)
-    known = find_weights(name, weights)
-    if weights is None:
-        if known is None:
-            files = [entry.source for entry in catalogue() if entry.model == name]
-            if files:
-                raise UserError(
-                    f'weights for "{name}" must be downloaded first, for example {files[0]}; then '
-                    "give --weights=FILE"
-                )
-            raise UserError(
-                f'the catalogue has no weights for "{name}"; give --weights=FILE, or choose '
-                "one of the models that python -m se_flax.pretrained lists"
-            )
-        weights = known.source
+    weights = source_of_weights(name, weights)
     # The auxiliary classifier is only used in training.
     has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
     overrides = {"auxiliary": False} if has_auxiliary else {}
@@ -83,7 +70,37 @@ def load_published(
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = _places_of_classes(class_names, num_classes)
     model = create_model(name, num_classes, **fields)
+    known = find_weights(name, weights)
     return PublishedNetwork(info, known, weights, model, variables, places)
+
+
+def source_of_weights(name: str, weights: str | pathlib.Path | None) -> str | pathlib.Path:
+    """Returns the source of a network's weights, without reading them.
+
+    Args:
+        name, weights: see `load_published`.
+
+    Raises:
+        UserError: if there is no such file, none is in the catalogue, or the weights are known not
+            to be for the network.
+    """
+    if weights is not None:
+        check_source(name, weights)
+        find_file(weights)
+        return weights
+    if known := find_weights(name):
+        return known.source
+    own = model_info(name).same_as or name
+    files = [entry.source for entry in catalogue() if entry.model == own]
+    if files:
+        raise UserError(
+            f'weights for "{name}" must be downloaded first, for example {files[0]}; then give '
+            "--weights=FILE"
+        )
+    raise UserError(
+        f'the catalogue has no weights for "{name}"; give --weights=FILE, or choose one of the '
+        "models that python -m se_flax.pretrained lists"
+    )
 
 
 def preparation_for(

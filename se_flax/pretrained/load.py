@@ -208,29 +208,37 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
     check_hub_id(name, source)
 
 
-def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
+def find_file(source: str | pathlib.Path) -> pathlib.Path | None:
+    """Returns the file that a source names, or None for a hub id; raises `UserError` for others."""
     path = pathlib.Path(source).expanduser()
+    if path.is_file():
+        return path
     if path.is_dir():
         raise UserError(f"{source} is a folder; give the path of the file with the weights in it")
-    if path.is_file():
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        if path.suffix in TORCH_SUFFIXES:
-            return read_torch(path)
-        if path.suffix == ".caffemodel":
-            return read_caffe(path)
-        raise UserError(
-            f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
-            f"({', '.join(TORCH_SUFFIXES)})"
-        )
     if "://" in str(source):
         raise UserError(f"{source} is not downloaded; download it and give the path of the file")
     if not is_hub_id(source):
         raise UserError(
             f"there is no file {source}; give an existing file or a hub id OWNER/REPOSITORY"
         )
-    return _read_safetensors(download(str(source), "model.safetensors"))
+    return None
+
+
+def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
+    path = find_file(source)
+    if path is None:
+        return _read_safetensors(download(str(source), "model.safetensors"))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return read_torch(path)
+    if path.suffix == ".caffemodel":
+        return read_caffe(path)
+    raise UserError(
+        f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
+        f"({', '.join(TORCH_SUFFIXES)})"
+    )
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
