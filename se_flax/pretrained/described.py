@@ -1,7 +1,8 @@
 """What is stated with published weights: their architecture, and how images are prepared.
 
 timm states both in the `config.json` of each of its hub repositories. Other files may have an
-architecture in the metadata of their safetensors, or a `config.json` next to them.
+architecture in the metadata of their safetensors, or in the entry `arch` of a PyTorch checkpoint,
+or a `config.json` next to them.
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import Any
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, model_info
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.pretrained.hub import SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.hub import SUFFIXES, TORCH_SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.torch_file import architecture_in
 
 # Names of the weights that `config.json` belongs to if there are others in the same folder.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -139,7 +141,7 @@ def description(source: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(source).expanduser()
     if path.is_file():
         config = _config_beside(path)
-        metadata = _metadata(path) if path.suffix == ".safetensors" else {}
+        metadata = _metadata(path)
         return {**metadata, **(_read_json(config) if config else {})}
     if not is_hub_id(source):
         return {}
@@ -163,7 +165,12 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _metadata(path: pathlib.Path) -> dict[str, str]:
-    """Returns the architecture in a safetensors file's metadata, if there is one."""
+    """Returns the architecture that a file itself states, if it does."""
+    if path.suffix in TORCH_SUFFIXES:
+        name = architecture_in(path)
+        return {"architecture": name} if name else {}
+    if path.suffix != ".safetensors":
+        return {}
     safetensors = import_package("safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -6,7 +6,7 @@ from typing import Any
 from se_flax.errors import UserError
 
 # A file's suffix shows that a source is a file and not a hub id.
-TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".tar")
 SUFFIXES = (".safetensors", ".caffemodel", *TORCH_SUFFIXES)
 
 

@@ -54,12 +54,13 @@ def load_pretrained(
     (`efficientnet_b0`, of TensorFlow, and `efficientnet_b0_torch`). Weights that are stated to be
     for another network than `name` are refused. timm states the architecture in its hub ids, and
     other weights may have it in the `config.json` of their hub repository, in a `config.json` next
-    to a file, or in the metadata of a `.safetensors` file; a file of the catalogue is recognised by
-    its name. Where it is not stated, and `se_flax.pretrained.architectures` has other networks with
-    the same tensors, an `UncertainNetwork` warning names them. Then make sure that `name` is the
-    network that the weights were trained for. For CIFAR, a file without convolutions on the
-    shortcuts must come from akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad
-    the channels on both sides.
+    to a file, in the metadata of a `.safetensors` file, or in the entry `arch` of a checkpoint of
+    PyTorch; a file of the catalogue is recognised by its name. Where it is not stated, and
+    `se_flax.pretrained.architectures` has other networks with the same tensors, an
+    `UncertainNetwork` warning names them. Then make sure that `name` is the network that the
+    weights were trained for. For CIFAR, a file without convolutions on the shortcuts must come from
+    akamaster/pytorch_resnet_cifar10 or code with its shortcuts, which pad the channels on both
+    sides.
 
     Weights without an auxiliary classifier (TensorFlow's for `inception_v3`) can be loaded into a
     network that has one. It is newly initialised, and a `NewAuxiliary` warning issued. Only
@@ -68,8 +69,8 @@ def load_pretrained(
     Args:
         name: a name in `list_models()`.
         source: id of a Hugging Face hub repository with a `model.safetensors`; or path of a
-            `.safetensors` file, of a PyTorch file with a state dict (.pth, .pt, .th, .bin) or,
-            for `se_bn_inception`, of the `.caffemodel` that its authors released.
+            `.safetensors` file, of a PyTorch file with a state dict (.pth, .pt, .th, .bin, .tar)
+            or, for `se_bn_inception`, of the `.caffemodel` that its authors released.
         num_classes: size of the classifier's output; by default that of the weights. For any
             other value the classifier is newly initialised, and a `NewClassifier` warning issued.
         **overrides: see `create_model`.

@@ -80,6 +80,19 @@ def test_the_metadata_of_safetensors_may_state_the_architecture(tmp_path, weight
         load(tmp_path / "resnetblur18.safetensors")
 
 
+def test_a_checkpoint_of_pytorch_may_state_the_architecture(tmp_path, weights):
+    import torch
+
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights.items()}
+    for name in ("resnet18", "resnetblur18"):
+        checkpoint = {"arch": name, "state_dict": state}
+        torch.save(checkpoint, tmp_path / f"{name}.pth.tar")
+    with silence():
+        load(tmp_path / "resnet18.pth.tar")
+    with pytest.raises(UserError, match="is for timm's resnetblur18"):
+        load(tmp_path / "resnetblur18.pth.tar")
+
+
 def test_preparation_is_stated_in_the_config_of_a_hub_repository(hub):
     stated = Preparation(160, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     hub.publish("timm/resnet18.x", {"architecture": "resnet18", "pretrained_cfg": STATED})
