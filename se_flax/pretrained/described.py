@@ -14,11 +14,16 @@ from typing import Any
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, model_info
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.pretrained.hub import SUFFIXES, TORCH_SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.hub import (
+    HUB_FILES,
+    SUFFIXES,
+    TORCH_SUFFIXES,
+    download,
+    import_package,
+    is_hub_id,
+)
 from se_flax.pretrained.torch_file import architecture_in
 
-# Names of the weights that `config.json` belongs to if there are others in the same folder.
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _INTERPOLATIONS = ("bilinear", "bicubic")
 # Arguments of timm's networks that change nothing in an evaluation.
 _HARMLESS = {"num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path"}
@@ -153,7 +158,7 @@ def _config_beside(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the config.json of a file's folder, if it can only mean this file."""
     config = path.with_name("config.json")
     weights = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES]
-    return config if config.is_file() and (path.name in _HUB_FILES or len(weights) == 1) else None
+    return config if config.is_file() and (path.name in HUB_FILES or len(weights) == 1) else None
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from se_flax.errors import UserError
 
 # A file's suffix shows that a source is a file and not a hub id.
 TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".tar")
+# The weights of a repository: its `config.json` belongs to them.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".caffemodel", *TORCH_SUFFIXES)
 
 

@@ -21,7 +21,13 @@ from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.convert import Layout, convert
 from se_flax.pretrained.described import stated_architecture
-from se_flax.pretrained.hub import TORCH_SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.hub import (
+    HUB_FILES,
+    TORCH_SUFFIXES,
+    download,
+    import_package,
+    is_hub_id,
+)
 from se_flax.pretrained.layouts import layouts_of, why_none
 from se_flax.pretrained.torch_file import read_torch
 
@@ -68,9 +74,10 @@ def load_pretrained(
 
     Args:
         name: a name in `list_models()`.
-        source: id of a Hugging Face hub repository with a `model.safetensors`; or path of a
-            `.safetensors` file, of a PyTorch file with a state dict (.pth, .pt, .th, .bin, .tar)
-            or, for `se_bn_inception`, of the `.caffemodel` that its authors released.
+        source: id of a Hugging Face hub repository with a `model.safetensors` or, if it has none,
+            a `pytorch_model.bin`; or path of a `.safetensors` file, of a PyTorch file with a state
+            dict (.pth, .pt, .th, .bin, .tar) or, for `se_bn_inception`, of the `.caffemodel` that
+            its authors released.
         num_classes: size of the classifier's output; by default that of the weights. For any
             other value the classifier is newly initialised, and a `NewClassifier` warning issued.
         **overrides: see `create_model`.
@@ -229,7 +236,7 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
     path = find_file(source)
     if path is None:
-        return _read_safetensors(download(str(source), "model.safetensors"))
+        return _read_hub(str(source))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in TORCH_SUFFIXES:
@@ -239,6 +246,18 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
     raise UserError(
         f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
         f"({', '.join(TORCH_SUFFIXES)})"
+    )
+
+
+def _read_hub(repository: str) -> dict[str, np.ndarray]:
+    safe, pickled = HUB_FILES
+    if path := download(repository, safe, optional=True):
+        return _read_safetensors(path)
+    if path := download(repository, pickled, optional=True):
+        return read_torch(path)
+    raise UserError(
+        f"{repository} has no {safe} and no {pickled} on the Hugging Face hub; give a repository "
+        "that has one of them, or a file"
     )
 
 

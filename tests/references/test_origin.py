@@ -30,6 +30,19 @@ def test_a_hub_id_of_the_network_itself_is_loaded_without_a_word(hub, weights):
     assert hub.asked == ["model.safetensors"]
 
 
+def test_a_hub_repository_without_safetensors_is_read_from_its_pytorch_file(hub, weights):
+    import torch
+
+    hub.publish("a/old", {"architecture": "resnet18"}, weights)
+    (hub.folder / "a" / "old" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors and no pytorch_model\.bin"):
+        load("a/old")
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights.items()}
+    torch.save(state, hub.folder / "a" / "old" / "pytorch_model.bin")
+    with silence():
+        load("a/old")
+
+
 def test_the_config_of_a_hub_repository_decides_what_the_network_is(hub, weights):
     hub.publish("a/same", {"architecture": "resnet18"}, weights)
     hub.publish("a/other", {"architecture": "resnetblur18"}, weights)
