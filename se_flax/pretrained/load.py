@@ -155,11 +155,14 @@ def _check_fields(
     name: str, source: str | pathlib.Path, layout: Layout | None, fields: dict[str, Any]
 ) -> None:
     """Raises `UserError` if the weights are for a network with other fields than the given ones."""
-    for field, value in layout.fields if layout else ():
+    if layout is None:
+        return
+    for field, value in layout.fields:
         if fields.get(field) != value:
             raise UserError(
-                f'{source} is for "{name}" with {field}={value!r}; give this field to '
-                "load_pretrained and create_model, or set it in config.model.overrides"
+                f"{source} has {layout.source} tensor names, so it is for "
+                f'"{name}" with {field}={value!r}; give this field to load_pretrained and '
+                "create_model, or set it in config.model.overrides"
             )
 
 
@@ -243,6 +246,8 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
         return read_torch(path)
     if path.suffix == ".caffemodel":
         return read_caffe(path)
+    if path.suffix == ".zip":
+        raise UserError(f"{source} is an archive; unzip it and give the file in it")
     raise UserError(
         f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
         f"({', '.join(TORCH_SUFFIXES)})"

@@ -126,7 +126,8 @@ def test_the_command_evaluates_on_the_test_split(folder, tfds_dir, run_python):
 
 
 def test_a_network_without_the_field_of_the_weights_is_refused(folder):
-    with pytest.raises(UserError, match='is for "resnet20_cifar" with projection=True; give'):
+    words = 'cifar-models\' tensor names, so it is for "resnet20_cifar" with projection=True; give'
+    with pytest.raises(UserError, match=words):
         se_flax.load_pretrained("resnet20_cifar", folder / FILES[1][0])
     with pytest.raises(UserError, match=r"missing \(layer2.0.downsample"):
         se_flax.load_pretrained("resnet20_cifar", folder / FILES[0][0], projection=True)

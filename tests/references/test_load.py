@@ -143,9 +143,11 @@ def test_a_file_that_holds_no_weights_is_reported(tmp_path):
     eighths = {"last_linear.bias": torch.zeros(3, dtype=torch.float8_e4m3fn)}
     save_file(eighths, tmp_path / "eighths.safetensors")
     (tmp_path / "weights.txt").write_text("0.1")
+    (tmp_path / "weights.pth.zip").write_text("PK")
     for source, words in (
         (tmp_path / "list.pth", "must contain a state dict"),
         (tmp_path / "weights.txt", "unknown file type; give a .safetensors"),
+        (tmp_path / "weights.pth.zip", "is an archive; unzip it and give the file"),
         (tmp_path / "none.pth", "there is no file"),
         (tmp_path, "is a folder; give the path of the file"),
         (tmp_path / "scalar.pth", r"1 of the wrong shape, .* \(last_linear\.bias \[\]"),
