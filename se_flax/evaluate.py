@@ -28,7 +28,13 @@ from se_flax.models import Preparation, list_models, model_info
 from se_flax.models.registry import Published
 from se_flax.parallel import pmap_eval, replicate
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.published import PublishedNetwork, Renamed, load_published, preparation_for
+from se_flax.published import (
+    PublishedNetwork,
+    Renamed,
+    load_published,
+    preparation_for,
+    source_of_weights,
+)
 from se_flax.restored import restore_run
 from se_flax.runtime.progress import format_results, format_steps
 from se_flax.runtime.terminal import fitted
@@ -284,6 +290,8 @@ def _main_pretrained() -> None:
         raise UserError(
             "--split requires --dataset and cannot be combined with --image_dir; remove one of them"
         )
+    for name in names:
+        source_of_weights(name, options.weights)  # before images are downloaded
     given = _given_preparation()
     if options.image_dir:
         shown = options.image_dir

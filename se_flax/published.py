@@ -13,10 +13,9 @@ from se_flax.data.streaming import ImageSource
 from se_flax.errors import UserError
 from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
-from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
 from se_flax.pretrained.described import stated_preparation
-from se_flax.pretrained.load import fields_of
+from se_flax.pretrained.load import check_source, find_file, load_with_fields
 from se_flax.pretrained.synsets import synsets_of
 
 LARGEST_SMALL = 32  # input size, in pixels, up to which networks are for small images
@@ -63,28 +62,45 @@ def load_published(
         UserError: if the weights cannot be read, or their classes do not match.
     """
     info = model_info(name)
-    known = find_weights(name, weights)
-    if weights is None:
-        if known is None:
-            files = [entry.source for entry in catalogue() if entry.model == name]
-            if files:
-                raise UserError(
-                    f'weights for "{name}" must be downloaded first, for example {files[0]}; then '
-                    "give --weights=FILE"
-                )
-            raise UserError(
-                f'the catalogue has no weights for "{name}"; give --weights=FILE, or choose '
-                "one of the models that python -m se_flax.pretrained lists"
-            )
-        weights = known.source
+    weights = source_of_weights(name, weights)
     # The auxiliary classifier is only used in training.
     has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    fields = {"auxiliary": False} if has_auxiliary else fields_of(name, weights)
-    variables = load_pretrained(name, weights, **fields)
+    overrides = {"auxiliary": False} if has_auxiliary else {}
+    fields, variables = load_with_fields(name, weights, **overrides)
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = _places_of_classes(class_names, num_classes)
     model = create_model(name, num_classes, **fields)
+    known = find_weights(name, weights)
     return PublishedNetwork(info, known, weights, model, variables, places)
+
+
+def source_of_weights(name: str, weights: str | pathlib.Path | None) -> str | pathlib.Path:
+    """Returns the source of a network's weights, without reading them.
+
+    Args:
+        name, weights: see `load_published`.
+
+    Raises:
+        UserError: if there is no such file, none is in the catalogue, or the weights are known not
+            to be for the network.
+    """
+    if weights is not None:
+        check_source(name, weights)
+        find_file(weights)
+        return weights
+    if known := find_weights(name):
+        return known.source
+    own = model_info(name).same_as or name
+    files = [entry.source for entry in catalogue() if entry.model == own]
+    if files:
+        raise UserError(
+            f'weights for "{name}" must be downloaded first, for example {files[0]}; then give '
+            "--weights=FILE"
+        )
+    raise UserError(
+        f'the catalogue has no weights for "{name}"; give --weights=FILE, or choose one of the '
+        "models that python -m se_flax.pretrained lists"
+    )
 
 
 def preparation_for(
@@ -102,8 +118,11 @@ def preparation_for(
         dataset: name of a TFDS data set.
 
     Raises:
-        UserError: if there is no such network, or the hub cannot be read.
+        UserError: if there is no such network, the hub cannot be read, or the weights are known
+            not to be for the network.
     """
+    if weights is not None:
+        check_source(name, weights)  # before the hub is asked
     stated = stated_preparation(name, weights)
     own = model_info(name).preparation
     known = statistics_of(dataset) if dataset and own.size <= LARGEST_SMALL else None
@@ -134,12 +153,13 @@ class Renamed:
 
 def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
     """Returns, for each class of the images, the index of the network's output."""
-    if len(names) == num_classes:
-        return np.arange(num_classes)
+    # Synsets come first: TFDS's imagenet_resized has all 1000, in another order.
     if num_classes == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in names):
         synsets = synsets_of("imagenet2012")
         if set(names) <= set(synsets):
             return np.array([synsets.index(name) for name in names])
+    if len(names) == num_classes:
+        return np.arange(num_classes)
     raise UserError(
         f"the images have {len(names)} classes ({', '.join(names[:3])}, ...), but the weights have "
         f"{num_classes}; use images with the same classes, or with classes named by ImageNet's "

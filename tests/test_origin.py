@@ -9,7 +9,11 @@ from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
 from se_flax.pretrained import load as loading
 from se_flax.pretrained import preparation
-from se_flax.pretrained.architectures import architectures, with_tensors_of
+from se_flax.pretrained.architectures import (
+    architectures,
+    check_architecture,
+    with_tensors_of,
+)
 from se_flax.pretrained.catalogue import catalogue
 from se_flax.pretrained.layouts import layouts_of
 from se_flax.pretrained.load import UncertainNetwork
@@ -46,6 +50,26 @@ def test_hub_ids_of_lookalikes_are_refused_before_anything_is_fetched(no_hub, na
     with pytest.raises(UserError, match="computes differently from that network; choose") as error:
         load_pretrained(name, source)
     assert choice in str(error.value)
+
+
+def test_a_name_that_two_libraries_use_counts_for_both():
+    for name in ("efficientnet_b5_torch", "efficientnet_b5_timm"):
+        assert check_architecture(name, "weights.pth", "efficientnet_b5") is None
+    with pytest.raises(UserError, match="is for timm's efficientnet_b5; "):
+        check_architecture("efficientnet_b5_torch", "timm/x", "efficientnet_b5", "timm")
+
+
+def test_a_file_of_the_catalogue_is_known_by_its_name(tmp_path):
+    file = publish(tmp_path / "resnet18-f37072fd.pth")
+    with silence():
+        load(file)
+    with pytest.raises(UserError, match='has weights for "resnet18", not for "resnet34"'):
+        load_pretrained("resnet34", file)
+    newer = preparation("resnet50", "downloads/resnet50-11ad3fa6.pth")
+    assert newer.crop_pct == 0.9655
+    publish(file, {"architecture": "resnetblur18"})
+    with pytest.raises(UserError, match="is for timm's resnetblur18"):
+        load(file)
 
 
 def test_a_bare_file_is_loaded_with_a_note_if_it_may_be_another_network(tmp_path):

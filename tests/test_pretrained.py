@@ -1,4 +1,5 @@
 import pathlib
+import sys
 
 import pytest
 
@@ -7,7 +8,7 @@ from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.layouts import layouts_of
-from se_flax.published import load_published
+from se_flax.published import load_published, preparation_for
 
 
 def test_the_weights_of_every_entry_of_the_catalogue_can_be_read():
@@ -84,6 +85,12 @@ def test_ids_of_networks_that_compute_differently_are_refused(name, source):
         load_pretrained(name, source)
 
 
+def test_the_hub_is_not_asked_how_to_prepare_images_for_another_network(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="is for timm's resnetaa50"):
+        preparation_for("resnet50", "timm/resnetaa50.a1h_in1k")
+
+
 def test_the_catalogue_is_listed(run_python):
     process = run_python("-m", "se_flax.pretrained", "se_resnet50*")
     assert process.returncode == 0, process.stderr
@@ -117,8 +124,9 @@ def test_a_downloaded_file_is_recognised_by_its_name():
 def test_published_errors_on_small_images_are_plausible():
     limits = {"cifar10": (3.3, 8.5), "cifar100": (19, 32), "svhn_cropped": (2.3, 3.5)}
     files = [weights for weights in catalogue() if weights.file]
-    assert {weights.dataset for weights in files} == set(limits)
     assert len({weights.file for weights in files}) == len(files)
+    files = [weights for weights in files if weights.dataset != "imagenet2012"]
+    assert {weights.dataset for weights in files} == set(limits)
     for weights in files:
         low, high = limits[weights.dataset]
         assert low < weights.top1_error < high, weights.file
@@ -162,6 +170,9 @@ def test_an_address_is_not_taken_for_a_file():
         (["--model=se_preact*", "--image_dir=tests"], "the catalogue has no weights for a model"),
         (["--model=resnet51", "--image_dir=x"], 'no model "resnet51"'),
         (["--model=resnet50", "--image_dir=/nowhere"], "there is no folder /nowhere"),
+        (["--model=resnet50", "--weights=x.pth", "--dataset=none"], "there is no file x.pth"),
+        (["--model=resnet20_cifar", "--dataset=none"], "must be downloaded first, for example"),
+        (["--model=resnet50", "--weights=timm/resnetaa50.x", "--dataset=none"], "is for timm's"),
         (["--model=se_resnet*", "--weights=x.pth", "--image_dir=tests"], "--weights belong to one"),
         (["--workdir=runs/x", "--mean=0,0,0"], "--mean cannot be combined with --workdir"),
         (["--model=resnet50", "--image_dir=tests", "--mean=1,2"], "must be three numbers from 0"),

@@ -3,7 +3,8 @@
 Other weights of these networks can be read, too, from a hub id or a file. timm's hub ids state the
 architecture, and weights for another network are refused. A bare file states nothing: make sure
 that it is for the network that you load it into, and not for one with the same tensors that
-computes differently. Where such networks are known, a note names them.
+computes differently. Where such networks are known, a note names them. Files in the list are
+recognised by their names.
 """
 
 import fnmatch
@@ -66,20 +67,23 @@ def _print_on_hub(entries: list[PublishedWeights]) -> None:
 
 def _print_files(entries: list[PublishedWeights]) -> None:
     print(
-        f"{'model':<24}{'data set':<14}{'mean':<22}{'std':<22}{'top-1 err.':>10}{'top-5 err.':>11}"
-        "  file to download"
+        f"{'model':<24}{'data set':<14}{'input':>5}{'crop':>7} {'resized by':<11}"
+        f"{'mean':<22}{'std':<22}{'top-1 err.':>10}{'top-5 err.':>11}  file to download"
     )
     for weights in entries:
         prepared = weights.preparation
         mean, std = _numbers(prepared.mean, 4), _numbers(prepared.std, 4)
         top5 = "" if weights.top5_error is None else weights.top5_error
         print(
-            f"{weights.model:<24}{weights.dataset:<14}{mean:<22}{std:<22}"
+            f"{weights.model:<24}{weights.dataset:<14}"
+            f"{weights.input_size:>5}{weights.crop_pct:>7} "
+            f"{weights.interpolation:<11}{mean:<22}{std:<22}"
             f"{weights.top1_error:>10}{top5:>11}  {weights.source}"
         )
     figures = "; ".join(dict.fromkeys(weights.figures for weights in entries))
     print(
-        f"\nErrors in percent, on whole test images; sources: {figures}.\n"
+        "\nErrors in percent, on centre crops of ImageNet's validation images and whole test "
+        f"images of the others; sources: {figures}.\n"
         "Download a file (and unzip a .zip), and pass its path. It is recognised by its name."
     )
 

@@ -62,17 +62,20 @@ def check_hub_id(name: str, source: str | pathlib.Path) -> None:
     The table has all architectures of timm that a network can compute.
     """
     stated = of_hub_id(source)
-    if stated and check_architecture(name, source, stated):
+    if stated and check_architecture(name, source, stated, "timm"):
         raise _refusal(name, source, f"timm's {stated}", [])
 
 
-def check_architecture(name: str, source: str | pathlib.Path, stated: str) -> str | None:
+def check_architecture(
+    name: str, source: str | pathlib.Path, stated: str, library: str | None = None
+) -> str | None:
     """Checks the architecture that is stated with weights.
 
     Args:
         name: the registered network to load them into.
         source: the weights, for messages.
-        stated: the architecture's name, in timm or else in another library.
+        stated: the architecture's name.
+        library: the library that gives it this name, if that is known.
 
     Returns:
         What to tell the user if the architecture is unknown; None if the network computes it.
@@ -81,9 +84,11 @@ def check_architecture(name: str, source: str | pathlib.Path, stated: str) -> st
         UserError: if it is known that the network does not compute the architecture.
     """
     own = model_info(name).same_as or name
-    same_name = [known for known in architectures() if known.name == stated]
-    of_timm = [known for known in same_name if known.library == "timm"]
-    meant = of_timm or same_name
+    meant = [
+        known
+        for known in architectures()
+        if known.name == stated and library in (None, known.library)
+    ]
     if not meant:
         return (
             f'{source} is stated to be for "{stated}", which is not known here; it is read as '

@@ -9,6 +9,7 @@ import pathlib
 from se_flax.models import Preparation, model_info
 
 FIGURES = "results-imagenet.csv of huggingface/pytorch-image-models on GitHub at 0173a139a2"
+TORCHVISION_FIGURES = "the metadata of weights in torchvision 0.28.0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 @functools.cache
 def catalogue() -> tuple[PublishedWeights, ...]:
     """Returns all weights in the catalogue; a network's first entry on the hub is its default."""
-    on_hub = (
+    imagenet = (
         PublishedWeights(
             row["model"],
             row["source"],
@@ -78,8 +79,13 @@ def catalogue() -> tuple[PublishedWeights, ...]:
             row["interpolation"],
             float(row["top1_error"]),
             float(row["top5_error"]),
+            figures=figures,
         )
-        for row in _rows("catalogue.csv")
+        for file, figures in (
+            ("catalogue.csv", FIGURES),
+            ("catalogue_torchvision.csv", TORCHVISION_FIGURES),
+        )
+        for row in _rows(file)
     )
     cifar = (
         PublishedWeights(
@@ -97,7 +103,7 @@ def catalogue() -> tuple[PublishedWeights, ...]:
         )
         for row in _rows("catalogue_cifar.csv")
     )
-    return (*on_hub, *cifar)
+    return (*imagenet, *cifar)
 
 
 def find_weights(model: str, source: str | pathlib.Path | None = None) -> PublishedWeights | None:

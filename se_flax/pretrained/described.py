@@ -1,7 +1,8 @@
 """What is stated with published weights: their architecture, and how images are prepared.
 
 timm states both in the `config.json` of each of its hub repositories. Other files may have an
-architecture in the metadata of their safetensors, or a `config.json` next to them.
+architecture in the metadata of their safetensors, or in the entry `arch` of a PyTorch checkpoint,
+or a `config.json` next to them.
 """
 
 import json
@@ -13,10 +14,16 @@ from typing import Any
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, model_info
 from se_flax.pretrained.catalogue import find_weights
-from se_flax.pretrained.hub import SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.hub import (
+    HUB_FILES,
+    SUFFIXES,
+    TORCH_SUFFIXES,
+    download,
+    import_package,
+    is_hub_id,
+)
+from se_flax.pretrained.torch_file import architecture_in
 
-# Names of the weights that `config.json` belongs to if there are others in the same folder.
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _INTERPOLATIONS = ("bilinear", "bicubic")
 # Arguments of timm's networks that change nothing in an evaluation.
 _HARMLESS = {"num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path"}
@@ -52,12 +59,12 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
     if known is not None:
         return known.preparation
     config = {} if source is None else description(source)
-    stated = {**config, **config.get("pretrained_cfg", {})}
+    stated = {**config, **_mapping(config.get("pretrained_cfg"))}
     if not {"mean", "std"} <= set(stated):
         return None
     own = model_info(name).preparation
     size = stated.get("test_input_size") or stated.get("input_size") or [3, own.size, own.size]
-    interpolation = stated.get("interpolation", own.interpolation)
+    interpolation = stated.get("interpolation") or own.interpolation
     if interpolation not in _INTERPOLATIONS:
         _note(
             f'{source} states that images are resized by "{interpolation}", which is not '
@@ -70,11 +77,13 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
             "is not available here; their centre is cropped instead"
         )
     try:
-        return Preparation(
-            int(size[-1]),
-            float(stated.get("test_crop_pct") or stated.get("crop_pct") or own.crop_pct),
-            interpolation,
-            *(_three_numbers(stated[field]) for field in ("mean", "std")),
+        return _checked(
+            Preparation(
+                int(size[-1]),
+                float(stated.get("test_crop_pct") or stated.get("crop_pct") or own.crop_pct),
+                interpolation,
+                *(_three_numbers(stated[field]) for field in ("mean", "std")),
+            )
         )
     except (TypeError, ValueError, IndexError) as error:
         raise UserError(
@@ -85,6 +94,20 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
 def _three_numbers(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _checked(prepared: Preparation) -> Preparation:
+    if prepared.size < 1 or not 0 < prepared.crop_pct <= 1:
+        raise ValueError(f"size {prepared.size} or crop {prepared.crop_pct:g} is out of range")
+    for field, least in (("mean", 0.0), ("std", 0.001)):
+        values = getattr(prepared, field)
+        if not all(least <= value <= 1 for value in values):
+            raise ValueError(f"{field} {values} is not between {least:g} and 1")
+    return prepared
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _note(text: str) -> None:
@@ -104,7 +127,8 @@ def stated_architecture(source: str | pathlib.Path) -> str | None:
     name = config.get("architecture")
     if not isinstance(name, str):
         return None
-    arguments = {**config.get("model_args", {}), "global_pool": config.get("global_pool", "avg")}
+    pool = config.get("global_pool") or "avg"
+    arguments = {**_mapping(config.get("model_args")), "global_pool": pool}
     changed = [
         f"{key}={value}"
         for key, value in arguments.items()
@@ -122,7 +146,7 @@ def description(source: str | pathlib.Path) -> dict[str, Any]:
     path = pathlib.Path(source).expanduser()
     if path.is_file():
         config = _config_beside(path)
-        metadata = _metadata(path) if path.suffix == ".safetensors" else {}
+        metadata = _metadata(path)
         return {**metadata, **(_read_json(config) if config else {})}
     if not is_hub_id(source):
         return {}
@@ -134,7 +158,7 @@ def _config_beside(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the config.json of a file's folder, if it can only mean this file."""
     config = path.with_name("config.json")
     weights = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES]
-    return config if config.is_file() and (path.name in _HUB_FILES or len(weights) == 1) else None
+    return config if config.is_file() and (path.name in HUB_FILES or len(weights) == 1) else None
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -142,11 +166,16 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; remove or correct it") from error
-    return dict(values) if isinstance(values, Mapping) else {}
+    return _mapping(values)
 
 
 def _metadata(path: pathlib.Path) -> dict[str, str]:
-    """Returns the architecture in a safetensors file's metadata, if there is one."""
+    """Returns the architecture that a file itself states, if it does."""
+    if path.suffix in TORCH_SUFFIXES:
+        name = architecture_in(path)
+        return {"architecture": name} if name else {}
+    if path.suffix != ".safetensors":
+        return {}
     safetensors = import_package("safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

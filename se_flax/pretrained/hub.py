@@ -6,7 +6,9 @@ from typing import Any
 from se_flax.errors import UserError
 
 # A file's suffix shows that a source is a file and not a hub id.
-TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".tar")
+# The weights of a repository: its `config.json` belongs to them.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".caffemodel", *TORCH_SUFFIXES)
 
 
@@ -27,7 +29,7 @@ def download(repository: str, filename: str, optional: bool = False) -> pathlib.
         UserError: if the file cannot be read.
     """
     huggingface_hub = import_package("huggingface_hub.utils", "huggingface_hub")
-    errors = huggingface_hub.errors
+    errors = import_package("huggingface_hub.errors", "huggingface_hub").errors
     # The library warns at each attempt; only the outcome of the last one matters.
     huggingface_hub.utils.logging.set_verbosity_error()
     try:

@@ -18,10 +18,16 @@ from se_flax.pretrained.architectures import (
     of_hub_id,
 )
 from se_flax.pretrained.caffe import read_caffe
-from se_flax.pretrained.catalogue import catalogue
+from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.convert import Layout, convert
 from se_flax.pretrained.described import stated_architecture
-from se_flax.pretrained.hub import TORCH_SUFFIXES, download, import_package, is_hub_id
+from se_flax.pretrained.hub import (
+    HUB_FILES,
+    TORCH_SUFFIXES,
+    download,
+    import_package,
+    is_hub_id,
+)
 from se_flax.pretrained.layouts import layouts_of, why_none
 from se_flax.pretrained.torch_file import read_torch
 
@@ -54,7 +60,8 @@ def load_pretrained(
     (`efficientnet_b0`, of TensorFlow, and `efficientnet_b0_torch`). Weights that are stated to be
     for another network than `name` are refused. timm states the architecture in its hub ids, and
     other weights may have it in the `config.json` of their hub repository, in a `config.json` next
-    to a file, or in the metadata of a `.safetensors` file. Where it is not stated, and
+    to a file, in the metadata of a `.safetensors` file, or in the entry `arch` of a checkpoint of
+    PyTorch; a file of the catalogue is recognised by its name. Where it is not stated, and
     `se_flax.pretrained.architectures` has other networks with the same tensors, an
     `UncertainNetwork` warning names them. Then make sure that `name` is the network that the
     weights were trained for. For CIFAR, a file without convolutions on the shortcuts must come from
@@ -67,9 +74,10 @@ def load_pretrained(
 
     Args:
         name: a name in `list_models()`.
-        source: id of a Hugging Face hub repository with a `model.safetensors`; or path of a
-            `.safetensors` file, of a PyTorch file with a state dict (.pth, .pt, .th, .bin) or,
-            for `se_bn_inception`, of the `.caffemodel` that its authors released.
+        source: id of a Hugging Face hub repository with a `model.safetensors` or, if it has none,
+            a `pytorch_model.bin`; or path of a `.safetensors` file, of a PyTorch file with a state
+            dict (.pth, .pt, .th, .bin, .tar) or, for `se_bn_inception`, of the `.caffemodel` that
+            its authors released.
         num_classes: size of the classifier's output; by default that of the weights. For any
             other value the classifier is newly initialised, and a `NewClassifier` warning issued.
         **overrides: see `create_model`.
@@ -81,11 +89,41 @@ def load_pretrained(
     """
     check_source(name, source)
     doubt = _doubt(name, source)
-    info, layouts = model_info(name), layouts_of(name)
+    return _variables(name, source, read_tensors(source), doubt, num_classes, overrides)
+
+
+def load_with_fields(
+    name: str, source: str | pathlib.Path, **overrides: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads published weights for the network that they are for, which may differ from `name`.
+
+    Returns:
+        The fields of that network, which are `overrides` and those in which it differs; and its
+        variables, as `load_pretrained` returns them.
+
+    Raises:
+        UserError: see `load_pretrained`.
+    """
+    check_source(name, source)
+    doubt = _doubt(name, source)
     tensors = read_tensors(source)
+    layout = _layout_by_classifier(layouts_of(name), tensors)
+    fields = {**(dict(layout.fields) if layout else {}), **overrides}
+    return fields, _variables(name, source, tensors, doubt, None, fields)
+
+
+def _variables(
+    name: str,
+    source: str | pathlib.Path,
+    tensors: dict[str, np.ndarray],
+    doubt: str | None,
+    num_classes: int | None,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    info, layouts = model_info(name), layouts_of(name)
     layout = _layout_by_classifier(layouts, tensors)
     _check_fields(name, source, layout, {**info.fields, **overrides})
-    own_classes = len(tensors[_classifier(layout)]) if layout else None
+    own_classes = tensors[_classifier(layout)].size if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
         have = f"are for {own_classes} classes" if own_classes else "have no classifier"
@@ -93,21 +131,22 @@ def load_pretrained(
             f"the weights in {source} {have}; the backbone is loaded, and the classifier for "
             f"{num_classes} classes is newly initialised",
             NewClassifier,
-            stacklevel=2,
+            stacklevel=3,
         )
-    model = create_model(name, num_classes or own_classes or 1000, **overrides)
+    wanted = own_classes or 1000 if num_classes is None else num_classes
+    model = create_model(name, wanted, **overrides)
     try:
         variables = convert(tensors, model, info.input_size, layouts, new_head)
     except UserError as error:
         raise UserError(f'{source} has no weights for "{name}": {error}') from error
     if doubt:
-        warnings.warn(doubt, UncertainNetwork, stacklevel=2)
+        warnings.warn(doubt, UncertainNetwork, stacklevel=3)
     if "auxiliary_classifier" in variables["params"] and not _has_auxiliary(tensors, layouts):
         warnings.warn(
             f"the weights in {source} have no auxiliary classifier; it is newly initialised "
             "(only training uses it, and auxiliary=False builds the network without)",
             NewAuxiliary,
-            stacklevel=2,
+            stacklevel=3,
         )
     return variables
 
@@ -116,11 +155,14 @@ def _check_fields(
     name: str, source: str | pathlib.Path, layout: Layout | None, fields: dict[str, Any]
 ) -> None:
     """Raises `UserError` if the weights are for a network with other fields than the given ones."""
-    for field, value in layout.fields if layout else ():
+    if layout is None:
+        return
+    for field, value in layout.fields:
         if fields.get(field) != value:
             raise UserError(
-                f'{source} is for "{name}" with {field}={value!r}; give this field to '
-                "load_pretrained and create_model, or set it in config.model.overrides"
+                f"{source} has {layout.source} tensor names, so it is for "
+                f'"{name}" with {field}={value!r}; give this field to load_pretrained and '
+                "create_model, or set it in config.model.overrides"
             )
 
 
@@ -134,26 +176,15 @@ def _doubt(name: str, source: str | pathlib.Path) -> str | None:
     Raises:
         UserError: if it is stated that they are for another network.
     """
-    stated = of_hub_id(source)
-    if stated is None:
-        # Reading the tensors reports a hub that cannot be reached.
-        with contextlib.suppress(UserError):
-            stated = stated_architecture(source)
-    return check_architecture(name, source, stated) if stated else lookalikes(name, source)
-
-
-def fields_of(name: str, source: str | pathlib.Path) -> dict[str, Any]:
-    """Returns the fields in which the network that weights are for differs from `name`.
-
-    Raises:
-        UserError: if the source cannot be read.
-    """
-    check_source(name, source)
-    layouts = layouts_of(name)
-    if not any(layout.fields for layout in layouts):
-        return {}
-    layout = _layout_by_classifier(layouts, read_tensors(source))
-    return dict(layout.fields) if layout else {}
+    if of_timm := of_hub_id(source):
+        return check_architecture(name, source, of_timm, "timm")
+    stated = None
+    # Reading the tensors reports a hub that cannot be reached.
+    with contextlib.suppress(UserError):
+        stated = stated_architecture(source)
+    if stated:
+        return check_architecture(name, source, stated)
+    return None if find_weights(name, source) else lookalikes(name, source)
 
 
 def _classifier(layout: Layout) -> str:
@@ -167,7 +198,12 @@ def _layout_by_classifier(layouts: tuple[Layout, ...], names: Collection[str]) -
 def check_source(name: str, source: str | pathlib.Path) -> None:
     """Raises `UserError` if the source is known not to have weights for a network."""
     own = model_info(name).same_as or name
-    of_others = [weights.model for weights in catalogue() if weights.source == str(source)]
+    file = pathlib.PurePath(source).name
+    of_others = [
+        weights.model
+        for weights in catalogue()
+        if str(source) == weights.source or (file and file == weights.file)
+    ]
     if of_others and own not in of_others:
         raise UserError(
             f'{source} has weights for "{of_others[0]}", not for "{name}"; '
@@ -183,32 +219,60 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
     check_hub_id(name, source)
 
 
-def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
+def find_file(source: str | pathlib.Path) -> pathlib.Path | None:
+    """Returns the file that a source names, or None for a hub id; raises `UserError` for others."""
     path = pathlib.Path(source).expanduser()
     if path.is_file():
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        if path.suffix in TORCH_SUFFIXES:
-            return read_torch(path)
-        if path.suffix == ".caffemodel":
-            return read_caffe(path)
-        raise UserError(
-            f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
-            f"({', '.join(TORCH_SUFFIXES)})"
-        )
+        return path
+    if path.is_dir():
+        raise UserError(f"{source} is a folder; give the path of the file with the weights in it")
     if "://" in str(source):
         raise UserError(f"{source} is not downloaded; download it and give the path of the file")
     if not is_hub_id(source):
         raise UserError(
             f"there is no file {source}; give an existing file or a hub id OWNER/REPOSITORY"
         )
-    return _read_safetensors(download(str(source), "model.safetensors"))
+    return None
+
+
+def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
+    path = find_file(source)
+    if path is None:
+        return _read_hub(str(source))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in TORCH_SUFFIXES:
+        return read_torch(path)
+    if path.suffix == ".caffemodel":
+        return read_caffe(path)
+    if path.suffix == ".zip":
+        raise UserError(f"{source} is an archive; unzip it and give the file in it")
+    raise UserError(
+        f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
+        f"({', '.join(TORCH_SUFFIXES)})"
+    )
+
+
+def _read_hub(repository: str) -> dict[str, np.ndarray]:
+    safe, pickled = HUB_FILES
+    if path := download(repository, safe, optional=True):
+        return _read_safetensors(path)
+    if path := download(repository, pickled, optional=True):
+        return read_torch(path)
+    raise UserError(
+        f"{repository} has no {safe} and no {pickled} on the Hugging Face hub; give a repository "
+        "that has one of them, or a file"
+    )
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     safetensors = import_package("safetensors.numpy", "safetensors")
     try:
         return safetensors.numpy.load_file(path)
+    except AttributeError as error:  # NumPy lacks the type of a tensor
+        raise UserError(
+            f"{path} has tensors of a type that cannot be read ({error}); save them as float32"
+        ) from error
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is damaged; download it again ({error})") from error

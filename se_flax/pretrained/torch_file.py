@@ -139,7 +139,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the tensors by name in the state dict of a PyTorch file (.pth, .pt, .th or .bin).
+    """Returns the tensors by name in the state dict of a PyTorch file (.pth, .pt, .th, .bin, .tar).
 
     The file may hold the state dict itself or a dict that has it under one of the usual names.
     The prefix `module.` of `torch.nn.DataParallel` is removed. Arrays have the types of the
@@ -150,9 +150,8 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP_START)) == _ZIP_START
-            file.seek(0)
-            content, data = _read_zip(file) if is_zip else _read_old(file)
+            content, read_storages = _read(file)
+            data = read_storages()
         state = _state_dict(content)
         tensors = state and {name: _array(tensor, data) for name, tensor in state.items()}
     except _Refused as error:
@@ -169,6 +168,20 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
+def architecture_in(path: pathlib.Path) -> str | None:
+    """Returns the entry `arch` of a checkpoint, or None.
+
+    PyTorch's ImageNet example writes it (github.com/pytorch/examples, imagenet/main.py).
+    """
+    try:
+        with path.open("rb") as file:
+            content, _ = _read(file)
+    except Exception:  # `read_torch` reports it
+        return None
+    name = content.get("arch") if isinstance(content, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
 def _state_dict(content: Any) -> Mapping[str, _Tensor] | None:
     if isinstance(content, Mapping):
         inner = (content.get(key) for key in _CONTAINERS)
@@ -180,8 +193,14 @@ def _state_dict(content: Any) -> Mapping[str, _Tensor] | None:
     return None
 
 
-def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    """Returns the content of a file in the zip format, and the bytes of its storages."""
+def _read(file: BinaryIO) -> tuple[Any, Callable[[], dict[str, bytes]]]:
+    """Returns the content of a file, and a function that reads the bytes of its storages."""
+    is_zip = file.read(len(_ZIP_START)) == _ZIP_START
+    file.seek(0)
+    return _read_zip(file) if is_zip else _read_old(file)
+
+
+def _read_zip(file: BinaryIO) -> tuple[Any, Callable[[], dict[str, bytes]]]:
     archive = zipfile.ZipFile(file)
     names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1:
@@ -198,11 +217,10 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
         raise ValueError("it is from a big-endian machine")
     unpickler = _Unpickler(io.BytesIO(entry("data.pkl")))
     content = unpickler.load()
-    return content, {key: entry(f"data/{key}") for key in unpickler.storages}
+    return content, lambda: {key: entry(f"data/{key}") for key in unpickler.storages}
 
 
-def _read_old(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
-    """Returns the content of a file in the older format, and the bytes of its storages."""
+def _read_old(file: BinaryIO) -> tuple[Any, Callable[[], dict[str, bytes]]]:
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
     if any(_Unpickler(file).load() != part for part in _OLD_START):
@@ -210,15 +228,19 @@ def _read_old(file: BinaryIO) -> tuple[Any, dict[str, bytes]]:
     _Unpickler(file).load()  # sizes of C types and the byte order; the storages are little-endian
     unpickler = _Unpickler(file)
     content = unpickler.load()
-    data = {}
-    for key in _Unpickler(file).load():
-        storage = unpickler.storages[key]
-        (size,) = struct.unpack("<q", file.read(8))
-        length = size * jnp.dtype(storage.dtype).itemsize
-        if size != storage.size or not 0 <= length <= end - file.tell():
-            raise ValueError("it ends too soon or has a storage of the wrong size")
-        data[key] = file.read(length)
-    return content, data
+
+    def read_storages() -> dict[str, bytes]:
+        data = {}
+        for key in _Unpickler(file).load():
+            storage = unpickler.storages[key]
+            (size,) = struct.unpack("<q", file.read(8))
+            length = size * jnp.dtype(storage.dtype).itemsize
+            if size != storage.size or not 0 <= length <= end - file.tell():
+                raise ValueError("it ends too soon or has a storage of the wrong size")
+            data[key] = file.read(length)
+        return data
+
+    return content, read_storages
 
 
 def _array(tensor: _Tensor, data: Mapping[str, bytes]) -> np.ndarray:

@@ -80,6 +80,8 @@ def main(path: str = "experiments/results/pretrained_parity.md") -> None:
         "|---|---|---:|---:|---:|",
     ]
     for weights in catalogue():
+        if weights.file:  # not on the hub
+            continue
         size = weights.input_size
         (square, _), (odd, _) = compare_weights(weights, [(size, size), ODD])
         lines.append(

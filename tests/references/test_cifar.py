@@ -1,6 +1,7 @@
 """Published weights for CIFAR are read from their authors' files and evaluated as theirs."""
 
 import functools
+import shutil
 
 import jax
 import numpy as np
@@ -92,6 +93,16 @@ def test_images_are_normalised_as_by_the_authors(folder, tfds_dir, file, name, r
     assert results["published"][0]["source"].startswith(f"{file} on cifar10 by README")
 
 
+def test_a_file_is_read_once(folder, monkeypatch):
+    from se_flax.pretrained import load
+    from se_flax.published import load_published
+
+    read, reads = load.read_torch, []
+    monkeypatch.setattr(load, "read_torch", lambda path: reads.append(path) or read(path))
+    load_published("resnet20_cifar", folder / FILES[1][0], tuple("abcdefghij"))
+    assert reads == [folder / FILES[1][0]]
+
+
 def test_weights_in_no_catalogue_get_the_normalisation_of_the_data_set(folder, tfds_dir, tmp_path):
     from se_flax.data.sources import TfdsImages
 
@@ -115,18 +126,23 @@ def test_the_command_evaluates_on_the_test_split(folder, tfds_dir, run_python):
 
 
 def test_a_network_without_the_field_of_the_weights_is_refused(folder):
-    with pytest.raises(UserError, match='is for "resnet20_cifar" with projection=True; give'):
+    words = 'cifar-models\' tensor names, so it is for "resnet20_cifar" with projection=True; give'
+    with pytest.raises(UserError, match=words):
         se_flax.load_pretrained("resnet20_cifar", folder / FILES[1][0])
     with pytest.raises(UserError, match=r"missing \(layer2.0.downsample"):
         se_flax.load_pretrained("resnet20_cifar", folder / FILES[0][0], projection=True)
 
 
-def test_other_depths_and_networks_are_refused(folder):
+def test_other_depths_and_networks_are_refused(folder, tmp_path):
+    shutil.copy(folder / FILES[0][0], tmp_path / "mine.th")
+    shutil.copy(folder / FILES[2][0], tmp_path / "se.pth")
     for name in ("resnet32_cifar", "resnet164_cifar", "preact_resnet164_cifar"):
         with pytest.raises(UserError, match=f'no weights for "{name}": the weights do not fit'):
+            se_flax.load_pretrained(name, tmp_path / "mine.th")
+        with pytest.raises(UserError, match=f'for "resnet20_cifar", not for "{name}"'):
             se_flax.load_pretrained(name, folder / FILES[0][0])
     with pytest.raises(UserError, match="left over"):
-        se_flax.load_pretrained("resnet20_cifar", folder / FILES[2][0], projection=True)
+        se_flax.load_pretrained("resnet20_cifar", tmp_path / "se.pth", projection=True)
 
 
 def test_a_wider_network_is_not_cut_to_size(tmp_path):

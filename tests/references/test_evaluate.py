@@ -12,6 +12,9 @@ from se_flax.data.folders import ImageFolder
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_pretrained
 from se_flax.models import Preparation
+from se_flax.pretrained.catalogue import catalogue
+from se_flax.pretrained.synsets import synsets_of
+from se_flax.published import load_published
 
 pytestmark = pytest.mark.references
 
@@ -127,6 +130,13 @@ def test_classes_unknown_to_the_weights_are_refused(image_dir, weights):
         evaluate_pretrained("resnet18", weights[0], source)
 
 
+def test_all_synsets_in_another_order_are_matched_by_name(weights):
+    classes, names = synsets_of("imagenet2012"), synsets_of("imagenet_resized/64x64")
+    assert names != classes
+    places = load_published("resnet18", weights[0], names).places
+    assert tuple(classes[place] for place in places) == names
+
+
 def test_the_command_shows_the_published_figures(image_dir, run_python, tmp_path):
     import torch
 
@@ -147,7 +157,6 @@ def test_the_command_shows_the_published_figures(image_dir, run_python, tmp_path
 
 def test_the_catalogue_agrees_with_timm():
     from se_flax.models import model_info
-    from se_flax.pretrained.catalogue import catalogue
     from tests.references.torch_models import timm
 
     on_hub = [weights for weights in catalogue() if not weights.file]
@@ -159,3 +168,31 @@ def test_the_catalogue_agrees_with_timm():
         assert weights.crop_pct == (config.test_crop_pct or config.crop_pct)
         assert weights.interpolation == config.interpolation
         assert (info.mean, info.std) == (config.mean, config.std)
+
+
+def test_the_catalogue_agrees_with_torchvision():
+    from se_flax.pretrained.architectures import architectures
+    from tests.references.torch_models import torchvision
+
+    rows = {
+        weights.source: weights for weights in catalogue() if "download.pytorch" in weights.source
+    }
+    found = set()
+    for known in architectures():
+        if known.library != "torchvision" or known.name.startswith("quantized"):
+            continue
+        for theirs in torchvision.models.get_model_weights(known.name):
+            errors = [100 - value for value in theirs.meta["_metrics"]["ImageNet-1K"].values()]
+            if np.isnan(errors[0]):  # without a classifier
+                continue
+            ours, transform = rows[theirs.url], theirs.transforms()
+            found.add(theirs.url)
+            assert ours.model == known.computed_by
+            assert [ours.top1_error, ours.top5_error] == pytest.approx(errors, abs=1e-6)
+            assert [ours.input_size] == transform.crop_size
+            assert [int(ours.input_size / ours.crop_pct)] == transform.resize_size
+            assert ours.interpolation == transform.interpolation.value
+            if known.name != "inception_v3":  # it normalises again, to a mean and std of 0.5
+                assert list(ours.preparation.mean) == transform.mean
+                assert list(ours.preparation.std) == transform.std
+    assert found == set(rows)

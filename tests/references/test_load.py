@@ -78,6 +78,12 @@ def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
         se_flax.load_pretrained("se_resnet50_caffe", "timm/legacy_seresnet50.in1k")
 
 
+def test_a_hub_id_is_asked_for_by_a_process_that_has_imported_nothing_else(run_python, tmp_path):
+    script = "import se_flax; se_flax.load_pretrained('resnet50', 'timm/resnet50.a1_in1k')"
+    process = run_python("-c", script, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert "UserError: cannot read model.safetensors of timm/resnet50.a1_in1k" in process.stderr
+
+
 def test_another_number_of_classes_keeps_the_backbone_and_says_so(files):
     with pytest.warns(
         UserWarning, match="for 1000 classes; the backbone is loaded.* 7 classes is newly"
@@ -130,15 +136,26 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path, zipped):
 
 def test_a_file_that_holds_no_weights_is_reported(tmp_path):
     import torch
+    from safetensors.torch import save_file
 
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    torch.save({"last_linear.bias": torch.zeros(())}, tmp_path / "scalar.pth")
+    eighths = {"last_linear.bias": torch.zeros(3, dtype=torch.float8_e4m3fn)}
+    save_file(eighths, tmp_path / "eighths.safetensors")
     (tmp_path / "weights.txt").write_text("0.1")
+    (tmp_path / "weights.pth.zip").write_text("PK")
     for source, words in (
         (tmp_path / "list.pth", "must contain a state dict"),
         (tmp_path / "weights.txt", "unknown file type; give a .safetensors"),
+        (tmp_path / "weights.pth.zip", "is an archive; unzip it and give the file"),
         (tmp_path / "none.pth", "there is no file"),
+        (tmp_path, "is a folder; give the path of the file"),
+        (tmp_path / "scalar.pth", r"1 of the wrong shape, .* \(last_linear\.bias \[\]"),
+        (tmp_path / "eighths.safetensors", "of a type that cannot be read .*save them as float32"),
     ):
         with pytest.raises(UserError, match=words):
             se_flax.load_pretrained("se_resnet50_caffe", source)
+    with pytest.raises(UserError, match="num_classes must be a whole number of at least 1, not 0"):
+        se_flax.load_pretrained("se_resnet50_caffe", tmp_path / "scalar.pth", num_classes=0)
     with pytest.raises(UserError, match='no published weights are known for "se_inception_v3"'):
         se_flax.load_pretrained("se_inception_v3", tmp_path / "list.pth")

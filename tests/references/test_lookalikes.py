@@ -8,8 +8,6 @@ pytestmark = pytest.mark.references
 
 # Published for Caffe, and spread as converted files with the usual tensor names.
 CONVERTED = [known for known in architectures() if known.library == "Caffe"]
-# The weights these were made from have the names of torchvision's tensors; timm's have others.
-RENAMED = {"timm:vgg16", "timm:vgg16_bn"}
 TABLE = {f"{known.library}:{known.name}": known for known in architectures()}
 NETWORKS = sorted({known.computed_by for known in architectures()} - {""})
 
@@ -20,7 +18,7 @@ def test_the_table_has_every_architecture_with_the_tensors_of_a_network_and_no_o
 
     found = list(lookalikes.pairs())
     expected = set(TABLE) - {f"Caffe:{one.name}" for one in CONVERTED}
-    assert {one for _, one in found} | RENAMED == expected
+    assert {one for _, one in found} == expected
     for name, architecture in found:
         assert TABLE[architecture] in with_tensors_of(name), (name, architecture)
 

@@ -30,6 +30,19 @@ def test_a_hub_id_of_the_network_itself_is_loaded_without_a_word(hub, weights):
     assert hub.asked == ["model.safetensors"]
 
 
+def test_a_hub_repository_without_safetensors_is_read_from_its_pytorch_file(hub, weights):
+    import torch
+
+    hub.publish("a/old", {"architecture": "resnet18"}, weights)
+    (hub.folder / "a" / "old" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors and no pytorch_model\.bin"):
+        load("a/old")
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights.items()}
+    torch.save(state, hub.folder / "a" / "old" / "pytorch_model.bin")
+    with silence():
+        load("a/old")
+
+
 def test_the_config_of_a_hub_repository_decides_what_the_network_is(hub, weights):
     hub.publish("a/same", {"architecture": "resnet18"}, weights)
     hub.publish("a/other", {"architecture": "resnetblur18"}, weights)
@@ -80,6 +93,19 @@ def test_the_metadata_of_safetensors_may_state_the_architecture(tmp_path, weight
         load(tmp_path / "resnetblur18.safetensors")
 
 
+def test_a_checkpoint_of_pytorch_may_state_the_architecture(tmp_path, weights):
+    import torch
+
+    state = {name: torch.from_numpy(tensor) for name, tensor in weights.items()}
+    for name in ("resnet18", "resnetblur18"):
+        checkpoint = {"arch": name, "state_dict": state}
+        torch.save(checkpoint, tmp_path / f"{name}.pth.tar")
+    with silence():
+        load(tmp_path / "resnet18.pth.tar")
+    with pytest.raises(UserError, match="is for timm's resnetblur18"):
+        load(tmp_path / "resnetblur18.pth.tar")
+
+
 def test_preparation_is_stated_in_the_config_of_a_hub_repository(hub):
     stated = Preparation(160, 0.9, "bicubic", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     hub.publish("timm/resnet18.x", {"architecture": "resnet18", "pretrained_cfg": STATED})
@@ -113,3 +139,29 @@ def test_a_preparation_that_cannot_be_followed_is_noted_or_refused(hub):
         preparation("resnet18", "a/gray")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         preparation("resnet18", "a/broken")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("std", [0.2, 0.0, 0.2], "std .* is not between 0.001 and 1"),
+        ("mean", [123.7, 116.3, 103.5], "mean .* is not between 0 and 1"),
+        ("mean", ["nan", 0.4, 0.4], "mean .* is not between 0 and 1"),
+        ("crop_pct", 87.5, "crop 87.5 is out of range"),
+        ("input_size", [3, 0, 0], "size 0 or crop"),
+    ],
+)
+def test_a_preparation_out_of_range_is_refused(hub, field, value, words):
+    hub.publish("a/wrong", {**STATED, field: value})
+    with pytest.raises(UserError, match=rf"config\.json of a/wrong .*{words}"):
+        preparation("resnet18", "a/wrong")
+
+
+def test_what_a_config_leaves_empty_is_not_stated(hub, weights):
+    empty = {"pretrained_cfg": None, "model_args": None, "global_pool": None}
+    hub.publish("a/empty", {"architecture": "resnet18", **empty}, weights)
+    hub.publish("a/unset", {**STATED, "interpolation": None})
+    with silence():
+        load("a/empty")
+        assert preparation("resnet18", "a/empty") == model_info("resnet18").preparation
+        assert preparation("resnet18", "a/unset").interpolation == "bilinear"

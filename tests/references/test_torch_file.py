@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_flax.pretrained.torch_file import read_torch
+from se_flax.pretrained.torch_file import architecture_in, read_torch
 
 pytestmark = pytest.mark.references
 
@@ -68,6 +68,25 @@ def test_tensors_equal_those_of_torch_load(tmp_path_factory, zipped, state, in_c
         array = ours[name.removeprefix("module.")]
         assert str(array.dtype) == str(tensor.dtype).removeprefix("torch.")
         np.testing.assert_array_equal(array.astype(np.float64), tensor.detach().double().numpy())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_may_state_its_architecture(tmp_path, zipped):
+    import torch
+
+    def save(content):
+        torch.save(content, tmp_path / "a.pth.tar", _use_new_zipfile_serialization=zipped)
+        return tmp_path / "a.pth.tar"
+
+    state = {"a": torch.ones(2, 3)}
+    checkpoint = save({"arch": "resnet18", "state_dict": state, "best_acc1": torch.tensor(0.5)})
+    assert architecture_in(checkpoint) == "resnet18"
+    np.testing.assert_array_equal(read_torch(checkpoint)["a"], np.ones((2, 3)))
+    assert architecture_in(save(state)) is None
+    assert architecture_in(save({"arch": 18, "state_dict": state})) is None
+    assert architecture_in(save([1])) is None
+    checkpoint.write_bytes(b"nothing")
+    assert architecture_in(checkpoint) is None
 
 
 @pytest.mark.parametrize("zipped", [True, False])
