@@ -1,9 +1,9 @@
 """The recipe of the scale `budget`: ResNet-20 on CIFAR-10 for 10 epochs.
 
-`BATCH_SIZE`, `LEARNING_RATE` and `WEIGHT_DECAY` were chosen for the plain network alone: of several
-values, those with the best top-1 accuracy on held-out images, in runs of plain ResNet-20 of 10
-epochs with `validation_fraction` 0.1 and seed 100. They are then the same for every cell, so no SE
-block is tuned.
+`BATCH_SIZE` is that of the paper's recipe, and `WEIGHT_DECAY` a usual value for short schedules.
+`LEARNING_RATE` was chosen for the plain network alone, by its top-1 accuracy on held-out images in
+runs of 10 epochs with `validation_fraction` 0.1 and seed 100: 87.34% with 0.2, 85.90% with 0.1.
+All three are the same for every cell, so no SE block is tuned.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import se_resnet_cifar10
 
 BATCH_SIZE = 128
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.2
 WEIGHT_DECAY = 5e-4
 
 EPOCHS = 10
@@ -27,8 +27,8 @@ DESCRIPTION = (
     f"ResNet-20 on CIFAR-10, all 50,000 training images, for {EPOCHS} epochs instead of 200. The "
     f"schedule is made for this length: the learning rate rises for {WARMUP_EPOCHS} epoch and then "
     "falls to 0 along half a cosine. All networks have the same recipe: batches of "
-    f"{BATCH_SIZE}, learning rate {LEARNING_RATE:g} and weight decay {WEIGHT_DECAY:g}, chosen for "
-    f"the plain network on held-out images. {LIMITS}"
+    f"{BATCH_SIZE}, weight decay {WEIGHT_DECAY:g} and learning rate {LEARNING_RATE:g}, which was "
+    f"chosen for the plain network on held-out images. {LIMITS}"
 )
 
 # Left out of a config, so that the same network in two studies has the same config.

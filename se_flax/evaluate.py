@@ -53,8 +53,8 @@ def evaluate_workdir(
         dataset: data set to evaluate on, instead of the run's.
         data_dir: folder of TFDS data sets, if not the run's.
         image_dir: folder with one folder per class to evaluate on instead. The class folders have
-            the names of the run's classes, and the images are cropped and normalised like the
-            run's.
+            the names of the run's classes, and the images are resized, cropped and normalised like
+            the run's, whose own data set is not needed.
         skip_bad: whether to skip unreadable images in `image_dir` instead of raising.
 
     Returns:

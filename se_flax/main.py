@@ -9,6 +9,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
+from se_flax.cli.config_files import find, similar
 from se_flax.cli.config_flag import define_config_flag
 from se_flax.errors import UserError, nearest
 
@@ -51,10 +52,11 @@ def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
     if not options["config"].present:
         raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
     filename = options["config"].config_filename
-    path = pathlib.Path(filename.partition(":")[0])
+    name = filename.partition(":")[0]
+    path = find(name)
     if not path.is_file():
-        others = [str(other) for other in path.parent.glob("*.py")]
-        raise UserError(f'there is no config file "{path}"{nearest(str(path), others)}')
+        hint = nearest(name, similar(name)) or "; python -m se_flax configs lists those of se_flax"
+        raise UserError(f'there is no config file "{path}"{hint}')
     config = options.config
     if not isinstance(config, ConfigDict):
         raise UserError(

@@ -58,7 +58,7 @@ def with_statistics(config: ConfigDict) -> ConfigDict:
     Streamed images were normalised as for the network, for which CIFAR networks had the values of
     ImageNet.
     """
-    if not _streams_images(config):
+    if not streams_images(config):
         return config
     info = model_info(config.model.name)
     of_cifar = (info.mean, info.std) == (CIFAR10_MEAN, CIFAR10_STD)
@@ -67,7 +67,7 @@ def with_statistics(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _streams_images(config: ConfigDict) -> bool:
+def streams_images(config: ConfigDict) -> bool:
     """Whether a config is of a run on streamed images, and of a registered network."""
     if config.model.name not in list_models():
         return False

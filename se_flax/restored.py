@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,9 +11,10 @@ from ml_collections import ConfigDict
 from se_flax.config import build_model, check_config
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
-from se_flax.data.from_config import streamed
-from se_flax.data.sources import check_dataset_name, known_datasets
+from se_flax.data.sources import check_dataset_name
 from se_flax.errors import UserError
+from se_flax.images_of_run import preparation_of_run, prepared_alike
+from se_flax.models import Preparation
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.seeds import metrics_to_choose_by
@@ -47,6 +49,17 @@ class RestoredRun:
         """Returns the variables of each network."""
         return self.program.networks.variables(self.state)
 
+    def place_of(self, seed: int | None) -> int:
+        """Returns the index of the network with a seed; without one, of the first.
+
+        Raises:
+            UserError: if no network has this seed.
+        """
+        if seed is not None and seed not in self.seeds:
+            known = ", ".join(map(str, self.seeds))
+            raise UserError(f"the run has no seed {seed}; it has {known}")
+        return 0 if seed is None else self.seeds.index(seed)
+
     def check_split(self, split: str) -> None:
         """Raises `UserError` if the run has no split of this name."""
         if split not in self.splits:
@@ -64,18 +77,62 @@ def restore_run(
 ) -> RestoredRun:
     """Restores a run; for arguments and errors see `se_flax.evaluate.evaluate_workdir`."""
     workdir = pathlib.Path(workdir).expanduser()
-    config = _config_of(workdir, data_dir, names_dataset=dataset is None and image_dir is None)
+    if image_dir is None:
+        config = _config_of(workdir, data_dir, names_dataset=dataset is None)
+        return _restored(workdir, config, step, lambda _: _own_images(config, dataset))
+    config = _config_of(workdir, data_dir, names_dataset=False)
+
+    def images(progress: Mapping[str, Any]) -> ImageDataset:
+        source = ImageFolder.of(image_dir, tuple(progress["class_names"])).checked(skip_bad)
+        prepared = preparation_of_run(workdir, config, progress)
+        return prepared_alike(str(image_dir), source, prepared, config.dataset.workers)
+
+    return _restored(workdir, config, step, images)
+
+
+def restore_without_images(
+    workdir: pathlib.Path, step: str | int = "best", dataset: ImageDataset | None = None
+) -> tuple[RestoredRun, Preparation]:
+    """Restores a run, and how it prepares images, without its data set.
+
+    Args:
+        workdir: of the run.
+        step: "best", "latest" or the step of a checkpoint.
+        dataset: the run's data set, which only runs of earlier versions may need (see
+            `images_of_run.preparation_of_run`).
+
+    Raises:
+        UserError: if the run or checkpoint does not exist, or a run of an earlier version needs
+            its data set.
+    """
+    config = _config_of(workdir, None, names_dataset=False)
+    found: list[Preparation] = []
+
+    def images(progress: Mapping[str, Any]) -> ImageDataset:
+        found.append(preparation_of_run(workdir, config, progress, dataset))
+        nothing = ImageFolder(workdir, tuple(progress["class_names"]), (), ())
+        return prepared_alike(config.dataset.name, nothing, found[0])
+
+    return _restored(workdir, config, step, images), found[0]
+
+
+def _restored(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    step: str | int,
+    images: Callable[[Mapping[str, Any]], ImageDataset],
+) -> RestoredRun:
+    """Restores a run with the images that are a function of the plain values in its checkpoint."""
     if not has_checkpoint(workdir):
         raise UserError(f"{workdir} has no checkpoint yet; train the run first")
     seeds = range(config.seed, config.seed + config.num_seeds)
     with Checkpoints(workdir, metrics_to_choose_by(seeds), read_only=True) as saved:
         steps = _steps(workdir, saved, step, len(seeds))
-        held_out_as_now = "format" in saved.progress(steps[0]) or not config.validation_fraction
-        if image_dir is not None:
-            names = saved.progress(steps[0])["class_names"]
-            dataset = _images_of(config, workdir, image_dir, tuple(names), skip_bad)
-        else:
-            dataset = dataset_of_run(config, dataset)
+        progress = saved.progress(steps[0])
+        held_out_as_now = "format" in progress or not config.validation_fraction
+        dataset = images(progress)
+        if not dataset.on_device:
+            config.seed_mode = "in_turn"  # the only way for streamed images; it saves the same
         program = build_program(config, dataset)
         if step == "best":
             arrays, steps = saved.restore_best(program.abstract())
@@ -97,10 +154,23 @@ def _config_of(workdir: pathlib.Path, data_dir: str | None, names_dataset: bool)
         except UserError as error:
             raise UserError(
                 f'{workdir} was trained on "{config.dataset.name}", which cannot be loaded by '
-                "name; call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python"
+                "name; call se_flax.evaluate.evaluate_workdir(workdir, dataset=...) from Python, "
+                "or give images of your own with --image_dir=DIR"
             ) from error
     check_config(config, names_dataset=names_dataset)
     return config
+
+
+def _own_images(config: ConfigDict, dataset: ImageDataset | None) -> ImageDataset:
+    """Returns a run's data set, or the one given instead."""
+    try:
+        return dataset_of_run(config, dataset)
+    except UserError as error:
+        if dataset is not None:
+            raise
+        raise UserError(
+            f"{error}; or, without the data set, give images of your own with --image_dir=DIR"
+        ) from error
 
 
 def _steps(workdir: pathlib.Path, saved: Checkpoints, step: str | int, count: int) -> list[int]:
@@ -114,20 +184,3 @@ def _steps(workdir: pathlib.Path, saved: Checkpoints, step: str | int, count: in
             f"evaluation), or one of the steps {', '.join(map(str, saved.steps))}"
         )
     return [int(step) for step in steps]
-
-
-def _images_of(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    image_dir: str | pathlib.Path,
-    class_names: tuple[str, ...],
-    skip_bad: bool,
-) -> ImageDataset:
-    """Returns the images in a folder, preprocessed like those of the run."""
-    if not config.dataset.image_dir and config.dataset.name in known_datasets():
-        raise UserError(
-            f'{workdir} was trained on "{config.dataset.name}", whose images are not cropped like '
-            "those of a folder; use --image_dir only for a run on streamed images"
-        )
-    source = ImageFolder.of(image_dir, class_names).checked(skip_bad)
-    return streamed(config, str(image_dir), source, source)

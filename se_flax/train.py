@@ -18,6 +18,7 @@ from se_flax.config import check_config, check_devices, leaves
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.grid import draw_inputs, png_of
 from se_flax.errors import UserError
+from se_flax.images_of_run import stored_preparation
 from se_flax.monitor import Monitor
 from se_flax.overview import (
     conclusion,
@@ -360,6 +361,7 @@ class _Run:
             "meters": self._monitor.states(),
             "class_names": list(self._program.dataset.class_names),
             "sizes": self._program.sizes,
+            "preparation": stored_preparation(self._config, self._program.dataset),
         }
         self._writer.sync()  # a checkpoint must not reach the disk before the rows that precede it
         if is_first():

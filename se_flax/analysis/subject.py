@@ -81,22 +81,23 @@ def subject_of_run(
     seed: int | None = None,
     dataset: ImageDataset | None = None,
     data_dir: str | None = None,
+    image_dir: str | pathlib.Path | None = None,
+    skip_bad: bool = False,
 ) -> Subject:
-    """Returns the network in a run's checkpoint, and the images of a split.
+    """Returns the network in a run's checkpoint, and the images of a split or a folder.
 
     Args:
         workdir, step, dataset, data_dir: see `se_flax.evaluate.evaluate_workdir`.
         split: "test", "train" (not augmented) or, if the run held images out, "validation".
         seed: seed of the network, if the run has several; by default the first.
+        image_dir, skip_bad: see `se_flax.evaluate.evaluate_workdir`.
 
     Raises:
-        UserError: if the run, checkpoint, split or seed does not exist.
+        UserError: if the run, checkpoint, split or seed does not exist, or images cannot be read.
     """
-    run = restore_run(workdir, step, dataset, data_dir)
-    if seed is not None and seed not in run.seeds:
-        raise UserError(f"{workdir} has no seed {seed}; it has {', '.join(map(str, run.seeds))}")
+    run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
+    place = run.place_of(seed)
     run.check_split(split)
-    place = 0 if seed is None else run.seeds.index(seed)
     name, dataset = run.program.config.model.name, run.program.dataset
     if len(run.seeds) > 1:
         name = f"{name}, seed {run.seeds[place]}"
@@ -107,7 +108,7 @@ def subject_of_run(
         class_names=dataset.class_names,
         batches=functools.partial(dataset.host_images, split),
         preprocessing=Preprocessing.of(dataset),
-        images=f"{dataset.name} {split}",
+        images=f"{dataset.name} {split}" if image_dir is None else dataset.name,
         step=run.steps[place],
     )
 
@@ -164,7 +165,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", None, "Seed, if a run has several; by default the first.", 0)
     flags.DEFINE_list("model", [], "Instead of --workdir: networks with published weights.")
     flags.DEFINE_string("weights", None, "Hub id or file; by default the first in the catalogue.")
-    flags.DEFINE_string("image_dir", None, "With --model: folder with one folder per class.")
+    flags.DEFINE_string(
+        "image_dir",
+        None,
+        "Folder with one folder per class. With --workdir, they are named after the run's classes, "
+        "and the run's own data set is not needed.",
+    )
     flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
     flags.DEFINE_string("dataset", None, "With --model: TFDS data set, instead of --image_dir.")
     flags.DEFINE_string(
@@ -197,14 +203,15 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
             "weights, --model=NAME"
         )
     for given, others in (
-        ("workdir", ("weights", "image_dir", "dataset", "skip_bad")),
+        ("workdir", ("weights", "dataset")),
         ("model", ("seed", "step")),
         ("image_dir", ("split", "data_dir")),
-        ("dataset", ("skip_bad",)),
     ):
         for name in others:
             if options[given].value and options[name].value not in (None, False):
                 raise UserError(f"--{name} cannot be combined with --{given}; remove one of them")
+    if options.skip_bad and not options.image_dir:
+        raise UserError("--skip_bad is for the images of --image_dir=DIR; give both, or neither")
     count = len(options.workdir + options.model)
     if most is not None and count > most:
         raise UserError(
@@ -219,6 +226,8 @@ def subjects_of_flags(most: int | None = None) -> list[Subject]:
             subject_of_run(
                 *(workdir, options.step or "best", options.split or "test", options.seed),
                 data_dir=options.data_dir,
+                image_dir=options.image_dir,
+                skip_bad=options.skip_bad,
             )
             for workdir in options.workdir
         ]

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from se_flax.cli import config_files
 from se_flax.errors import UserError, nearest
 from se_flax.models.registry import field_type
 
@@ -17,11 +18,16 @@ _OVERRIDE = re.compile(r"--?(?:no)?config\.model\.overrides\.(\w+)(?:=|$)")
 def define_config_flag() -> None:
     """Declares --config=FILE[:ARGUMENT], and --config.FIELD=VALUE for every field of the config.
 
+    FILE is a path, or the name of a config that comes with the package.
+
     A field of the network or of its blocks that the config file does not set can be given, too, as
     --config.model.overrides.FIELD=VALUE. Its type is that of the network's field.
     """
     config_flags.DEFINE_config_file(
-        "config", None, "Config file of the run, FILE or FILE:ARGUMENT."
+        "config",
+        None,
+        "Config of the run, FILE or FILE:ARGUMENT; FILE is a path, or the name of a config that "
+        "comes with se_flax, such as quickstart.",
     )
     flags.FLAGS["config"].parser = _ConfigParser("config")
 
@@ -30,7 +36,9 @@ class _ConfigParser(ConfigFileFlagParser):
     """Loads a config, and adds a place for each override on the command line."""
 
     def parse(self, path):
-        config = super().parse(path)
+        config_files.make_importable()
+        name, colon, argument = path.partition(":")
+        config = super().parse(f"{config_files.find(name)}{colon}{argument}")
         if isinstance(config, ConfigDict) and "overrides" in config.get("model", {}):
             _add_places(config, flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
         return config

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -65,8 +65,8 @@ class ImageFolder:
         unknown = [name for name in folders if name not in class_names]
         if unknown:
             raise UserError(
-                f"{directory} has folders of unknown classes: {', '.join(unknown[:_SHOWN])}; "
-                f"rename or remove them; known classes are {', '.join(class_names[:_SHOWN])}"
+                f"{directory} has folders of unknown classes: {_listed(unknown)}; "
+                f"rename or remove them; known classes are {_listed(class_names)}"
             )
         paths, labels, problems = [], [], []
         for folder in folders:
@@ -131,6 +131,11 @@ class ImageFolder:
             paths=tuple(self.paths[i] for i in kept),
             labels=tuple(self.labels[i] for i in kept),
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:

@@ -50,19 +50,23 @@ class Crop(Protocol):
     def size(self) -> int:
         """Height and width of the result, in pixels."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of the result: 3, or 1 for grey levels."""
+
     def __call__(
         self,
         image: UInt8[np.ndarray, "h w 3"],
         draws: Sequence[float],
-        out: UInt8[np.ndarray, "size size 3"] | None = None,
-    ) -> UInt8[np.ndarray, "size size 3"]:
+        out: UInt8[np.ndarray, "size size c"] | None = None,
+    ) -> UInt8[np.ndarray, "size size c"]:
         """Returns the crop.
 
         Args:
             image: RGB image, uint8 [h, w, 3].
             draws: `self.draws` random numbers, uniform in [0, 1).
-            out: array to write the crop to and return, uint8 [size, size, 3]; by default a new
-                one.
+            out: array to write the crop to and return, uint8 [size, size, channels]; by default
+                a new one.
         """
 
 
@@ -77,24 +81,26 @@ class CenterCrop:
         size: height and width of the result, in pixels.
         crop_pct: fraction of the short side that the crop keeps, at most 1.
         interpolation: "bilinear" or "bicubic".
+        channels: 3, or 1 for the luma of the crop (ITU-R BT.601).
     """
 
     size: int
     crop_pct: float = 0.875
     interpolation: str = "bilinear"
+    channels: int = 3
     draws: ClassVar[int] = 0
 
     @classmethod
-    def of(cls, preparation: Preparation) -> "CenterCrop":
+    def of(cls, preparation: Preparation, channels: int = 3) -> "CenterCrop":
         """Returns the crop of a preparation."""
-        return cls(preparation.size, preparation.crop_pct, preparation.interpolation)
+        return cls(preparation.size, preparation.crop_pct, preparation.interpolation, channels)
 
     def __call__(
         self,
         image: UInt8[np.ndarray, "h w 3"],
         draws: Sequence[float] = (),
-        out: UInt8[np.ndarray, "size size 3"] | None = None,
-    ) -> UInt8[np.ndarray, "size size 3"]:
+        out: UInt8[np.ndarray, "size size c"] | None = None,
+    ) -> UInt8[np.ndarray, "size size c"]:
         """Returns the crop; see `Crop`."""
         height, width = image.shape[:2]
         short, shorter = int(self.size / self.crop_pct), min(height, width)
@@ -105,6 +111,8 @@ class CenterCrop:
             resized = np.asarray(resized.resize(shape, _RESAMPLING[self.interpolation]))
         top, left = (round((length - self.size) / 2) for length in resized.shape[:2])
         cropped = resized[top : top + self.size, left : left + self.size]
+        if self.channels == 1:
+            cropped = cv2.cvtColor(cropped, cv2.COLOR_RGB2GRAY)[..., None]
         if out is None:
             return cropped
         out[:] = cropped
@@ -129,6 +137,11 @@ class RandomResizedCrop:
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     draws: ClassVar[int] = 4 * _TRIES
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result."""
+        return 3
 
     def __call__(
         self,

@@ -76,13 +76,13 @@ class HostBatch:
     """This host's share of a batch; a pytree.
 
     Attributes:
-        images: uint8 [b, size, size, 3].
+        images: uint8 [b, size, size, channels].
         labels: int32 [b].
         positions: positions of the images in the run's endless stream or in the split, [b].
         mask: bool [b]; False for images that only pad the last batch.
     """
 
-    images: UInt8[np.ndarray, "b size size 3"]
+    images: UInt8[np.ndarray, "b size size c"]
     labels: Int[np.ndarray, " b"]
     positions: Int[np.ndarray, " b"]
     mask: Bool[np.ndarray, " b"]
@@ -113,7 +113,8 @@ class _Batches:
 
     def __getitem__(self, i: int) -> HostBatch:
         positions = np.arange(self.share) + (i * self.batch_size + self.first)
-        images = np.zeros((self.share, self.crop.size, self.crop.size, 3), np.uint8)
+        shape = (self.crop.size, self.crop.size, self.crop.channels)
+        images = np.zeros((self.share, *shape), np.uint8)
         labels = np.zeros(self.share, np.int32)
         mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
         draws = self._draws(i)
@@ -200,7 +201,7 @@ class StreamedDataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the network's input."""
-        return (self.train_crop.size, self.train_crop.size, 3)
+        return (self.eval_crop.size, self.eval_crop.size, self.eval_crop.channels)
 
     @property
     def splits(self) -> dict[str, ImageSource]:

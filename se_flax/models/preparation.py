@@ -15,7 +15,8 @@ class Preparation:
         size: height and width of the network's input, in pixels.
         crop_pct: fraction of the resized image's short side that the crop keeps.
         interpolation: how images are resized, "bilinear" or "bicubic".
-        mean, std: mean and standard deviation of red, green and blue, on a scale of 0 to 1.
+        mean, std: mean and standard deviation of red, green and blue, on a scale of 0 to 1; of
+            grey levels, one value each.
     """
 
     size: int

@@ -210,7 +210,10 @@ def test_heat_maps_have_a_colour_scale_and_mark_right_and_wrong():
 def test_a_bad_command_line_is_reported_in_one_sentence(run_python, tmp_path, run_of_two_seeds):
     for options, expected in (
         ((), "give either --workdir"),
-        ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "--image_dir cannot be combined with"),
+        ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "there is no folder x"),
+        ((f"--workdir={run_of_two_seeds}", "--skip_bad"), "--skip_bad is for the images of"),
+        (("--model=se_resnet50", "--seed=1"), "--seed cannot be combined with --model"),
+        ((f"--workdir={run_of_two_seeds}", "--image_dir=x", "--split=test"), "--split cannot be"),
         (("--model=se_resnet50", "--step=latest"), "--step cannot be combined with --model"),
         ((f"--workdir={run_of_two_seeds}", "--classes=cat"), 'there is no class "cat"'),
         ((f"--workdir={run_of_two_seeds}", "--output=x.pdf"), "must end in .png"),

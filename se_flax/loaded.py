@@ -1,0 +1,134 @@
+"""A trained network, opened from the folder of its run, without the data it was trained on."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from se_flax.errors import UserError
+from se_flax.models import Preparation
+
+if TYPE_CHECKING:
+    from se_flax.data.dataset import ImageDataset
+
+# A file, its content, or an array [h, w], [h, w, 1] or [h, w, 3] with values from 0 to 255.
+Image = str | pathlib.Path | bytes | UInt8[np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A trained network, and what is needed to use it.
+
+    Attributes:
+        network: the network; `network.apply(variables, images, train=False)` gives the logits
+            [n, number of classes] of prepared images.
+        variables: its variables; of a run with `config.ema_decay`, their moving average.
+        classes: name of each class, in the order of the logits.
+        preparation: how its images are prepared. One mean says that they are grey levels.
+        step: step of the checkpoint.
+    """
+
+    network: nn.Module
+    variables: dict[str, Any]
+    classes: tuple[str, ...]
+    preparation: Preparation
+    step: int
+
+    def prepare(self, images: Image | Iterable[Image]) -> Float[Array, "n size size c"]:
+        """Returns images, resized, cropped and normalised as in the run's evaluations.
+
+        Args:
+            images: an image, or several. Each is the path of a file, the content of a file, or an
+                array of uint8: [h, w, 3] is red, green and blue, and [h, w] or [h, w, 1] is grey.
+                They may differ in size.
+
+        Returns:
+            The network's input, float32 [n, size, size, channels]; n is 1 for one image.
+
+        Raises:
+            UserError: if there is no image, or one cannot be read.
+        """
+        from se_flax.data.images import CenterCrop
+        from se_flax.data.preprocessing import Preprocessing
+
+        own = self.preparation
+        is_array = isinstance(images, np.ndarray)
+        if isinstance(images, str | pathlib.Path | bytes) or (is_array and images.ndim < 4):
+            images = [images]
+        crop = CenterCrop.of(own, len(own.mean))
+        cropped = [crop(_pixels(image)) for image in images]
+        if not cropped:
+            raise UserError("there are no images to prepare; give at least one")
+        return Preprocessing(own.mean, own.std).normalize(np.stack(cropped))
+
+
+def load_run(
+    workdir: str | pathlib.Path,
+    step: str | int = "best",
+    seed: int | None = None,
+    dataset: "ImageDataset | None" = None,
+) -> LoadedRun:
+    """Opens a trained network; the data that it was trained on is not needed.
+
+    It needs the packages of training: `pip install "se_flax[train]"`.
+
+    Args:
+        workdir: folder of the run.
+        step: "best", "latest" or the step of a checkpoint.
+        seed: seed of the network, if the run has several; by default the first.
+        dataset: the run's data set, if a run of an earlier version needs it (an error says so).
+
+    Returns:
+        The network, its variables, its classes, and how images are prepared for it.
+
+    Raises:
+        UserError: if the run, checkpoint or seed does not exist, a run of an earlier version needs
+            its data set, or packages are missing.
+    """
+    try:
+        from se_flax.restored import restore_without_images
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"opening a run requires the packages of training, of which {error.name} is missing; "
+            'install them with pip install "se_flax[train]"'
+        ) from error
+    workdir = pathlib.Path(workdir).expanduser()
+    run, preparation = restore_without_images(workdir, step, dataset)
+    place = run.place_of(seed)
+    return LoadedRun(
+        network=run.model,
+        variables=jax.device_get(run.variables()[place]),
+        classes=run.program.dataset.class_names,
+        preparation=preparation,
+        step=run.steps[place],
+    )
+
+
+def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns an image as RGB; raises `UserError` if it is none."""
+    from se_flax.data.images import decode
+
+    if isinstance(image, np.ndarray):
+        shaped = image[..., None] if image.ndim == 2 else image
+        if shaped.dtype != np.uint8 or shaped.ndim != 3 or shaped.shape[-1] not in (1, 3):
+            raise UserError(
+                "an image must be a file or an array of uint8 with shape [h, w], [h, w, 1] or "
+                f"[h, w, 3], not {image.dtype} {list(image.shape)}"
+            )
+        return decode(shaped)
+    if isinstance(image, bytes):
+        return decode(image)
+    path = pathlib.Path(image).expanduser()
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; give the path of an image"
+        ) from error
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
