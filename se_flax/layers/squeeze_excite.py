@@ -105,7 +105,6 @@ class SqueezeExcite(nn.Module):
                 raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
         super().__post_init__()
 
-    @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
         """Returns x with its channels rescaled."""
         if x.ndim < self.spatial_dims + 1:
@@ -113,16 +112,29 @@ class SqueezeExcite(nn.Module):
                 f"SqueezeExcite(spatial_dims={self.spatial_dims}) needs an input with at least "
                 f"{self.spatial_dims + 1} axes, channels last, but got shape {x.shape}"
             )
-        channels = x.shape[-1]
-        dtype = self.dtype or x.dtype
         positions = tuple(range(-1 - self.spatial_dims, -1))
-
         if self.squeeze == "avg":
-            y = jnp.mean(x, axis=positions, dtype=jnp.float32).astype(dtype)
+            z = jnp.mean(x, axis=positions, dtype=jnp.float32).astype(self.dtype or x.dtype)
         elif self.squeeze == "max":
-            y = jnp.max(x, axis=positions).astype(dtype)
+            z = jnp.max(x, axis=positions)
         else:
-            y = x
+            z = x
+        gate = self.excite(z)
+        if self.squeeze != "none":
+            gate = jnp.expand_dims(gate, positions)
+        return x.astype(gate.dtype) * gate
+
+    @property
+    def takes_means(self) -> bool:
+        """Whether the block needs only the channels' means, so that batch norm can include it."""
+        is_own_call = type(self).__call__ is SqueezeExcite.__call__
+        return is_own_call and self.squeeze == "avg" and self.spatial_dims == 2
+
+    @nn.compact
+    def excite(self, z: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        """Returns the gate for squeezed values z, and sows it."""
+        channels = z.shape[-1]
+        dtype = self.dtype or z.dtype
         if self.width is None:
             width = max(1, channels // (self.reduction * self.expansion))
             wider = max(width, channels // (max(1, self.reduction // 2) * self.expansion))
@@ -137,13 +149,11 @@ class SqueezeExcite(nn.Module):
             kernel_init=self.kernel_init,
         )
         for i, features in enumerate(widths):
-            y = dense(features, name="reduce" if i == 0 else f"hidden{i + 1}")(y)
-            y = ACTIVATIONS[self.activation](y)
-        gate = ACTIVATIONS[self.gate](dense(channels, name="expand")(y))
+            z = dense(features, name="reduce" if i == 0 else f"hidden{i + 1}")(z)
+            z = ACTIVATIONS[self.activation](z)
+        gate = ACTIVATIONS[self.gate](dense(channels, name="expand")(z))
         self.sow("intermediates", "excitation", gate)
-        if self.squeeze != "none":
-            gate = jnp.expand_dims(gate, positions)
-        return x.astype(gate.dtype) * gate
+        return gate
 
 
 SlowSqueezeExcite = functools.partial(SqueezeExcite, variant="slow_squeeze")

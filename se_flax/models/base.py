@@ -10,6 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
+from se_flax.layers.batch_norm import BatchNorm
 from se_flax.layers.cpu import Conv
 from se_flax.layers.make_block import make_block
 
@@ -113,7 +114,7 @@ class Network(nn.Module, kw_only=True):
     ) -> Callable[..., nn.Module]:
         """Returns a factory for batch norms."""
         return functools.partial(
-            nn.BatchNorm,
+            BatchNorm,
             use_running_average=not train,
             momentum=momentum,
             epsilon=epsilon,

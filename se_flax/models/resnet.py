@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
+from se_flax.layers.batch_norm import norm_and_rescale
 from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.models.base import Images, Map, Maps, Network
@@ -56,26 +57,38 @@ class Unit(nn.Module):
     se: Callable[..., nn.Module] | None = None
     se_placement: str = "standard"
 
+    def block_at(self, placement: str) -> nn.Module | None:
+        """Creates the SE block if `placement` is its position."""
+        return make_block(self.se) if self.se and placement == self.se_placement else None
+
     def se_at(self, placement: str, x: Images) -> Images:
         """Applies the SE block if `placement` is its position."""
-        return make_block(self.se)(x) if self.se and placement == self.se_placement else x
+        block = self.block_at(placement)
+        return block(x) if block else x
 
-    def last_norm(self, name: str) -> nn.Module:
-        """Creates the batch norm at the end of a branch."""
+    def last_norm(self, name: str, y: Images) -> Images:
+        """Applies the batch norm at the end of a branch, and the SE block if it is there."""
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        return self.norm(name=name, scale_init=zeros if self.zero_init else ones)
+        norm = self.norm(name=name, scale_init=zeros if self.zero_init else ones)
+        return norm_and_rescale(norm, self.block_at("standard"), y)
 
     def shortcut(self, x: Images, channels: int, norm: bool = True) -> Map:
-        """Gives x the branch's output shape; `norm` adds a batch norm after the convolution."""
+        """Gives x the branch's output shape; `norm` adds a batch norm after the convolution.
+
+        Applies the SE block if it is on the shortcut.
+        """
         if self.keeps_shape(x, channels):
-            return x
+            return self.se_at("identity", x)
         if not self.projection:
-            return pad_shortcut(x, channels, self.stride)
+            return self.se_at("identity", pad_shortcut(x, channels, self.stride))
         size = self.shortcut_kernel if self.stride > 1 else 1
         conv = self.conv(
             channels, (size, size), strides=self.stride, padding=size // 2, name="shortcut_conv"
         )
-        return self.norm(name="shortcut_bn")(conv(x)) if norm else conv(x)
+        if not norm:
+            return self.se_at("identity", conv(x))
+        norm = self.norm(name="shortcut_bn")
+        return norm_and_rescale(norm, self.block_at("identity"), conv(x))
 
     def keeps_shape(self, x: Images, channels: int) -> bool:
         """Returns whether the unit's output has the same shape as x."""
@@ -84,9 +97,7 @@ class Unit(nn.Module):
     def add(
         self, shortcut: Images, branch: Images, activation: Callable[..., Images] | None = None
     ) -> Images:
-        """Adds branch and shortcut, and applies the SE block at its position."""
-        shortcut = self.se_at("identity", shortcut)
-        branch = self.se_at("standard", branch)
+        """Adds branch and shortcut, and applies the SE block if it is after the addition."""
         return self.se_at("post", residual_sum(shortcut, branch, activation))
 
 
@@ -100,7 +111,7 @@ class BasicUnit(Unit):
         y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(y)
         y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.width, (3, 3), padding=1, name="conv2")(y)
-        y = self.last_norm("bn2")(y)
+        y = self.last_norm("bn2", y)
         return self.add(self.shortcut(x, self.width), y, relu)
 
 
@@ -136,7 +147,7 @@ class BottleneckUnit(Unit):
         y = grouped(inner, (3, 3), strides=stride2, padding=1, name="conv2")(y)
         y = relu(self.norm(name="bn2")(y))
         y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
-        y = self.last_norm("bn3")(y)
+        y = self.last_norm("bn3", y)
         return self.add(self.shortcut(x, 4 * self.width), y, relu)
 
 
@@ -156,6 +167,7 @@ class PreactBasicUnit(Unit):
         y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(y)
         y = relu(self.norm(name="bn2")(y))
         y = self.conv(self.width, (3, 3), padding=1, name="conv2")(y)
+        y = self.se_at("standard", y)
         return self.add(self.shortcut(x, self.width, norm=False), y)
 
 
@@ -173,6 +185,7 @@ class PreactBottleneckUnit(Unit):
         y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv2")(y)
         y = relu(self.norm(name="bn3")(y))
         y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
+        y = self.se_at("standard", y)
         return self.add(self.shortcut(x, 4 * self.width, norm=False), y)
 
 
