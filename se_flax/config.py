@@ -416,13 +416,7 @@ def check_held_in_memory(config: ConfigDict, dataset: str) -> None:
 
 
 def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = None) -> nn.Module:
-    """Returns the network that a config describes.
-
-    Args:
-        config: the run's configuration.
-        num_classes: size of the classifier's output.
-        sync_axis: mapped axis over which batch statistics are shared, if any.
-    """
+    """Returns the network of a config; it shares batch statistics over the axis `sync_axis`."""
     overrides = config.model.overrides.to_dict()
     # Reading a config from JSON turns tuples into lists.
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
