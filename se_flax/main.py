@@ -50,7 +50,7 @@ def next_steps(workdir: str | pathlib.Path) -> list[str]:
 def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
     """Returns the config of --config and its FILE[:ARGUMENT]; raises `UserError` if unusable."""
     if not options["config"].present:
-        raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
+        raise UserError("--config=FILE is missing, for example --config=quickstart")
     filename = options["config"].config_filename
     name = filename.partition(":")[0]
     path = find(name)
