@@ -12,6 +12,7 @@ from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_co
 from se_flax.cli.config_files import find, similar
 from se_flax.cli.config_flag import define_config_flag
 from se_flax.errors import UserError, nearest
+from se_flax.runtime.terminal import say_last
 
 
 def define_flags() -> None:
@@ -98,11 +99,7 @@ def main(argv: list[str]) -> None:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        print(
-            "stopped immediately; the same command resumes from the last checkpoint",
-            file=sys.stderr,
-        )
-        sys.stderr.flush()
+        say_last("stopped immediately; the same command resumes from the last checkpoint")
         os._exit(INTERRUPTED)  # does not wait for XLA's compilation threads
 
 
