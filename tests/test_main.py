@@ -115,6 +115,12 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     assert "not the workdir of a run" in process.stderr
 
 
+def test_the_module_of_training_names_the_command(run_python):
+    process = run_python("-m", "se_flax.train", "--config=quickstart")
+    assert process.returncode == 2
+    assert process.stderr == "error: this is no command; python -m se_flax train is\n"
+
+
 def test_a_run_that_diverges_has_its_own_exit_status(run_python, tmp_path):
     options = ["--config=tests/tiny_run.py", f"--workdir={tmp_path}"]
     process = run_python("-m", "se_flax.main", *options, "--config.optimizer.learning_rate=1e30")
