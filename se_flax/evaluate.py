@@ -36,7 +36,8 @@ from se_flax.published import (
     source_of_weights,
 )
 from se_flax.restored import restore_run
-from se_flax.runtime.progress import format_results, format_steps
+from se_flax.runtime.progress import counted, format_results, format_steps
+from se_flax.runtime.status import busy
 from se_flax.runtime.terminal import fitted
 from se_flax.step import make_eval_step
 
@@ -235,16 +236,20 @@ def main(argv: list[str]) -> None:
         _refuse("--workdir", _OF_WEIGHTS)
         if options.image_dir:
             _refuse("--image_dir", ("split", "data_dir"))
-        results = evaluate_workdir(
-            options.workdir,
-            options.step or "best",
-            options.split or "test",
-            data_dir=options.data_dir,
-            image_dir=options.image_dir,
-            skip_bad=options.skip_bad,
-        )
-        title = f"{results['model']} ({format_steps(results['step'])}) on {results['dataset']}"
-        title = f"{title} {results['split']}, {results['images']:,} images"
+        with busy("evaluating"):
+            results = evaluate_workdir(
+                options.workdir,
+                options.step or "best",
+                options.split or "test",
+                data_dir=options.data_dir,
+                image_dir=options.image_dir,
+                skip_bad=options.skip_bad,
+            )
+        images = results["dataset"]
+        if not options.image_dir:
+            images = f"{images} {results['split']}"
+        title = f"{results['model']} ({format_steps(results['step'])}) on {images}"
+        title = f"{title}, {counted(results['images'], 'image')}"
         each = results.get("per_seed", [results])
         print(fitted(format_results(title, each, results["num_classes"]), sys.stdout))
         print(json.dumps(results))

@@ -12,6 +12,7 @@ from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_co
 from se_flax.cli.config_files import find, similar
 from se_flax.cli.config_flag import define_config_flag
 from se_flax.errors import UserError, nearest
+from se_flax.runtime.terminal import say_last
 
 
 def define_flags() -> None:
@@ -50,7 +51,7 @@ def next_steps(workdir: str | pathlib.Path) -> list[str]:
 def config_of_flags(options: flags.FlagValues) -> tuple[ConfigDict, str]:
     """Returns the config of --config and its FILE[:ARGUMENT]; raises `UserError` if unusable."""
     if not options["config"].present:
-        raise UserError("--config=FILE is missing, for example --config=configs/quickstart.py")
+        raise UserError("--config=FILE is missing, for example --config=quickstart")
     filename = options["config"].config_filename
     name = filename.partition(":")[0]
     path = find(name)
@@ -98,11 +99,7 @@ def main(argv: list[str]) -> None:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        print(
-            "stopped immediately; the same command resumes from the last checkpoint",
-            file=sys.stderr,
-        )
-        sys.stderr.flush()
+        say_last("stopped immediately; the same command resumes from the last checkpoint")
         os._exit(INTERRUPTED)  # does not wait for XLA's compilation threads
 
 

@@ -16,7 +16,7 @@ from clu import parameter_overview
 
 from se_flax.optim import notes_on_schedule
 from se_flax.program import Program
-from se_flax.runtime.progress import format_results, format_steps
+from se_flax.runtime.progress import counted, format_results, format_steps
 
 
 def count_parameters(params: Any) -> int:
@@ -50,7 +50,8 @@ def introduction(program: Program, params: Any, step: int, workdir: pathlib.Path
     height, width = dataset.image_shape[:2]
     yield f"{dataset.name}: {counts} images of {height}x{width}, {dataset.num_classes} classes"
     yield (
-        f"{plan.num_epochs} epochs, {plan.total_steps:,} steps of {config.batch_size} images "
+        f"{counted(plan.num_epochs, 'epoch')}, {counted(plan.total_steps, 'step')} of "
+        f"{counted(config.batch_size, 'image')} "
         f"on {jax.device_count()} x {jax.devices()[0].device_kind}"
     )
     for note in notes_on_schedule(config.schedule, config.num_epochs):

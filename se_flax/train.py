@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -416,3 +417,8 @@ def _read_summary(path: pathlib.Path, steps: int) -> dict[str, Any] | None:
         return summary if summary["steps"] == steps else None
     except (OSError, ValueError, KeyError, TypeError):  # missing or incomplete
         return None
+
+
+if __name__ == "__main__":
+    print("error: this is no command; python -m se_flax train is", file=sys.stderr)
+    sys.exit(2)

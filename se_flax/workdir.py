@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from se_flax.config import leaves
-from se_flax.errors import UserError
+from se_flax.errors import UserError, nearest
 from se_flax.old_configs import modernized, with_statistics
 from se_flax.runtime.storage import write_json
 
@@ -46,7 +46,11 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise UserError(f"{workdir} is not the workdir of a run: it has no config.json")
+        others = [str(file.parent) for file in workdir.parent.glob("*/config.json")]
+        why = "it has no config.json"
+        if not workdir.is_dir():
+            why = f"there is no such folder{nearest(str(workdir), others)}"
+        raise UserError(f"{workdir} is not the workdir of a run: {why}")
     try:
         values = json.loads(path.read_text())
     except ValueError as error:

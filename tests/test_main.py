@@ -22,11 +22,15 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
         (["--config.num_epoch=3"], {}, 'no config field "num_epoch" (did you mean "num_epochs"?)'),
         (["--config.optimizer.learning_rte=3"], {}, '(did you mean "learning_rate"?)'),
         (["--config.learning_rate=3"], {}, '(did you mean "optimizer.learning_rate"?)'),
+        (["--config.lr=3"], {}, '(did you mean "optimizer.learning_rate"?)'),
+        (["--config.optimizer.lr=3"], {}, '(did you mean "learning_rate"?)'),
         (["--config.model.depth=3"], {}, "the fields of config.model are name, overrides"),
         (["--config.foo.bar=3"], {}, "config has the sections model, dataset, augment,"),
         (["--config.model.overrides.reductn=3"], {}, '"reduction"'),
         (["--config.model.overrides.dtype=float16"], {}, "cannot be set; config.dtype decides it"),
-        (["--config.num_epochs=many"], {}, "--config.num_epochs=many"),
+        (["--config.num_epochs=many"], {}, "--config.num_epochs=many must be a whole number"),
+        (["--config.optimizer.momentum=big"], {}, "momentum=big must be a number"),
+        (["--config.freeze_backbone=so"], {}, "freeze_backbone=so must be true or false"),
         (["--config.model.name=se_resnet20"], {}, '"se_resnet20_cifar"'),
         (["--config.dataset.name=digit"], {}, '"digits"'),
         (["--config.dtype=float16"], {}, "bfloat16"),
@@ -109,6 +113,12 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path / 'nothing'}")
     assert process.returncode == 2
     assert "not the workdir of a run" in process.stderr
+
+
+def test_the_module_of_training_names_the_command(run_python):
+    process = run_python("-m", "se_flax.train", "--config=quickstart")
+    assert process.returncode == 2
+    assert process.stderr == "error: this is no command; python -m se_flax train is\n"
 
 
 def test_a_run_that_diverges_has_its_own_exit_status(run_python, tmp_path):

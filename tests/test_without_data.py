@@ -256,7 +256,9 @@ def test_the_evaluation_says_what_to_do_without_the_data(run_python, streamed_ru
     assert "give images of your own with --image_dir=DIR" in process.stderr
     process = run_python(*program, f"--image_dir={image_dir / 'val'}")
     assert process.returncode == 0, process.stderr
-    results = json.loads(process.stdout.splitlines()[-1])
+    text, results = process.stdout.splitlines()[-2:]
+    results = json.loads(results)
+    assert f" on {results['dataset']}, {results['images']} images: " in text
     assert results["loss"] == pytest.approx(streamed_run[1]["final"]["loss"], rel=1e-5)
 
 

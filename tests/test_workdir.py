@@ -43,6 +43,13 @@ def test_a_file_that_holds_no_config_is_reported(tmp_path, text, message):
         read_config(tmp_path)
 
 
+def test_a_misspelt_workdir_is_reported_with_the_nearest(tmp_path):
+    (tmp_path / "quickstart").mkdir()
+    write_config(tmp_path / "quickstart", get_config())
+    with pytest.raises(UserError, match=r'no such folder \(did you mean ".*/quickstart"\?\)$'):
+        read_config(tmp_path / "quikstart")
+
+
 def test_a_checkpoint_is_a_folder_named_by_a_step(tmp_path):
     assert not has_checkpoint(tmp_path)
     (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp-1").mkdir(parents=True)

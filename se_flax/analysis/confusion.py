@@ -4,6 +4,7 @@ python -m se_flax.analysis.confusion --workdir=runs/quickstart
 """
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,8 @@ from se_flax.analysis.subject import (
 )
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
+from se_flax.runtime.status import busy
+from se_flax.runtime.terminal import fitted
 
 
 def confusion_matrix(
@@ -93,16 +96,17 @@ def main(argv: list[str]) -> None:
     """Prints the accuracy on each class and the most confused pairs, and draws the matrix."""
     options = flags.FLAGS
     output = output_path("confusion.png")
-    (subject,) = subjects_of_flags(most=1)
-    batches = normalized(subject, options.batch_size, options.max_images)
-    names = subject.class_names
-    matrix = confusion_matrix(subject.model, subject.variables, batches, len(names))
+    with busy("evaluating"):
+        (subject,) = subjects_of_flags(most=1)
+        batches = normalized(subject, options.batch_size, options.max_images)
+        names = subject.class_names
+        matrix = confusion_matrix(subject.model, subject.variables, batches, len(names))
     accuracy, counts = per_class_accuracy(matrix), matrix.sum(1)
     title = (
         f"{subject.name} on {subject.images}: "
         f"top-1 {100 * np.trace(matrix) / matrix.sum():.2f}% of {matrix.sum():,} images"
     )
-    print(title)
+    print(fitted(title, sys.stdout))
     for k in np.argsort(accuracy):
         if counts[k]:
             print(f"  {names[k]:<24}{accuracy[k]:7.2f}%  of {counts[k]:,}")
@@ -118,7 +122,7 @@ def main(argv: list[str]) -> None:
         "accuracy": [None if np.isnan(x) else round(x, 4) for x in accuracy.tolist()],
     }
     output.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
-    print(f"figure: {output}, numbers: {output.with_suffix('.json')}")
+    print(f"figure: {output}\nnumbers: {output.with_suffix('.json')}")
 
 
 def _define_flags() -> None:

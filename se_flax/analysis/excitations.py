@@ -28,6 +28,7 @@ from se_flax.analysis.subject import (
 )
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
+from se_flax.runtime.status import busy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +152,15 @@ def main(argv: list[str]) -> None:
     """Draws the excitations of one network and writes the numbers to a JSON file."""
     options = flags.FLAGS
     output = output_path("excitations.png")
-    (subject,) = subjects_of_flags(most=1)
-    if options.classes:
-        classes = subject.classes(options.classes)
-    else:
-        batches = limited(subject.batches(options.batch_size), options.max_images)
-        classes = sorted({int(k) for _, labels in batches for k in labels})[:4]
-    batches = normalized(subject, options.batch_size, options.max_images)
-    excitations = excitations_by_class(subject.model, subject.variables, batches, classes)
+    with busy("computing the gates"):
+        (subject,) = subjects_of_flags(most=1)
+        if options.classes:
+            classes = subject.classes(options.classes)
+        else:
+            batches = limited(subject.batches(options.batch_size), options.max_images)
+            classes = sorted({int(k) for _, labels in batches for k in labels})[:4]
+        batches = normalized(subject, options.batch_size, options.max_images)
+        excitations = excitations_by_class(subject.model, subject.variables, batches, classes)
     names = [subject.class_names[k] for k in classes]
     labels = [f"class {name}" if name.isdigit() else name for name in names]
     title = f"Excitations of {subject.name} on {subject.images}"
@@ -173,13 +175,13 @@ def main(argv: list[str]) -> None:
         },
     }
     output.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
+    width = max(len("gates of"), *map(len, excitations)) + 2
+    print(f"{'gates of':<{width}}  mean  standard deviation between")
+    print(f"{'':<{width}}        channels  classes")
     for name, block in excitations.items():
-        between = block.mean[:-1].std(axis=0).mean()
-        print(
-            f"{name}: mean {block.mean[-1].mean():.3f}, standard deviation between channels "
-            f"{block.mean[-1].std():.3f}, between classes {between:.3f}"
-        )
-    print(f"figure: {output}, numbers: {output.with_suffix('.json')}")
+        mean, between = block.mean[-1], block.mean[:-1].std(axis=0).mean()
+        print(f"{name:<{width}}{mean.mean():6.3f}{mean.std():10.3f}{between:9.3f}")
+    print(f"figure: {output}\nnumbers: {output.with_suffix('.json')}")
 
 
 def _define_flags() -> None:

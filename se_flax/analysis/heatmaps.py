@@ -29,6 +29,7 @@ from se_flax.analysis.subject import (
 )
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
+from se_flax.runtime.status import busy
 
 
 def class_activation_maps(
@@ -170,38 +171,40 @@ def main(argv: list[str]) -> None:
     """Draws the class activation maps of several networks side by side."""
     options = flags.FLAGS
     output = output_path("heatmaps.png")
-    subjects = subjects_of_flags()
-    names = subjects[0].class_names
-    wanted = subjects[0].classes(options.classes) or range(len(names))
-    columns, shown = [], ([], [])
-    for subject in subjects:
-        images, labels = choose_images(
-            subject, wanted, options.count, options.batch_size, options.max_images
-        )
-        if not columns:
-            shown = images, labels
-        if (subject.class_names, labels) != (names, shown[1]):
-            raise UserError(
-                f"{subject.name} and {subjects[0].name} have different images; compare networks on "
-                "the same data set"
+    columns, scores, shown = [], [], ([], [])
+    with busy("computing the maps"):
+        subjects = subjects_of_flags()
+        names = subjects[0].class_names
+        wanted = subjects[0].classes(options.classes) or range(len(names))
+        for subject in subjects:
+            images, labels = choose_images(
+                subject, wanted, options.count, options.batch_size, options.max_images
             )
-        maps, logits = class_activation_maps(
-            subject.model,
-            subject.variables,
-            subject.normalize(np.stack(images)),
-            None if options.predicted else np.array(labels),
-        )
-        shares = 100 * np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1)
-        said = logits.argmax(-1)
-        lines = [f"{names[k]}, {share:.0f}%" for k, share in zip(said, shares, strict=True)]
-        columns.append((subject.name, images, maps, lines, (said == labels).tolist()))
-        print(f"{subject.name}: {np.sum(said == labels)} of {len(labels)} correct")
+            if not columns:
+                shown = images, labels
+            if (subject.class_names, labels) != (names, shown[1]):
+                raise UserError(
+                    f"{subject.name} and {subjects[0].name} have different images; compare "
+                    "networks on the same data set"
+                )
+            maps, logits = class_activation_maps(
+                subject.model,
+                subject.variables,
+                subject.normalize(np.stack(images)),
+                None if options.predicted else np.array(labels),
+            )
+            shares = 100 * np.asarray(jax.nn.softmax(logits, axis=-1)).max(-1)
+            said = logits.argmax(-1)
+            lines = [f"{names[k]}, {share:.0f}%" for k, share in zip(said, shares, strict=True)]
+            columns.append((subject.name, images, maps, lines, (said == labels).tolist()))
+            scores.append(f"{subject.name}: {np.sum(said == labels)} of {len(labels)} correct")
+    print("\n".join(scores))
     if len(shown[1]) < options.count:
         print(f"these classes have only {len(shown[1])} images")
     figure = draw_heatmaps(shown[0], [names[label] for label in shown[1]], columns)
     save_figure(figure, output, subjects[0])
     of = "each network's prediction" if options.predicted else "the true class"
-    print(f"class activation maps of {of}: {output}")
+    print(f"class activation maps of {of}:\n{output}")
 
 
 def _define_flags() -> None:

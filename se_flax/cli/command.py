@@ -16,7 +16,7 @@ from se_flax.cli.config_flag import clearer
 from se_flax.cli.help import print_help
 from se_flax.errors import Note, RunError, StorageError, UserError
 from se_flax.runtime import compiler
-from se_flax.runtime.terminal import fitted
+from se_flax.runtime.terminal import fitted, say_last
 
 USER_ERROR = 2  # exit status after bad input
 INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
@@ -111,7 +111,7 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
         except RunError as error:
             _exit(error, error.status)
         except KeyboardInterrupt:
-            print("stopped immediately", file=sys.stderr, flush=True)
+            say_last("stopped immediately")
             os._exit(INTERRUPTED)  # does not wait for XLA's compilation threads
 
     return wrapped

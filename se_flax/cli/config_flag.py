@@ -13,6 +13,13 @@ from se_flax.errors import UserError, nearest
 from se_flax.models.registry import field_type
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.model\.overrides\.(\w+)(?:=|$)")
+# What a value must be, by what absl says of one that is not.
+_KINDS = {
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "('Non-boolean argument": "true or false",
+}
+_ABBREVIATIONS = {"lr": "learning_rate", "wd": "weight_decay"}
 
 
 def define_config_flag() -> None:
@@ -74,12 +81,15 @@ def fields() -> Iterator[tuple[str, str, str]]:
 
 
 def clearer(error: Exception, argv: Sequence[str]) -> UserError | None:
-    """Returns what is wrong with --config or one of its fields, if an error does not say it well.
+    """Returns what is wrong with an option, if an error does not say it well.
 
     Args:
         error: raised when the command line was parsed.
         argv: the command line.
     """
+    for said, kind in _KINDS.items():
+        if value := re.fullmatch(rf"flag (--.*): {re.escape(said)}.*", str(error), re.DOTALL):
+            return UserError(f"{value[1]} must be {kind}")
     argument = re.search(r"get_config\(\) takes 0 positional arguments", str(error))
     for option in argv:
         file = re.fullmatch(r"--?config=([^:]+):(.*)", option)
@@ -96,10 +106,12 @@ def _unknown(name: str) -> UserError | None:
     known = [field for field, _, _ in fields()]
     if name in known or name.startswith("model.overrides."):
         return None
-    section, _, leaf = name.rpartition(".")
+    section, dot, leaf = name.rpartition(".")
+    leaf = _ABBREVIATIONS.get(leaf, leaf)
     inside = [field.rpartition(".")[2] for field in known if field.rpartition(".")[0] == section]
-    hint = nearest(leaf, inside) if section and inside else nearest(name, known)
-    hint = hint or nearest(name, [field for field in known if field.endswith(f".{leaf}")])
+    full = f"{section}{dot}{leaf}"
+    hint = nearest(leaf, inside) if section and inside else nearest(full, known)
+    hint = hint or nearest(full, [field for field in known if field.endswith(f".{leaf}")])
     if not hint and section and inside:
         hint = f"; the fields of config.{section} are {', '.join(inside)}"
     elif not hint:

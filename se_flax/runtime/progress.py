@@ -205,6 +205,11 @@ def _width_and_form(stream: TextIO) -> tuple[int | None, str]:
     return (max(1, columns - 3) if columns else None), form
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns "1 image", or "1,200 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_steps(steps: int | Sequence[int]) -> str:
     """Returns "step 16", or "steps 16 to 48" for steps that differ."""
     steps = [steps] if isinstance(steps, int) else steps

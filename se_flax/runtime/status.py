@@ -56,6 +56,11 @@ def doing(
             _draw(stream, "")
 
 
+def busy(what: str) -> contextlib.AbstractContextManager[None]:
+    """Says what is being done within it, on the standard error and only on a terminal."""
+    return doing(what, sys.stderr) if sys.stderr.isatty() else contextlib.nullcontext()
+
+
 def _draw(stream: TextIO, text: str) -> None:
     """Replaces the line; leaves the cursor at its start, for whatever is printed next."""
     print(f"\r\x1b[K{text}", end="\r", file=stream, flush=True)

@@ -31,6 +31,13 @@ def fitted(line: str, stream: TextIO) -> str:
     )
 
 
+def say_last(line: str) -> None:
+    """Prints a line to the standard error, in place of a bar and the ^C that a terminal echoes."""
+    sys.stdout.flush()
+    erase = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{erase}{fitted(line, sys.stderr)}", file=sys.stderr, flush=True)
+
+
 def say_error(line: str) -> None:
     """Prints a line to the standard error, above any bar."""
     with tqdm.external_write_mode(file=sys.stderr):

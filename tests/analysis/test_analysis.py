@@ -145,7 +145,7 @@ def test_images_sorted_by_class_are_also_chosen_evenly():
 @pytest.mark.parametrize(
     ("command", "options", "says"),
     [
-        ("excitations", ("--classes=0,8", "--bands"), "stage1_unit1/se: mean 0."),
+        ("excitations", ("--classes=0,8", "--bands"), "\nstage1_unit1/se   0."),
         ("heatmaps", ("--count=3",), "of 3 correct"),
         ("confusion", (), "most confused:"),
     ],

@@ -166,7 +166,8 @@ def test_a_broken_or_missing_archive_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"val_annotations.txt is damaged"):
         prepare(tmp_path / "flipped.zip", str(tmp_path))
     with pytest.raises(UserError, match=r"there is no file .*none.zip"):
-        prepare(tmp_path / "none.zip", str(tmp_path))
+        prepare(tmp_path / "none.zip", str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
 
 
 def test_without_zip_and_network_the_error_names_both_ways(tmp_path, monkeypatch):

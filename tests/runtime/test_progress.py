@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from se_flax.runtime.progress import Progress, Stopwatch, format_results, format_steps
+from se_flax.runtime.progress import Progress, Stopwatch, counted, format_results, format_steps
+from se_flax.runtime.terminal import say_last
 from tests import screen
 
 RESULTS = {"loss": 1.5, "top1": 50.0, "top3": 75.0, "top5": 100.0}
@@ -14,6 +15,10 @@ RESULTS = {"loss": 1.5, "top1": 50.0, "top3": 75.0, "top5": 100.0}
 class Terminal(io.StringIO):
     def isatty(self):
         return True
+
+
+def test_a_single_image_is_not_called_images():
+    assert [counted(n, "image") for n in (1, 2, 1200)] == ["1 image", "2 images", "1,200 images"]
 
 
 def test_without_a_terminal_lines_are_plain():
@@ -75,6 +80,14 @@ with Interrupt() as interrupt:
             break
 AT_THE_END
 """
+
+
+def test_the_last_line_replaces_the_bar_and_the_echo_of_ctrl_c(monkeypatch):
+    terminal = Terminal("")
+    terminal.write(f"{'=' * 77}^C")
+    monkeypatch.setattr("sys.stderr", terminal)
+    say_last("stopped immediately")
+    assert screen.shown(terminal.getvalue(), 80) == ["stopped immediately", ""]
 
 
 def run_on_a_terminal(columns, steps, at_the_end, interrupt_at=None):

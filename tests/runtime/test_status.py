@@ -1,7 +1,7 @@
 import io
 import time
 
-from se_flax.runtime.status import doing
+from se_flax.runtime.status import busy, doing
 from tests.runs import wait_until
 
 
@@ -38,6 +38,17 @@ def test_without_a_terminal_what_takes_long_is_said_and_what_is_quick_is_not():
     with doing("compiling", stream, after=0.05):
         wait_until(lambda: stream.getvalue())
     assert stream.getvalue() == "compiling\n"
+
+
+def test_a_command_says_what_it_does_on_a_terminal_only_and_not_in_its_output(monkeypatch, capsys):
+    with busy("evaluating"):
+        time.sleep(0.6)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with busy("evaluating"):
+        wait_until(lambda: "evaluating" in terminal.getvalue())
+    assert terminal.getvalue().endswith("\r\x1b[K\r")
+    assert not capsys.readouterr().out
 
 
 def test_the_line_is_erased_before_an_error_is_printed():

@@ -236,6 +236,7 @@ def prepare(archive: str | pathlib.Path | None = None, data_dir: str | None = No
             f"prepare it from {archive}"
         )
     builder.archive = pathlib.Path(archive).expanduser()
+    _open(builder.archive).close()  # or TFDS announces a download, and leaves a folder, before this
     builder.download_and_prepare(file_format="array_record")
     return builder
 
