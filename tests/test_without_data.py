@@ -234,11 +234,9 @@ def test_a_folder_is_analysed_like_the_images_of_the_data_set(digits_run, digits
         ("confusion", "most confused:"),
     ],
 )
-def test_each_analysis_draws_images_of_ones_own(
-    run_python, tmp_path, streamed_run, image_dir, command, says
-):
-    workdir, output = streamed_run[0], tmp_path / "figure.png"
-    program = ("-m", f"se_flax.analysis.{command}", f"--workdir={workdir}", f"--output={output}")
+def test_each_analysis_draws_images_of_ones_own(run_python, streamed_run, image_dir, command, says):
+    workdir = streamed_run[0]
+    program = ("-m", f"se_flax.analysis.{command}", f"--workdir={workdir}")
     process = run_python(*program)
     assert process.returncode == 2
     assert len(process.stderr.splitlines()) == 1
@@ -246,7 +244,7 @@ def test_each_analysis_draws_images_of_ones_own(
     process = run_python(*program, f"--image_dir={image_dir / 'val'}")
     assert process.returncode == 0, process.stderr
     assert says in process.stdout
-    assert min(Image.open(output).size) > 200
+    assert min(Image.open(workdir / "figures" / f"{command}_val.png").size) > 200
 
 
 def test_the_evaluation_says_what_to_do_without_the_data(run_python, streamed_run, image_dir):

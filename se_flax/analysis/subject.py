@@ -264,6 +264,7 @@ def normalized(
 def output_path(default: str) -> pathlib.Path:
     """Returns the PNG file of --output; by default a file in the run's folder `figures`.
 
+    The default name of a figure of other images ends in the name of their folder.
     If there are several runs, that is the folder of the first; if there is none, the current one.
 
     Raises:
@@ -276,7 +277,12 @@ def output_path(default: str) -> pathlib.Path:
             raise UserError(
                 f"{workdir} cannot be written to; give another place with --output=FILE"
             )
-        return workdir / "figures" / default if workdir is not None else pathlib.Path(default)
+        if workdir is None:
+            return pathlib.Path(default)
+        if options.image_dir:  # beside the figure of the run's own images
+            folder = pathlib.Path(options.image_dir).expanduser().resolve().name
+            default = default.replace(".png", f"_{folder}.png")
+        return workdir / "figures" / default
     path = pathlib.Path(options.output).expanduser()
     if path.suffix.lower() != ".png":
         raise UserError(f"--output={path} must end in .png")
