@@ -101,7 +101,9 @@ def evaluate_pretrained(
     """Evaluates published weights on all images of a source.
 
     Images are resized, cropped and normalised as is stated with the weights, and otherwise as for
-    the network (see `se_flax.pretrained.preparation`).
+    the network (see `se_flax.pretrained.preparation`). Networks for CIFAR take the mean of CIFAR-10
+    then; for other data sets, pass `preparation=preparation_for(name, weights, "cifar100")` (from
+    `se_flax.published`).
 
     Args:
         name: name of the network.
