@@ -87,8 +87,8 @@ class Unit(nn.Module):
         )
         if not norm:
             return self.se_at("identity", conv(x))
-        norm = self.norm(name="shortcut_bn")
-        return norm_and_rescale(norm, self.block_at("identity"), conv(x))
+        bn = self.norm(name="shortcut_bn")
+        return norm_and_rescale(bn, self.block_at("identity"), conv(x))
 
     def keeps_shape(self, x: Images, channels: int) -> bool:
         """Returns whether the unit's output has the same shape as x."""
