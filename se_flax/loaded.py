@@ -1,6 +1,7 @@
 """A trained network, opened from the folder of its run, without the data it was trained on."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ class LoadedRun:
 
 
 def load_run(
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     step: str | int = "best",
     seed: int | None = None,
     dataset: "ImageDataset | None" = None,
@@ -78,7 +79,7 @@ def load_run(
     It needs the packages of training: `pip install "se_flax[train]"`.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, on a disk or in a bucket ("gs://BUCKET/FOLDER").
         step: "best", "latest" or the step of a checkpoint.
         seed: seed of the network, if the run has several; by default the first.
         dataset: the run's data set, if a run of an earlier version needs it (an error says so).
@@ -92,13 +93,13 @@ def load_run(
     """
     try:
         from se_flax.restored import restore_without_images
+        from se_flax.runtime.paths import to_path
     except ModuleNotFoundError as error:
         raise UserError(
             f"opening a run requires the packages of training, of which {error.name} is missing; "
             'install them with pip install "se_flax[train]"'
         ) from error
-    workdir = pathlib.Path(workdir).expanduser()
-    run, preparation = restore_without_images(workdir, step, dataset)
+    run, preparation = restore_without_images(to_path(workdir), step, dataset)
     place = run.place_of(seed)
     return LoadedRun(
         network=run.model,
