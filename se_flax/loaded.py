@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from se_flax.data.dataset import ImageDataset
 
 # A file, its content, or an array [h, w], [h, w, 1] or [h, w, 3] with values from 0 to 255.
-Image = str | pathlib.Path | bytes | UInt8[np.ndarray, "..."]
+Image = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "..."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ class LoadedRun:
 
         own = self.preparation
         is_array = isinstance(images, np.ndarray)
-        if isinstance(images, str | pathlib.Path | bytes) or (is_array and images.ndim < 4):
+        if isinstance(images, str | os.PathLike | bytes) or (is_array and images.ndim < 4):
             images = [images]
         crop = CenterCrop.of(own, len(own.mean))
         cropped = [crop(_pixels(image)) for image in images]
@@ -113,6 +112,7 @@ def load_run(
 def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image as RGB; raises `UserError` if it is none."""
     from se_flax.data.images import decode
+    from se_flax.runtime.paths import read_bytes, to_path
 
     if isinstance(image, np.ndarray):
         shaped = image[..., None] if image.ndim == 2 else image
@@ -124,9 +124,9 @@ def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
         return decode(shaped)
     if isinstance(image, bytes):
         return decode(image)
-    path = pathlib.Path(image).expanduser()
+    path = to_path(image)
     try:
-        return decode(path.read_bytes())
+        return decode(read_bytes(path))
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; give the path of an image"

@@ -185,8 +185,13 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
 
 def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the tensors in a hub repository or file; raises `UserError` if it is unreadable."""
-    path = pathlib.Path(source).expanduser()
+    if str(source).startswith(("http://", "https://")):
+        raise UserError(f"{source} is not downloaded; download it and give the path of the file")
+    from se_flax.runtime.paths import local_copy, to_path
+
+    path = to_path(source)
     if path.is_file():
+        path = local_copy(path)
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if path.suffix in TORCH_SUFFIXES:
@@ -197,8 +202,6 @@ def read_tensors(source: str | pathlib.Path) -> dict[str, np.ndarray]:
             f"{source} has an unknown file type; give a .safetensors, .caffemodel or PyTorch file "
             f"({', '.join(TORCH_SUFFIXES)})"
         )
-    if "://" in str(source):
-        raise UserError(f"{source} is not downloaded; download it and give the path of the file")
     if not is_hub_id(source):
         raise UserError(
             f"there is no file {source}; give an existing file or a hub id OWNER/REPOSITORY"
