@@ -1,4 +1,8 @@
-"""Trains a network: python -m se_flax.main --config=configs/quickstart.py."""
+"""Trains a network: python -m se_flax.main --config=configs/quickstart.py.
+
+Folders and files can also be in Google Cloud Storage (gs://BUCKET/FOLDER), which needs
+pip install "se_flax[gcs]".
+"""
 
 import os
 import pathlib

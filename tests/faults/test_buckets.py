@@ -94,7 +94,8 @@ def test_a_run_asked_to_stop_saves_and_continues(bucket, undisturbed):
 
 def test_a_run_survives_an_outage_while_it_saves_and_refused_requests(bucket, server, undisturbed):
     server.unavailable = 0.1
-    process = start(bucket, RARELY)
+    # A checkpoint after each epoch only, as every tenth request waits for a second or more.
+    process = start(bucket, (*RARELY, "--config.checkpoint_every_minutes=60.0"))
     wait_for_save(bucket, process, after=1)
     with server.stopped():
         time.sleep(OUTAGE_SECONDS)
