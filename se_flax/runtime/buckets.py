@@ -87,7 +87,7 @@ def replace_generation(path: epath.Path, value: Any, generation: int) -> int:
 
     bucket, key = _bucket_and_key(path)
     files = gcs.files()
-    answer = files.call(
+    answer: Any = files.call(
         "POST",
         files.base.replace("/storage/v1/", "/upload/storage/v1/b/{}/o"),
         bucket,

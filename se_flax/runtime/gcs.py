@@ -37,12 +37,12 @@ class Buckets(GCSFileSystem):
         except _ERRORS as error:
             raise OSError(errno.EIO, f"Google Cloud Storage: {_message(error)}") from error
 
-    async def _rm(self, path, recursive=False, **options):
+    async def _rm(self, path, recursive=False, maxdepth=None, batchsize=100):
         """Removes files; if those are a checkpoint, it looks half written until all are gone."""
         if recursive and isinstance(path, str):
             with contextlib.suppress(FileNotFoundError):
                 await self._rm_file(f"{path.rstrip('/')}/{COMMITTED}")
-        await super()._rm(path, recursive=recursive, **options)
+        return await super()._rm(path, recursive, maxdepth, batchsize)
 
     rm = sync_wrapper(_rm)
 
