@@ -5,7 +5,6 @@ batch size; `--seeds` is the number of rounds of timing.
 """
 
 import dataclasses
-import pathlib
 import time
 from typing import Any
 
@@ -28,6 +27,7 @@ from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 from se_flax.overview import environment
 from se_flax.runtime.compiler import compiler_options
+from se_flax.runtime.paths import Path
 
 NAME = "inference_time"
 SCALES = {
@@ -105,9 +105,7 @@ def milliseconds(run, seconds: float) -> float:
     return 1e3 * (time.perf_counter() - begun) / times
 
 
-def run_timing(
-    timing: Timing, scale: str, rounds: int, path: pathlib.Path, note: str
-) -> dict[str, Any]:
+def run_timing(timing: Timing, scale: str, rounds: int, path: Path, note: str) -> dict[str, Any]:
     """Times the rounds of a cell that are not in its file yet; returns the results of all.
 
     Raises:

@@ -48,7 +48,9 @@ from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_co
 from se_flax.errors import RunDiverged, UserError
 from se_flax.overview import environment
 from se_flax.runtime.interrupts import Interrupt
-from se_flax.runtime.storage import AppendedFile
+from se_flax.runtime.lock import BucketLock
+from se_flax.runtime.paths import is_in_bucket, to_path
+from se_flax.runtime.storage import make_folder, open_to_append
 from se_flax.train import RunInterrupted
 from se_flax.workdir import config_as_json
 
@@ -118,9 +120,14 @@ class Queue:
     """
 
     def __init__(
-        self, scale: str, seeds: int, out: str | pathlib.Path, studies: str = "*", cells: str = "*"
+        self,
+        scale: str,
+        seeds: int,
+        out: str | os.PathLike[str],
+        studies: str = "*",
+        cells: str = "*",
     ):
-        self.scale, self.seeds, self.out = scale, seeds, pathlib.Path(out)
+        self.scale, self.seeds, self.out = scale, seeds, to_path(out)
         self._all = entries(scale)
         names = list(dict.fromkeys(entry.study.name for entry in self._all))
         if not fnmatch.filter(names, studies):
@@ -229,7 +236,7 @@ class Queue:
         last = {(row["cell"], row["seed"]): row["outcome"] for row in map(json.loads, rows)}
         return {run for run, outcome in last.items() if outcome == "failed"}
 
-    def run(self, runs: str | pathlib.Path, note: str = "") -> None:
+    def run(self, runs: str | os.PathLike[str], note: str = "") -> None:
         """Trains what is missing.
 
         Args:
@@ -240,7 +247,7 @@ class Queue:
             UserError: if another queue is running; or, after all other runs, if some failed.
             RunInterrupted: after SIGINT or SIGTERM; the next call continues from there.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.out)
         failed = []
         with self._alone(), Interrupt() as interrupt:
             self.share()
@@ -282,7 +289,7 @@ class Queue:
                 "seconds": round(time.monotonic() - start, 1),
                 "revision": environment()["git_revision"],
             }
-            with contextlib.closing(AppendedFile(self.log)) as log:
+            with contextlib.closing(open_to_append(self.log)) as log:
                 log.append((json.dumps(row) + "\n").encode())
                 log.sync()
         return row
@@ -290,6 +297,10 @@ class Queue:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Raises `UserError` if another queue writes the same results."""
+        if is_in_bucket(self.out):
+            with BucketLock(self.out, name=f"{self.log.stem}.lock"):
+                yield
+            return
         lock = filelock.UnixFileLock(self.log.with_suffix(".lock"), fallback_to_soft=False)
         try:
             lock.acquire(blocking=False)

@@ -35,6 +35,7 @@ from experiments.report_figures import draw_chart, draw_curves, draw_latency, to
 from experiments.study import SCALES, Cell, Study, read_result, result_path, same_config
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
+from se_flax.runtime.paths import Path, to_path
 
 STUDIES = (
     backbones.STUDY,
@@ -147,7 +148,7 @@ def difference_text(difference: Interval | None) -> str:
     return f"{text}, within the noise" if difference.within_noise else text
 
 
-def results_of(study: Study, scale: str, out: pathlib.Path) -> dict[str, Any]:
+def results_of(study: Study, scale: str, out: Path) -> dict[str, Any]:
     """Returns the results of each cell by name; None for a cell that has not been run."""
     results = {}
     for cell in study.cells(scale):
@@ -159,7 +160,7 @@ def results_of(study: Study, scale: str, out: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def overview(out: pathlib.Path) -> list[str]:
+def overview(out: Path) -> list[str]:
     """Returns a table that shows how much of each study has been run."""
     lines = ["| study | " + " | ".join(SCALES) + " |", "|---" * (1 + len(SCALES)) + "|"]
     for study in STUDIES:
@@ -179,7 +180,7 @@ def overview(out: pathlib.Path) -> list[str]:
     return lines
 
 
-def study_section(study: Study, out: pathlib.Path) -> list[str]:
+def study_section(study: Study, out: Path) -> list[str]:
     """Returns the lines of a study, and draws its figures."""
     lines = [f"## {study.title}", "", study.question]
     for scale in filter(study.scales.__contains__, SCALES):
@@ -280,7 +281,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def inference_section(out: pathlib.Path) -> list[str]:
+def inference_section(out: Path) -> list[str]:
     """Returns the lines on inference time, and draws the figure."""
     lines = ["## Inference time", "", "What does an SE block cost at each batch size?"]
     for scale in filter(inference_time.SCALES.__contains__, SCALES):
@@ -341,7 +342,7 @@ def _published_time(cell: inference_time.Timing) -> str:
     return published
 
 
-def speed_section(platform: str, out: pathlib.Path) -> list[str]:
+def speed_section(platform: str, out: Path) -> list[str]:
     """Returns the lines on the speed on a platform."""
     path = out / f"speed_{platform}.json"
     if not path.exists():
@@ -350,7 +351,7 @@ def speed_section(platform: str, out: pathlib.Path) -> list[str]:
     return [re.sub(r"^(#+)", r"#\1", line) for line in [*page.splitlines(), ""]]
 
 
-def report(out: pathlib.Path) -> str:
+def report(out: Path) -> str:
     """Returns the page for the results in a folder, first what has been run; draws its figures."""
     lines = ["# Results", "", INTRODUCTION, "", "Cells run so far:", "", *overview(out), ""]
     sections = [study_section(study, out) for study in STUDIES]
@@ -375,7 +376,7 @@ img {{ max-width: 100%; }}
 """
 
 
-def html(page: str, folder: pathlib.Path) -> str:
+def html(page: str, folder: Path) -> str:
     """Returns a Markdown page as HTML with its images embedded."""
 
     def embed(match):
@@ -388,7 +389,7 @@ def html(page: str, folder: pathlib.Path) -> str:
 
 def main(argv: list[str]) -> None:
     """Writes the report."""
-    out = pathlib.Path(flags.FLAGS.out)
+    out = to_path(flags.FLAGS.out)
     if not out.is_dir():
         raise UserError(f"there is no folder {out}; run a study first, or give another --out")
     page = report(out)

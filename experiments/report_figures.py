@@ -1,6 +1,6 @@
 """The figures of the report."""
 
-import pathlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from experiments.study import Cell, Study
 from se_flax.analysis import figures
+from se_flax.runtime.paths import Path
+from se_flax.runtime.storage import make_folder
 
 PALETTE = (*figures.COLOURS, "#000000", "#999999")
 NETWORKS = {
@@ -173,7 +175,7 @@ def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], p
     return True
 
 
-def draw_latency(cells: Sequence[Any], results: Sequence[Any], path: pathlib.Path) -> bool:
+def draw_latency(cells: Sequence[Any], results: Sequence[Any], path: Path) -> bool:
     """Draws the time per image over the batch size; returns whether there are any results."""
     if not any(results):
         return False
@@ -204,8 +206,10 @@ def draw_latency(cells: Sequence[Any], results: Sequence[Any], path: pathlib.Pat
     return True
 
 
-def _save(figure, path: pathlib.Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _save(figure, path: Path) -> None:
+    png = io.BytesIO()
     # Without matplotlib's time and version, equal results give equal files.
-    figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(png, dpi=100, bbox_inches="tight", metadata={"Software": None})
+    make_folder(path.parent)
+    path.write_bytes(png.getvalue())
     _pyplot().close(figure)

@@ -8,7 +8,7 @@ training run (`se_flax.train`), and continues if it was interrupted.
 import dataclasses
 import fnmatch
 import json
-import pathlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -28,7 +28,8 @@ from se_flax.data.from_config import dataset_of
 from se_flax.errors import RunDiverged, UserError
 from se_flax.old_configs import modernized
 from se_flax.program import with_preparation
-from se_flax.runtime.storage import write_json
+from se_flax.runtime.paths import Path, to_path
+from se_flax.runtime.storage import make_folder, write_json
 from se_flax.train import RunInterrupted, train
 from se_flax.workdir import changed_fields, config_as_json
 
@@ -84,12 +85,12 @@ class Study:
     over_size: bool = False
 
 
-def result_path(out: str | pathlib.Path, study: str, scale: str, cell: str) -> pathlib.Path:
+def result_path(out: str | os.PathLike[str], study: str, scale: str, cell: str) -> Path:
     """Returns the path of a cell's results."""
-    return pathlib.Path(out) / study / scale / f"{cell}.json"
+    return to_path(out) / study / scale / f"{cell}.json"
 
 
-def read_result(path: pathlib.Path) -> dict[str, Any] | None:
+def read_result(path: Path) -> dict[str, Any] | None:
     """Returns a cell's results, or None if it has not been run; raises `UserError` if damaged."""
     if not path.exists():
         return None
@@ -99,9 +100,9 @@ def read_result(path: pathlib.Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged: {error}; remove it to run its cell again") from error
 
 
-def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
+def write_result(path: Path, result: dict[str, Any]) -> None:
     """Writes a cell's results, either completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_json(path, result, indent=1)
 
 
@@ -126,8 +127,8 @@ def run_study(
     study: Study,
     scale: str,
     seeds: int,
-    out: str | pathlib.Path,
-    runs: str | pathlib.Path,
+    out: str | os.PathLike[str],
+    runs: str | os.PathLike[str],
     pattern: str = "*",
     note: str = "",
 ) -> None:
@@ -163,7 +164,7 @@ def run_study(
             except (UserError, RunDiverged) as error:
                 print(f"{title}: {error}", flush=True)
                 failed.append(cell.name)
-    print(f"results are in {pathlib.Path(out) / study.name / scale}", flush=True)
+    print(f"results are in {to_path(out) / study.name / scale}", flush=True)
     if failed:
         raise UserError(f"cells that could not be finished: {', '.join(failed)}; see above")
 
@@ -174,7 +175,7 @@ def check_scale(scale: str, scales: Iterable[str], study: str) -> None:
         raise UserError(f"{study} has no scale {scale}; it has {', '.join(scales)}")
 
 
-def read_cell(study: Study, scale: str, cell: Cell, out: str | pathlib.Path) -> dict[str, Any]:
+def read_cell(study: Study, scale: str, cell: Cell, out: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns a cell's results, which are empty if it has not been run.
 
     Raises:
@@ -209,8 +210,8 @@ def train_seeds(
     cell: Cell,
     first: int,
     count: int,
-    out: str | pathlib.Path,
-    runs: str | pathlib.Path,
+    out: str | os.PathLike[str],
+    runs: str | os.PathLike[str],
     note: str = "",
 ) -> dict[str, Any]:
     """Trains a cell with consecutive seeds and writes them to its results.
@@ -230,7 +231,7 @@ def train_seeds(
         RunDiverged: if the loss or the gradient is not finite.
     """
     result = read_cell(study, scale, cell, out)
-    workdir = pathlib.Path(runs) / study.name / scale / cell.name / f"{first}_{count}"
+    workdir = to_path(runs) / study.name / scale / cell.name / f"{first}_{count}"
     _add_run(result, cell.config, first, count, workdir, scale, note)
     write_result(result_path(out, study.name, scale, cell.name), result)
     jax.clear_caches()

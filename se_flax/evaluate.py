@@ -6,6 +6,7 @@ python -m se_flax.evaluate --model=se_resnet50_caffe --image_dir=imagenet/val
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -43,18 +44,18 @@ from se_flax.step import make_eval_step
 
 
 def evaluate_workdir(
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     step: str | int = "best",
     split: str = "test",
     dataset: ImageDataset | None = None,
     data_dir: str | None = None,
-    image_dir: str | pathlib.Path | None = None,
+    image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; every image of the split counts exactly once.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, on a disk or in a bucket ("gs://BUCKET/FOLDER").
         step: "best", "latest" or the step of a checkpoint.
         split: "test", "train" (not augmented) or, if the run held images out, "validation".
         dataset: data set to evaluate on, instead of the run's.

@@ -4,7 +4,6 @@ Every checkpoint stores it, so that a network can be used without the data it wa
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
 from se_flax.old_configs import streams_images
 from se_flax.program import dataset_of_run
+from se_flax.runtime.paths import Path
 
 
 def stored_preparation(config: ConfigDict, dataset: ImageDataset) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def stored_preparation(config: ConfigDict, dataset: ImageDataset) -> dict[str, A
 
 
 def preparation_of_run(
-    workdir: pathlib.Path,
+    workdir: Path,
     config: ConfigDict,
     progress: Mapping[str, Any],
     dataset: ImageDataset | None = None,

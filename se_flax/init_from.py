@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import pathlib
 import warnings
 from typing import Any
 
@@ -19,6 +18,7 @@ from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.described import stated_preparation
 from se_flax.pretrained.load import NewAuxiliary, NewClassifier
 from se_flax.published import preparation_for
+from se_flax.runtime.paths import Path
 from se_flax.state import TrainState
 from se_flax.workdir import has_checkpoint, read_config
 
@@ -29,7 +29,7 @@ _NEW = ((NewClassifier, "*classifier"), (NewAuxiliary, "auxiliary_*"))
 
 
 def unset_preparation(
-    config: ConfigDict, workdir: pathlib.Path | None = None, dataset: ImageDataset | None = None
+    config: ConfigDict, workdir: Path | None = None, dataset: ImageDataset | None = None
 ) -> dict[str, Any]:
     """Returns values for what a config leaves unset of how images are prepared.
 

@@ -1,7 +1,7 @@
 """A trained network, opened from the folder of its run, without the data it was trained on."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from se_flax.data.dataset import ImageDataset
 
 # A file, its content, or an array [h, w], [h, w, 1] or [h, w, 3] with values from 0 to 255.
-Image = str | pathlib.Path | bytes | UInt8[np.ndarray, "..."]
+Image = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "..."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LoadedRun:
 
         own = self.preparation
         is_array = isinstance(images, np.ndarray)
-        if isinstance(images, str | pathlib.Path | bytes) or (is_array and images.ndim < 4):
+        if isinstance(images, str | os.PathLike | bytes) or (is_array and images.ndim < 4):
             images = [images]
         crop = CenterCrop.of(own, len(own.mean))
         cropped = [crop(_pixels(image)) for image in images]
@@ -68,7 +68,7 @@ class LoadedRun:
 
 
 def load_run(
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     step: str | int = "best",
     seed: int | None = None,
     dataset: "ImageDataset | None" = None,
@@ -78,7 +78,7 @@ def load_run(
     It needs the packages of training: `pip install "se_flax[train]"`.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run, on a disk or in a bucket ("gs://BUCKET/FOLDER").
         step: "best", "latest" or the step of a checkpoint.
         seed: seed of the network, if the run has several; by default the first.
         dataset: the run's data set, if a run of an earlier version needs it (an error says so).
@@ -92,13 +92,13 @@ def load_run(
     """
     try:
         from se_flax.restored import restore_without_images
+        from se_flax.runtime.paths import to_path
     except ModuleNotFoundError as error:
         raise UserError(
             f"opening a run requires the packages of training, of which {error.name} is missing; "
             'install them with pip install "se_flax[train]"'
         ) from error
-    workdir = pathlib.Path(workdir).expanduser()
-    run, preparation = restore_without_images(workdir, step, dataset)
+    run, preparation = restore_without_images(to_path(workdir), step, dataset)
     place = run.place_of(seed)
     return LoadedRun(
         network=run.model,
@@ -112,6 +112,7 @@ def load_run(
 def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image as RGB; raises `UserError` if it is none."""
     from se_flax.data.images import decode
+    from se_flax.runtime.paths import read_bytes, to_path
 
     if isinstance(image, np.ndarray):
         shaped = image[..., None] if image.ndim == 2 else image
@@ -123,9 +124,9 @@ def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
         return decode(shaped)
     if isinstance(image, bytes):
         return decode(image)
-    path = pathlib.Path(image).expanduser()
+    path = to_path(image)
     try:
-        return decode(path.read_bytes())
+        return decode(read_bytes(path))
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; give the path of an image"

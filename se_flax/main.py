@@ -1,4 +1,8 @@
-"""Trains a network: python -m se_flax.main --config=configs/quickstart.py."""
+"""Trains a network: python -m se_flax.main --config=configs/quickstart.py.
+
+Folders and files can also be in Google Cloud Storage (gs://BUCKET/FOLDER), which needs
+pip install "se_flax[gcs]".
+"""
 
 import os
 import pathlib
@@ -18,7 +22,12 @@ from se_flax.runtime.terminal import say_last
 def define_flags() -> None:
     """Declares the options of this command."""
     define_config_flag()
-    flags.DEFINE_string("workdir", None, "Folder for the results; by default runs/<config name>.")
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder for the results, on a disk or in a bucket (gs://BUCKET/FOLDER); by default "
+        "runs/<config name>.",
+    )
     flags.DEFINE_string(
         "coordinator_address", None, "In a run of several processes, HOST:PORT of process 0."
     )
@@ -73,11 +82,6 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     config, filename = config_of_flags(options)
     workdir = options.workdir or default_workdir(filename)
-    if "://" in str(workdir):
-        raise UserError(
-            f"--workdir must be a local folder, not {workdir}; mount the bucket, for example with "
-            "gcsfuse, and give the mounted folder"
-        )
     try:
         from se_flax.runtime.distributed import is_first, join
         from se_flax.train import RunInterrupted, train

@@ -16,6 +16,7 @@ from clu import parameter_overview
 
 from se_flax.optim import notes_on_schedule
 from se_flax.program import Program
+from se_flax.runtime.paths import Path
 from se_flax.runtime.progress import counted, format_results, format_steps
 
 
@@ -29,7 +30,7 @@ def parameter_table(params: Any) -> str:
     return parameter_overview.get_parameter_overview(params, include_stats=False) + "\n"
 
 
-def introduction(program: Program, params: Any, step: int, workdir: pathlib.Path) -> Iterator[str]:
+def introduction(program: Program, params: Any, step: int, workdir: Path) -> Iterator[str]:
     """Yields the lines that describe a run before it starts.
 
     Args:

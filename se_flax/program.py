@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ from se_flax.optim import (
 from se_flax.parallel import AXIS, replicate
 from se_flax.plan import Plan
 from se_flax.runtime.distributed import from_first
+from se_flax.runtime.paths import Path
 from se_flax.seeds import AtOnce, InTurn, Networks
 from se_flax.state import TrainState, create_state
 from se_flax.step import make_eval_step, make_train_step
@@ -167,7 +167,7 @@ def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> I
 
 
 def with_preparation(
-    config: ConfigDict, workdir: pathlib.Path | None = None, dataset: ImageDataset | None = None
+    config: ConfigDict, workdir: Path | None = None, dataset: ImageDataset | None = None
 ) -> ConfigDict:
     """Returns a config that says how its images are prepared, the same on all processes.
 

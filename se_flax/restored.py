@@ -1,7 +1,7 @@
 """A run restored from its checkpoint, for evaluation and analysis."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +17,7 @@ from se_flax.images_of_run import preparation_of_run, prepared_alike
 from se_flax.models import Preparation
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
+from se_flax.runtime.paths import Path, to_path
 from se_flax.seeds import metrics_to_choose_by
 from se_flax.workdir import has_checkpoint, read_config
 
@@ -68,15 +69,15 @@ class RestoredRun:
 
 
 def restore_run(
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     step: str | int = "best",
     dataset: ImageDataset | None = None,
     data_dir: str | None = None,
-    image_dir: str | pathlib.Path | None = None,
+    image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
 ) -> RestoredRun:
     """Restores a run; for arguments and errors see `se_flax.evaluate.evaluate_workdir`."""
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = to_path(workdir)
     if image_dir is None:
         config = _config_of(workdir, data_dir, names_dataset=dataset is None)
         return _restored(workdir, config, step, lambda _: _own_images(config, dataset))
@@ -91,7 +92,7 @@ def restore_run(
 
 
 def restore_without_images(
-    workdir: pathlib.Path, step: str | int = "best", dataset: ImageDataset | None = None
+    workdir: Path, step: str | int = "best", dataset: ImageDataset | None = None
 ) -> tuple[RestoredRun, Preparation]:
     """Restores a run, and how it prepares images, without its data set.
 
@@ -117,7 +118,7 @@ def restore_without_images(
 
 
 def _restored(
-    workdir: pathlib.Path,
+    workdir: Path,
     config: ConfigDict,
     step: str | int,
     images: Callable[[Mapping[str, Any]], ImageDataset],
@@ -143,7 +144,7 @@ def _restored(
     return RestoredRun(program, model, program.networks.restore(arrays), steps, splits)
 
 
-def _config_of(workdir: pathlib.Path, data_dir: str | None, names_dataset: bool) -> ConfigDict:
+def _config_of(workdir: Path, data_dir: str | None, names_dataset: bool) -> ConfigDict:
     """Returns a run's config; with `names_dataset`, checks that its data set can be loaded."""
     config = read_config(workdir)
     if data_dir:
@@ -173,7 +174,7 @@ def _own_images(config: ConfigDict, dataset: ImageDataset | None) -> ImageDatase
         ) from error
 
 
-def _steps(workdir: pathlib.Path, saved: Checkpoints, step: str | int, count: int) -> list[int]:
+def _steps(workdir: Path, saved: Checkpoints, step: str | int, count: int) -> list[int]:
     """Returns the step of the requested checkpoint for each network."""
     latest = saved.latest
     chosen = latest if step == "latest" else step

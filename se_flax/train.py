@@ -32,7 +32,8 @@ from se_flax.program import Program, build_program, dataset_of_run, with_prepara
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
-from se_flax.runtime.lock import WorkdirLock
+from se_flax.runtime.lock import Lock, lock_of
+from se_flax.runtime.paths import Path, to_path
 from se_flax.runtime.progress import QUIET_SECONDS, Progress, Startup
 from se_flax.runtime.status import doing
 from se_flax.runtime.storage import persistently, write_json, write_text
@@ -52,7 +53,7 @@ class RunInterrupted(Exception):
 
 def train(
     config: ConfigDict,
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     dataset: ImageDataset | None = None,
     callback: Callback | None = None,
 ) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def train(
     Args:
         config: see `se_flax.config.default_config`.
         workdir: where config.json, checkpoints, TensorBoard events, metrics.jsonl,
-            parameters.txt and summary.json go.
+            parameters.txt and summary.json go: a folder, or gs://BUCKET/FOLDER.
         dataset: what to train on, instead of the data set that `config.dataset` names.
         callback: is called as `callback(step, values)` for each row of training metrics and each
             evaluation, with all its values by name ("train/loss", "time/images_per_second"). In a
@@ -83,7 +84,7 @@ def train(
         StorageError: if results cannot be written, after several tries.
     """
     startup = Startup()
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = to_path(workdir)
     with contextlib.ExitStack() as stack:
         stack.callback(startup.stop)
         with _saying("starting"):
@@ -124,37 +125,39 @@ def _checked(config: ConfigDict, dataset: ImageDataset | None) -> ConfigDict:
     return config
 
 
-def _changes(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def _changes(workdir: Path, config: ConfigDict) -> list[str]:
     """Returns what a config changes in the workdir's run; raises `UserError` if it may not."""
     check_same_run(workdir, config)
     return changed_fields(workdir, config)
 
 
 @contextlib.contextmanager
-def _opened(program: Program, workdir: pathlib.Path, startup: Startup) -> Iterator["_Run"]:
+def _opened(program: Program, workdir: Path, startup: Startup) -> Iterator["_Run"]:
     """Opens the workdir of a run, as its only writer, and its checkpoints."""
     abstract = program.abstract()  # fails before anything is written
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
-        from_first(lambda: _lock(workdir, stack))
+        lock = lock_of(workdir)
+        from_first(lambda: _enter(lock, stack))
         metrics = seeds.metrics_to_choose_by(program.networks.seeds)
         saved = stack.enter_context(Checkpoints(workdir, metrics))
-        yield _Run(program, workdir, startup, interrupt, saved, abstract)
+        yield _Run(program, workdir, lock, startup, interrupt, saved, abstract)
 
 
-def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack) -> None:
+def _enter(lock: Lock, stack: contextlib.ExitStack) -> None:
     """Locks the workdir until the stack is closed."""
-    stack.enter_context(WorkdirLock(workdir))
+    stack.enter_context(lock)
 
 
 class _Run:
     """A run in its open workdir; its public methods are its phases, in order."""
 
-    def __init__(self, program, workdir, startup, interrupt, saved, abstract):
+    def __init__(self, program, workdir, lock, startup, interrupt, saved, abstract):
         self._program: Program = program
         self._config, self._plan = program.config, program.plan
         self._seeds = program.networks.seeds
-        self._workdir: pathlib.Path = workdir
+        self._workdir: Path = workdir
+        self._lock: Lock = lock
         self._startup: Startup = startup
         self._interrupt: Interrupt = interrupt
         self._saved: Checkpoints = saved
@@ -250,6 +253,7 @@ class _Run:
             yield
 
     def _write_file(self, name: str, write) -> None:
+        self._lock.check()
         path = self._workdir / name
         persistently(lambda: write(path), str(path))
 
@@ -364,8 +368,9 @@ class _Run:
             "sizes": self._program.sizes,
             "preparation": stored_preparation(self._config, self._program.dataset),
         }
-        self._writer.sync()  # a checkpoint must not reach the disk before the rows that precede it
         if is_first():
+            self._lock.check()
+            self._writer.sync()  # a checkpoint must not be saved before the rows that precede it
             self._saved.save(step, self._program.networks.save(state), carried, results)
 
     def summarise(self, state: Any) -> dict[str, Any]:
@@ -410,7 +415,7 @@ class _Run:
         return summary
 
 
-def _read_summary(path: pathlib.Path, steps: int) -> dict[str, Any] | None:
+def _read_summary(path: Path, steps: int) -> dict[str, Any] | None:
     """Returns the summary of a run of this many steps; None if it must be made again."""
     try:
         summary = json.loads(path.read_text())

@@ -1,7 +1,6 @@
 """The config in a run's folder, and the fields that may change when the run continues."""
 
 import json
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,6 +8,8 @@ from ml_collections import ConfigDict
 from se_flax.config import leaves
 from se_flax.errors import UserError, nearest
 from se_flax.old_configs import modernized, with_statistics
+from se_flax.runtime.checkpoint_format import steps_in
+from se_flax.runtime.paths import Path
 from se_flax.runtime.storage import write_json
 
 # A run can continue from a checkpoint only if these fields have not changed.
@@ -28,7 +29,7 @@ _FIXED = (
 )
 
 
-def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+def write_config(workdir: Path, config: ConfigDict) -> None:
     """Writes `config.json`."""
     write_json(workdir / "config.json", config_as_json(config))
 
@@ -38,7 +39,7 @@ def config_as_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def read_config(workdir: pathlib.Path) -> ConfigDict:
+def read_config(workdir: Path) -> ConfigDict:
     """Returns the config in a run's `config.json`, with today's fields (see `modernized`).
 
     Raises:
@@ -61,12 +62,12 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     return config if "mean" in values.get("dataset", {}) else with_statistics(config)
 
 
-def has_checkpoint(workdir: pathlib.Path) -> bool:
+def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved a checkpoint in the workdir."""
-    return any(path.name.isdigit() for path in workdir.glob("checkpoints/*"))
+    return bool(steps_in(workdir / "checkpoints"))
 
 
-def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
+def check_same_run(workdir: Path, config: ConfigDict) -> None:
     """Raises `UserError` if the workdir holds a checkpoint that `config` cannot continue from."""
     if not has_checkpoint(workdir):
         return
@@ -80,7 +81,7 @@ def check_same_run(workdir: pathlib.Path, config: ConfigDict) -> None:
             )
 
 
-def changed_fields(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def changed_fields(workdir: Path, config: ConfigDict) -> list[str]:
     """Returns "config.x is 2, before 1" for each field that differs from the workdir's run."""
     if not has_checkpoint(workdir):
         return []

@@ -114,6 +114,29 @@ def tiny_config() -> ConfigDict:
     return config
 
 
+@pytest.fixture(scope="session")
+def server():
+    """A server of Google Cloud Storage, which libraries in this process use for gs://."""
+    pytest.importorskip("gcp_storage_emulator")
+    from tests.bucket import Bucket
+
+    server = Bucket()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, request):
+    """An empty folder in a bucket; `server` can be told to fail."""
+    from se_flax.runtime.paths import to_path
+
+    yield to_path(f"gs://bucket/{abs(hash(request.node.nodeid))}")
+    server.unavailable = server.lost = server.delay = 0.0
+
+
 @pytest.fixture
 def wrong_types():
     """Lets a test pass a function a value of a wrong type, to check that it is refused."""

@@ -20,7 +20,9 @@ import numpy as np
 
 from se_flax.data.from_config import dataset_of
 from se_flax.program import build_program
+from se_flax.runtime.checkpoint_format import steps_in
 from se_flax.runtime.checkpoints import Checkpoints
+from se_flax.runtime.paths import Path, is_in_bucket
 from se_flax.workdir import read_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -39,7 +41,7 @@ def random_generator() -> random.Random:
     return random.Random(seed)
 
 
-def start(workdir: pathlib.Path, options: Sequence[str] = (), **environment: str):
+def start(workdir: Path, options: Sequence[str] = (), **environment: str):
     """Starts a run; returns the process, whose standard output includes its errors."""
     return subprocess.Popen(
         [sys.executable, "-m", "se_flax.main", *OPTIONS, *options, f"--workdir={workdir}"],
@@ -68,7 +70,7 @@ def end(process: subprocess.Popen, status: int = 0, seconds: float = SECONDS) ->
     return output
 
 
-def finish(workdir: pathlib.Path, options: Sequence[str] = (), **environment: str) -> str:
+def finish(workdir: Path, options: Sequence[str] = (), **environment: str) -> str:
     """Runs to the end; returns the output."""
     return end(start(workdir, options, **environment))
 
@@ -92,7 +94,7 @@ def free_address() -> str:
 
 
 def start_processes(
-    workdir: pathlib.Path,
+    workdir: Path,
     count: int,
     options: Sequence[str] = (),
     last: Sequence[str] = (),
@@ -110,13 +112,13 @@ def start_processes(
     return [start(workdir, options, XLA_FLAGS=flags, **environment) for options in each]
 
 
-def rows(workdir: pathlib.Path) -> list[str]:
+def rows(workdir: Path) -> list[str]:
     """Returns the rows of metrics.jsonl, [] if there is no such file yet."""
     path = workdir / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def logged(workdir: pathlib.Path, name: str) -> list[float]:
+def logged(workdir: Path, name: str) -> list[float]:
     """Returns the values of a metric in metrics.jsonl, in the order of the rows that have it."""
     return [row[name] for row in map(json.loads, rows(workdir)) if name in row]
 
@@ -134,23 +136,25 @@ def wait_until(
         time.sleep(pause)
 
 
-def wait_for_row(workdir: pathlib.Path, count: int, process: subprocess.Popen) -> None:
+def wait_for_row(workdir: Path, count: int, process: subprocess.Popen) -> None:
     """Waits until metrics.jsonl has `count` rows."""
     wait_until(lambda: len(rows(workdir)) >= count, process)
 
 
-def saved_steps(workdir: pathlib.Path) -> list[int]:
+def saved_steps(workdir: Path) -> list[int]:
     """Returns the steps of the checkpoints, in increasing order."""
-    names = (path.name for path in workdir.glob("checkpoints/*"))
-    return sorted(int(name) for name in names if name.isdigit())
+    return steps_in(workdir / "checkpoints")
 
 
-def half_written(workdir: pathlib.Path) -> list[str]:
+def half_written(workdir: Path) -> list[str]:
     """Returns the names of the checkpoints that are being written."""
+    if is_in_bucket(workdir):
+        names = {path.name for path in workdir.glob("checkpoints/*")}
+        return sorted(names - set(map(str, saved_steps(workdir))))
     return [path.name for path in workdir.glob("checkpoints/*tmp*")]
 
 
-def final_state(workdir: pathlib.Path) -> Any:
+def final_state(workdir: Path) -> Any:
     """Returns the state that a complete run ended in."""
     config = read_config(workdir)
     program = build_program(config, dataset_of(config))
@@ -158,7 +162,7 @@ def final_state(workdir: pathlib.Path) -> Any:
         return saved.restore(program.abstract(), program.plan.total_steps)[0]
 
 
-def assert_same_result(workdir: pathlib.Path, undisturbed: pathlib.Path) -> None:
+def assert_same_result(workdir: Path, undisturbed: Path) -> None:
     """Asserts that a run ended in the same bits as another, and logged the same rows."""
     jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(undisturbed))
     assert rows(workdir) == rows(undisturbed)

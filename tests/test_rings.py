@@ -10,8 +10,8 @@ from tests.conftest import ROOT
 ALLOWED = {
     "layers": ("errors",),
     "models": ("errors", "layers"),
-    "pretrained": ("errors", "layers", "models", "cli"),
-    "data": ("errors", "models", "rng", "parallel", "runtime.compiler", "cli"),
+    "pretrained": ("errors", "layers", "models", "runtime.paths", "cli"),
+    "data": ("errors", "models", "rng", "parallel", "runtime.compiler", "runtime.paths", "cli"),
     "runtime": ("errors",),
 }
 # A command that draws what a config feeds the network.

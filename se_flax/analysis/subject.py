@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
 from se_flax.published import Renamed, load_published, preparation_for
 from se_flax.restored import restore_run
+from se_flax.runtime.paths import Path, is_in_bucket, to_path
+from se_flax.runtime.storage import is_writable, make_folder
 from se_flax.runtime.writers import TensorBoardWriter
 
 
@@ -75,13 +78,13 @@ class Subject:
 
 
 def subject_of_run(
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     step: str | int = "best",
     split: str = "test",
     seed: int | None = None,
     dataset: ImageDataset | None = None,
     data_dir: str | None = None,
-    image_dir: str | pathlib.Path | None = None,
+    image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
 ) -> Subject:
     """Returns the network in a run's checkpoint, and the images of a split or a folder.
@@ -116,7 +119,7 @@ def subject_of_run(
 def subject_of_weights(
     name: str,
     weights: str | pathlib.Path | None = None,
-    image_dir: str | pathlib.Path | None = None,
+    image_dir: str | os.PathLike[str] | None = None,
     dataset: str | None = None,
     split: str | None = None,
     data_dir: str | None = None,
@@ -261,7 +264,7 @@ def normalized(
         yield subject.normalize(images), labels
 
 
-def output_path(default: str) -> pathlib.Path:
+def output_path(default: str) -> Path:
     """Returns the PNG file of --output; by default a file in the run's folder `figures`.
 
     The default name of a figure of other images ends in the name of their folder.
@@ -272,32 +275,33 @@ def output_path(default: str) -> pathlib.Path:
     """
     options = flags.FLAGS
     if options.output is None:
-        workdir = pathlib.Path(options.workdir[0]).expanduser() if options.workdir else None
-        if workdir is not None and workdir.is_dir() and not os.access(workdir, os.W_OK):
+        workdir = to_path(options.workdir[0]) if options.workdir else None
+        if workdir is not None and workdir.is_dir() and not is_writable(workdir):
             raise UserError(
                 f"{workdir} cannot be written to; give another place with --output=FILE"
             )
         if workdir is None:
-            return pathlib.Path(default)
+            return to_path(default)
         if options.image_dir:  # beside the figure of the run's own images
-            folder = pathlib.Path(options.image_dir).expanduser().resolve().name
-            default = default.replace(".png", f"_{folder}.png")
+            default = default.replace(".png", f"_{to_path(options.image_dir).name}.png")
         return workdir / "figures" / default
-    path = pathlib.Path(options.output).expanduser()
+    path = to_path(options.output)
     if path.suffix.lower() != ".png":
         raise UserError(f"--output={path} must end in .png")
-    if not path.parent.is_dir():
+    if not is_in_bucket(path) and not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} for {path.name}; create it first")
     return path
 
 
-def save_figure(figure: Any, path: pathlib.Path, subject: Subject) -> None:
+def save_figure(figure: Any, path: Path, subject: Subject) -> None:
     """Writes a figure to a PNG file; one in a run's folder is also shown by TensorBoard."""
     options = flags.FLAGS
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110)
+    make_folder(path.parent)
+    path.write_bytes(png.getvalue())
     if options.output is None and options.workdir:
         writer = TensorBoardWriter(path.parent.parent)
-        png, size = path.read_bytes(), Image.open(path).size
-        writer.write_image(subject.step, f"figures/{path.stem}", png, *size)
+        size = Image.open(png).size
+        writer.write_image(subject.step, f"figures/{path.stem}", png.getvalue(), *size)
         writer.close()

@@ -54,7 +54,8 @@ def parse_flags(argv: list[str], positional: int = 0) -> list[str]:
     if len(rest) > 1 + positional:
         _exit(UserError(f'unknown argument "{rest[1 + positional]}"; options must begin with --'))
     if not flags.FLAGS["verbosity"].present:
-        std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+        for library in ("asyncio", "gcsfs"):  # they log errors that they raise
+            std_logging.getLogger(library).setLevel(std_logging.CRITICAL)
         sys.unraisablehook = _tell_unraisable
     return rest
 

@@ -1,6 +1,7 @@
 """Labelled images in a folder with one folder per class, and a check for unreadable files."""
 
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ from PIL import Image
 
 from se_flax.data.images import decode
 from se_flax.errors import UserError
+from se_flax.runtime.paths import Path, files_below, is_in_bucket, read_bytes, to_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 # By format: the marker that ends a complete file, and how many bytes before the end it may start.
 _ENDS = {"JPEG": (b"\xff\xd9", 64)}
+_REQUESTS_AT_ONCE = 64  # to a bucket
 _SHOWN = 20  # number of problems listed in a message
 
 
@@ -32,20 +35,20 @@ class ImageFolder:
         problems: problems with folders, one sentence each.
     """
 
-    directory: pathlib.Path
+    directory: Path
     class_names: tuple[str, ...]
-    paths: tuple[pathlib.Path, ...]
+    paths: tuple[Path, ...]
     labels: tuple[int, ...]
     problems: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, directory: str | pathlib.Path, class_names: tuple[str, ...] | None = None
+        cls, directory: str | os.PathLike[str], class_names: tuple[str, ...] | None = None
     ) -> "ImageFolder":
         """Lists the images in a directory.
 
         Args:
-            directory: folder with one folder per class.
+            directory: folder with one folder per class, on a disk or in a bucket.
             class_names: names of the classes, in order; by default the names of all folders,
                 sorted. Every folder must be named here, but not every class needs a folder.
 
@@ -53,7 +56,7 @@ class ImageFolder:
             UserError: if the directory does not exist, has no images, or has a folder that is
                 not in `class_names`.
         """
-        directory = pathlib.Path(directory).expanduser()
+        directory = to_path(directory)
         if not directory.is_dir():
             raise UserError(f"there is no folder {directory}; give one with a folder per class")
         folders = sorted(
@@ -87,7 +90,7 @@ class ImageFolder:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> dict[str, bytes | int]:
-        return {"image": self.paths[i].read_bytes(), "label": self.labels[i]}
+        return {"image": read_bytes(self.paths[i]), "label": self.labels[i]}
 
     def describe(self, i: int) -> str:
         """Returns the path of an image."""
@@ -95,7 +98,8 @@ class ImageFolder:
 
     def bad_images(self) -> Iterator[tuple[int, str]]:
         """Yields the index and fault of each image that is unreadable, empty or truncated."""
-        with ThreadPoolExecutor() as pool:
+        is_remote = is_in_bucket(self.directory)
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE if is_remote else None) as pool:
             for i, fault in enumerate(pool.map(_fault, self.paths)):
                 if fault:
                     yield i, fault
@@ -138,7 +142,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+def _list_images(folder: Path) -> tuple[list[Path], list[str]]:
+    """Returns the images in a folder, sorted, and what cannot be read in it."""
+    if is_in_bucket(folder):
+        return [path for path in files_below(folder) if _is_image(path, len(folder.parts))], []
     unreadable = []
 
     def note(error: OSError) -> None:
@@ -149,31 +156,39 @@ def _list_images(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
         pathlib.Path(directory, name)
         for directory, _, names in os.walk(folder, onerror=note)
         for name in names
-        if name.lower().endswith(SUFFIXES)
-        and not any(part.startswith(".") for part in (*pathlib.Path(directory).parts[depth:], name))
     ]
-    return sorted(paths), unreadable
+    return sorted(path for path in paths if _is_image(path, depth)), unreadable
 
 
-def _fault(path: pathlib.Path) -> str | None:
+def _is_image(path: Path, depth: int) -> bool:
+    """Whether a file has an image's suffix, and no hidden folder below a depth."""
+    hidden = any(part.startswith(".") for part in path.parts[depth:])
+    return path.name.lower().endswith(SUFFIXES) and not hidden
+
+
+def _fault(path: Path) -> str | None:
     """Returns the fault of an image file, or None.
 
     To save time, a JPEG is decoded only if its end-of-image marker is missing. Damage in the
     middle of a JPEG is not found: such a file can be decoded, but the image is damaged.
     """
     try:
-        with path.open("rb") as file:
+        # A request takes longer than it takes to send a whole image.
+        with io.BytesIO(read_bytes(path)) if is_in_bucket(path) else path.open("rb") as file:
             if not file.read(1):
                 return "empty"
-            with Image.open(path) as image:
+            file.seek(0)
+            with Image.open(file) as image:
                 end, distance = _ENDS.get(image.format or "", (b"", 0))
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - distance))
             if end and end in file.read():
                 return None
-        with Image.open(path) as image:
+            file.seek(0)
+            content = file.read()
+        with Image.open(io.BytesIO(content)) as image:
             image.load()
-        decode(path.read_bytes())
+        decode(content)
     except UserError as error:
         return str(error)
     except Image.UnidentifiedImageError:

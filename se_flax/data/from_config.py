@@ -1,7 +1,5 @@
 """The data set selected by a run's config."""
 
-import pathlib
-
 from ml_collections import ConfigDict
 
 from se_flax.data.dataset import ImageDataset
@@ -17,6 +15,7 @@ from se_flax.data.sources import (
 from se_flax.data.streaming import ImageSource, StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
+from se_flax.runtime.paths import resolved, to_path
 
 
 def dataset_of(config: ConfigDict) -> ImageDataset:
@@ -33,7 +32,7 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
     if not options.image_dir and options.name in known_datasets():
         return load_dataset(options.name, options.data_dir)
     if options.image_dir:
-        directory = pathlib.Path(options.image_dir).expanduser()
+        directory = to_path(options.image_dir)
         for split in ("train", "val"):
             if not (directory / split).is_dir():
                 raise UserError(
@@ -43,7 +42,7 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
         train = ImageFolder.of(directory / "train")
         test = ImageFolder.of(directory / "val", train.class_names)
         train, test = (source.checked(options.skip_bad) for source in (train, test))
-        name = directory.resolve().name
+        name = resolved(directory).name
     else:
         name = options.name
         test_split = evaluation_split(name, options.data_dir)

@@ -14,6 +14,7 @@ from se_flax.data.memory import Dataset, Split
 from se_flax.errors import UserError, nearest
 from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD
 from se_flax.runtime.compiler import cache_dir
+from se_flax.runtime.paths import Path, is_in_bucket, local_copy, to_path
 
 
 def _digits(data_dir: str | None) -> Dataset:
@@ -83,18 +84,37 @@ def prepared_builder(name: str, data_dir: str | None) -> Any:
 
     import se_flax.data.tiny_imagenet  # noqa: F401  registers the data set with TFDS
 
-    data_dir = str(pathlib.Path(data_dir).expanduser()) if data_dir else None
+    directory = to_path(data_dir) if data_dir else None
     try:
         try:
-            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            builder = tfds.builder(name, data_dir=directory, file_format="array_record")
         except ValueError:  # prepared in another format
-            builder = tfds.builder(name, data_dir=data_dir)
+            builder = tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         raise UserError(f'TFDS has no data set "{name}"{nearest(name, known)}') from error
+    if directory is not None and is_in_bucket(directory):
+        return _copied(builder, directory)
     if not builder.is_prepared():
         _prepare(builder)
     return builder
+
+
+def _copied(builder: Any, data_dir: Path) -> Any:
+    """Returns the builder of a local copy of a data set that is prepared in a bucket.
+
+    ArrayRecord files can be read at random places only on a disk.
+    """
+    import tensorflow_datasets as tfds
+
+    if not builder.is_prepared():
+        raise UserError(
+            f'the data set "{builder.name}" is not prepared in {data_dir}; prepare it on a disk '
+            f'(python -c \'import tensorflow_datasets as tfds; tfds.builder("{builder.name}", '
+            'file_format="array_record").download_and_prepare()\'), and copy it: '
+            f"gcloud storage cp -r ~/tensorflow_datasets/{builder.name} {data_dir}"
+        )
+    return tfds.builder_from_directory(local_copy(to_path(builder.data_path)))
 
 
 def _tfds(name: str, data_dir: str | None) -> Dataset:

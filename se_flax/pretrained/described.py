@@ -9,7 +9,7 @@ import json
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, model_info
@@ -23,6 +23,9 @@ from se_flax.pretrained.hub import (
     is_hub_id,
 )
 from se_flax.pretrained.torch_file import architecture_in
+
+if TYPE_CHECKING:
+    from se_flax.runtime.paths import Path
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
 # Arguments of timm's networks that change nothing in an evaluation.
@@ -143,10 +146,12 @@ def description(source: str | pathlib.Path) -> dict[str, Any]:
     Raises:
         UserError: if the hub cannot be read, or a `config.json` is damaged.
     """
-    path = pathlib.Path(source).expanduser()
+    from se_flax.runtime.paths import local_copy, to_path
+
+    path = to_path(source)
     if path.is_file():
         config = _config_beside(path)
-        metadata = _metadata(path)
+        metadata = _metadata(local_copy(path))
         return {**metadata, **(_read_json(config) if config else {})}
     if not is_hub_id(source):
         return {}
@@ -154,14 +159,14 @@ def description(source: str | pathlib.Path) -> dict[str, Any]:
     return _read_json(config) if config else {}
 
 
-def _config_beside(path: pathlib.Path) -> pathlib.Path | None:
+def _config_beside(path: "Path") -> "Path | None":
     """Returns the config.json of a file's folder, if it can only mean this file."""
     config = path.with_name("config.json")
     weights = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES]
     return config if config.is_file() and (path.name in HUB_FILES or len(weights) == 1) else None
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: "Path") -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:

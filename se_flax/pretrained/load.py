@@ -220,14 +220,19 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
 
 
 def find_file(source: str | pathlib.Path) -> pathlib.Path | None:
-    """Returns the file that a source names, or None for a hub id; raises `UserError` for others."""
-    path = pathlib.Path(source).expanduser()
+    """Returns the file that a source names, or None for a hub id; raises `UserError` for others.
+
+    A file in Google Cloud Storage is copied to the cache.
+    """
+    if str(source).startswith(("http://", "https://")):
+        raise UserError(f"{source} is not downloaded; download it and give the path of the file")
+    from se_flax.runtime.paths import local_copy, to_path
+
+    path = to_path(source)
     if path.is_file():
-        return path
+        return local_copy(path)
     if path.is_dir():
         raise UserError(f"{source} is a folder; give the path of the file with the weights in it")
-    if "://" in str(source):
-        raise UserError(f"{source} is not downloaded; download it and give the path of the file")
     if not is_hub_id(source):
         raise UserError(
             f"there is no file {source}; give an existing file or a hub id OWNER/REPOSITORY"

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -19,12 +18,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from se_flax.errors import UserError
-from se_flax.runtime.storage import reason_of, sync
+from se_flax.runtime.buckets import COMMITTED
+from se_flax.runtime.paths import Path, absolute, is_in_bucket
+from se_flax.runtime.storage import reason_of
 
 # System errors of a failed read that do not mean that the file's content is damaged.
 _NOT_OF_CONTENT = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 _NOT_OF_CONTENT += (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 _NOT_OF_CONTENT += (errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.ECONNRESET)
+# The same for a bucket, as TensorStore and Google's libraries name it.
+_UNREACHABLE = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "CANCELLED",
+)
 
 
 class CheckpointDamaged(UserError):
@@ -62,7 +71,7 @@ class Checkpoint:
         )
 
     @classmethod
-    def read(cls, folder: pathlib.Path) -> Self:
+    def read(cls, folder: Path) -> Self:
         """Reads a checkpoint from its folder.
 
         Raises:
@@ -78,13 +87,13 @@ class Checkpoint:
             raise CheckpointDamaged(f"the checkpoint {folder} is damaged ({reason})") from error
 
     @classmethod
-    def _read(cls, folder: pathlib.Path) -> Self:
+    def _read(cls, folder: Path) -> Self:
         """Reads a checkpoint and compares it with its digest."""
         # Without a target tree: `check_fits` compares with one later, and gives a clearer message.
         found = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(), multiprocessing_options=first_process_alone()
         ).restore(
-            folder.absolute(),
+            absolute(folder),
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
             ),
@@ -102,8 +111,11 @@ def _is_denied(error: Exception) -> bool:
     missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
     if isinstance(error, OSError | MemoryError) and not isinstance(error, missing):
         return True
+    if type(error).__module__.startswith("google."):
+        return True
     # TensorStore's own message contains the system's message.
-    return any(os.strerror(number) in str(error) for number in _NOT_OF_CONTENT)
+    reasons = (*map(os.strerror, _NOT_OF_CONTENT), *_UNREACHABLE)
+    return any(reason in str(error) for reason in reasons)
 
 
 def check_fits(
@@ -135,10 +147,20 @@ def named_arrays(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def sync_checkpoint(folder: pathlib.Path) -> None:
-    """Flushes a checkpoint to disk, so that it survives a power cut; Orbax flushes only arrays."""
-    for path in (*folder.rglob("*"), folder, folder.parent):
-        sync(path)
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, in increasing order.
+
+    Half-written ones are left out. On a disk they have another name; in a bucket they lack the
+    object that Orbax writes last.
+    """
+    if is_in_bucket(folder):
+        try:
+            names = [path.parent.name for path in folder.glob(f"*/{COMMITTED}")]
+        except FileNotFoundError:  # there is no such bucket
+            names = []
+    else:
+        names = [path.name for path in folder.glob("*")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def first_process_alone() -> ocp.options.MultiprocessingOptions:

@@ -6,15 +6,14 @@ import dataclasses
 import itertools
 import operator
 import os
-import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from se_flax.runtime.checkpoint_format import Checkpoint, first_process_alone, sync_checkpoint
-from se_flax.runtime.storage import persistently
+from se_flax.runtime.checkpoint_format import Checkpoint, first_process_alone, steps_in
+from se_flax.runtime.paths import Path
+from se_flax.runtime.storage import identity, persistently, remove, sync_folder
 
 _REMOVED = "removed"
 # What Orbax and TensorStore raise when storage fails: for TensorStore, mostly a ValueError.
@@ -46,13 +45,12 @@ class CheckpointWriter:
             value of each is kept.
     """
 
-    def __init__(self, folder: pathlib.Path, metrics: Sequence[str]):
+    def __init__(self, folder: Path, metrics: Sequence[str]):
         self._folder = folder
         self._names = metrics
         self._pending: Save | None = None
         self._background = concurrent.futures.ThreadPoolExecutor(1)
-        status = folder.stat()
-        self._identity = status.st_dev, status.st_ino
+        self._identity = identity(folder)
         self._clear_removed()
         self._manager = self._make_manager()
 
@@ -123,9 +121,9 @@ class CheckpointWriter:
     def _write_again(self, save: Save) -> None:
         self._close_manager()
         self._manager = self._make_manager()
-        folder = self._folder / str(save.step)
-        if folder.exists():  # the previous attempt failed after Orbax had finished writing
-            sync_checkpoint(folder)
+        # Whether the previous attempt failed after Orbax had finished writing.
+        if save.step in steps_in(self._folder):
+            sync_folder(self._folder / str(save.step))
         else:
             self._write(save.step, save.checkpoint, save.tree)
 
@@ -136,18 +134,17 @@ class CheckpointWriter:
         try:
             self._check_folder()
         except OSError:  # the folder was moved away, and Orbax made another in its place
-            shutil.rmtree(self._folder / str(step), ignore_errors=True)
+            remove(self._folder / str(step))
             raise
-        sync_checkpoint(self._folder / str(step))
+        sync_folder(self._folder / str(step))
 
     def _check_folder(self) -> None:
         """Raises `OSError` if the folder is not the one that was there at the start."""
-        status = self._folder.stat()
-        if self._identity != (status.st_dev, status.st_ino):
+        if self._identity != identity(self._folder):
             raise FileNotFoundError(2, os.strerror(2), str(self._folder))
 
     def _clear_removed(self) -> None:
-        shutil.rmtree(self._folder / _REMOVED, ignore_errors=True)
+        remove(self._folder / _REMOVED)
 
     def abandon(self) -> None:
         """Ends without waiting for a save."""

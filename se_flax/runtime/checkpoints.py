@@ -5,7 +5,6 @@
 """
 
 import itertools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -18,10 +17,12 @@ from se_flax.runtime.checkpoint_format import (
     CheckpointDamaged,
     check_fits,
     named_arrays,
+    steps_in,
 )
 from se_flax.runtime.checkpoint_writer import CheckpointWriter
 from se_flax.runtime.distributed import arrays_from_first, from_first, is_first
-from se_flax.runtime.storage import persistently
+from se_flax.runtime.paths import Path, absolute
+from se_flax.runtime.storage import make_folder, move, persistently
 from se_flax.runtime.terminal import say_error
 
 _SET_ASIDE = "damaged_checkpoints"
@@ -47,11 +48,9 @@ class Checkpoints:
         UserError: if there are checkpoints and all are damaged, or one cannot be read now.
     """
 
-    def __init__(
-        self, workdir: pathlib.Path, metrics: Sequence[str] = ("top1",), read_only: bool = False
-    ):
+    def __init__(self, workdir: Path, metrics: Sequence[str] = ("top1",), read_only: bool = False):
         self._workdir = workdir
-        self._folder = (workdir / "checkpoints").absolute()
+        self._folder = absolute(workdir / "checkpoints")
         self._names = tuple(metrics)
         self._read_only = read_only
         self._metrics: dict[int, dict[str, float] | None] = {}
@@ -73,7 +72,7 @@ class Checkpoints:
             self._writer.abandon()
 
     def _open(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._verify()
         set_aside = self._workdir / _SET_ASIDE
         if not self._metrics and any(set_aside.glob("*")):
@@ -83,13 +82,9 @@ class Checkpoints:
             )
         self._writer = CheckpointWriter(self._folder, self._names)
 
-    def _on_disk(self) -> list[int]:
-        """Returns the steps of all checkpoints, damaged or not."""
-        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
-
     def _verify(self) -> None:
         """Reads every checkpoint; keeps the content of the latest good one for `restore`."""
-        for step in self._on_disk():
+        for step in steps_in(self._folder):
             found = self._read_or_set_aside(step)
             if found is not None:
                 self._metrics[step], self._read_already = found.metrics, {step: found}
@@ -106,11 +101,11 @@ class Checkpoints:
             self._damaged.append(error)
             if not self._read_only:
                 target = self._free_name(step)
-                persistently(lambda: _move(folder, target), str(target))
+                persistently(lambda: move(folder, target), str(target))
                 say_error(f"{error}; it was moved to {target}")
             return None
 
-    def _free_name(self, step: int) -> pathlib.Path:
+    def _free_name(self, step: int) -> Path:
         """Returns where to move the damaged checkpoint of a step."""
         names = itertools.chain([str(step)], (f"{step}_{copy}" for copy in itertools.count(1)))
         targets = (self._workdir / _SET_ASIDE / name for name in names)
@@ -119,7 +114,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in increasing order."""
-        return [step for step in self._on_disk() if self._read_only or step in self._metrics]
+        return [step for step in steps_in(self._folder) if self._read_only or step in self._metrics]
 
     @property
     def latest(self) -> int | None:
@@ -268,11 +263,6 @@ class Checkpoints:
         finally:
             if self._writer is not None:
                 self._writer.close()
-
-
-def _move(folder: pathlib.Path, target: pathlib.Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    folder.rename(target)
 
 
 def _as_tree(abstract: Any, arrays: Mapping[str, np.ndarray]) -> Any:

@@ -1,16 +1,22 @@
-"""Writing to a disk that may be full, slow or absent for a while."""
+"""Writing to a disk or bucket that may be full, slow or absent for a while.
+
+What a bucket does differently is decided here and in `lock`, and done in `buckets`.
+"""
 
 import contextlib
 import errno
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import tenacity
 
 from se_flax.errors import StorageError
+from se_flax.runtime.buckets import AppendedObject, move_objects
+from se_flax.runtime.paths import Path, is_in_bucket
 from se_flax.runtime.terminal import say_error
 
 # Seconds to wait before each further attempt to write.
@@ -68,13 +74,16 @@ def reason_of(error: BaseException) -> str:
     return text.partition(" [")[0][:200] or type(error).__name__
 
 
-def write_json(path: pathlib.Path, value: Any, indent: int = 2) -> None:
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
     """Writes a JSON file atomically (see `write_text`)."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Writes a file atomically: completely or not at all, even if the power is cut."""
+    if is_in_bucket(path):
+        path.write_text(text)
+        return
     partial = path.with_name(path.name + ".tmp")
     try:
         partial.write_text(text)
@@ -87,7 +96,55 @@ def write_text(path: pathlib.Path, text: str) -> None:
         raise
 
 
-def sync(path: pathlib.Path) -> None:
+def is_writable(folder: Path) -> bool:
+    """Whether a folder can be written to, as far as is known without trying."""
+    return is_in_bucket(folder) or os.access(folder, os.W_OK)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and its parents. In a bucket, there are only names that contain slashes."""
+    if not is_in_bucket(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """Returns what distinguishes a folder from another of the same name; None in a bucket.
+
+    Raises:
+        OSError: if it is on a disk and does not exist.
+    """
+    if is_in_bucket(folder):
+        return None
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def move(folder: Path, target: Path) -> None:
+    """Moves a folder; makes the target's parent if necessary."""
+    if is_in_bucket(folder):
+        move_objects(folder, target)
+    else:
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder as far as possible, if it exists."""
+    if not is_in_bucket(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        folder.rmtree(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder and all that is in it to disk. In a bucket, all that is written is safe."""
+    if not is_in_bucket(folder):
+        for path in (*folder.rglob("*"), folder, folder.parent):
+            sync(path)
+
+
+def sync(path: Path) -> None:
     """Flushes a file, or the names in a folder, to disk, so that changes survive a power cut."""
     file = os.open(path, os.O_RDONLY)
     try:
@@ -97,6 +154,11 @@ def sync(path: pathlib.Path) -> None:
             raise
     finally:
         os.close(file)
+
+
+def open_to_append(path: Path) -> "AppendedFile | AppendedObject":
+    """Opens a file to append records to it; creates it if it does not exist."""
+    return AppendedObject(path) if is_in_bucket(path) else AppendedFile(path)
 
 
 class AppendedFile:

@@ -4,20 +4,20 @@ import functools
 import io
 import json
 import os
-import pathlib
 import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from se_flax.runtime.storage import AppendedFile, persistently, write_text
+from se_flax.runtime.paths import Path
+from se_flax.runtime.storage import open_to_append, persistently, write_text
 
 Callback = Callable[[int, dict[str, float]], None]
 
 
 class _FileWriter:
-    def __init__(self, path: pathlib.Path):
-        self._file = AppendedFile(path)
+    def __init__(self, path: Path):
+        self._file = open_to_append(path)
 
     def sync(self) -> None:
         """Flushes what was written to disk, so that it survives a power cut."""
@@ -39,9 +39,9 @@ class JsonlWriter(_FileWriter):
     run wrote them and was killed before its next checkpoint, so they will be written again.
     """
 
-    def __init__(self, path: pathlib.Path, last_step: int):
+    def __init__(self, path: Path, last_step: int):
         if path.exists():
-            rows = path.read_text(errors="replace").splitlines()
+            rows = path.read_bytes().decode(errors="replace").splitlines()
             kept = [row for row in rows if _step(row) <= last_step]
             text = "".join(row + "\n" for row in kept)
             persistently(lambda: write_text(path, text), str(path))
@@ -70,7 +70,7 @@ class TensorBoardWriter(_FileWriter):
     written, and reports the error late or never.
     """
 
-    def __init__(self, workdir: pathlib.Path):
+    def __init__(self, workdir: Path):
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -156,7 +156,7 @@ class Writers:
 
 
 def make_writer(
-    workdir: pathlib.Path,
+    workdir: Path,
     last_step: int,
     callback: Callback | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
