@@ -4,7 +4,7 @@ The state has no axis of devices. It is replicated, and every device returns the
 because the step averages over the mapped axis `AXIS`. Only the input is mapped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,9 @@ from jaxtyping import Array, Int
 AXIS = "batch"
 
 
-def pmap_train(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+def pmap_train(
+    step: Callable[[Any, Any, Any], tuple[Any, Any]], devices: Sequence[Any] | None = None
+) -> Callable[..., tuple[Any, Any]]:
     """Returns `train(state, shared, own, num_steps)`: steps on all devices at once.
 
     A single step is compiled without a loop around it, because on a CPU XLA runs convolutions many
@@ -23,6 +25,7 @@ def pmap_train(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[...
 
     Args:
         step: `step(state, shared, own)` returns the new state and the metrics of a step.
+        devices: the devices; None for all.
 
     Returns:
         A function of the state, which is donated; of inputs that all devices share; of inputs
@@ -51,6 +54,7 @@ def pmap_train(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[...
         out_axes=None,
         static_broadcasted_argnums=3,
         donate_argnums=0,
+        devices=devices,
     )
 
 

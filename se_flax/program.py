@@ -29,7 +29,7 @@ from se_flax.parallel import AXIS, replicate
 from se_flax.plan import Plan
 from se_flax.runtime.distributed import from_first
 from se_flax.runtime.paths import Path
-from se_flax.seeds import AtOnce, InTurn, Networks
+from se_flax.seeds import AtOnce, Evaluate, InTurn, Networks, Step
 from se_flax.state import TrainState, create_state
 from se_flax.step import make_eval_step, make_train_step
 
@@ -188,11 +188,41 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
             than 2^31 - 1 images.
     """
     plan = _plan(config, dataset)
-    model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
     peak = peak_learning_rate(config.optimizer, config.batch_size)
     learning_rate = learning_rate_schedule(
         config.schedule, peak, config.num_epochs, plan.steps_per_epoch
     )
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    at_once = _at_once(config, dataset)
+    functions = pure_functions(config, dataset, learning_rate)
+    networks = (AtOnce if at_once else InTurn)(seeds, *functions)
+    return Program(
+        config=config,
+        dataset=dataset,
+        networks=networks,
+        plan=plan,
+        selection="validation" if "validation" in dataset.splits else "test",
+        learning_rate=learning_rate,
+        make_feeds=functools.partial(
+            _feeds,
+            dataset,
+            config.batch_size,
+            seeds[:1] if at_once else seeds,
+            plan.total_steps,
+        ),
+    )
+
+
+def pure_functions(
+    config: ConfigDict, dataset: ImageDataset, learning_rate: optax.Schedule
+) -> tuple[Callable[[Any], TrainState], Step, Evaluate]:
+    """Returns the functions of one network and one device's share that a run consists of.
+
+    They are `init(seed)`, `step(state, (hyperparameters, images), own)` and
+    `evaluate(variables, images, own)`, where `images` and `own` are the inputs that the feeds of
+    the data set give: those that all devices share, and those of one device.
+    """
+    model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
     optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_backbone)
     preprocessing = Preprocessing.of(dataset, config.augment)
     make_step = functools.partial(
@@ -224,24 +254,7 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     def evaluate(variables, shared, own):
         return eval_step(variables, dataset.eval_batch(preprocessing, shared, own))
 
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    at_once = _at_once(config, dataset)
-    networks = (AtOnce if at_once else InTurn)(seeds, init, step, evaluate)
-    return Program(
-        config=config,
-        dataset=dataset,
-        networks=networks,
-        plan=plan,
-        selection="validation" if "validation" in dataset.splits else "test",
-        learning_rate=learning_rate,
-        make_feeds=functools.partial(
-            _feeds,
-            dataset,
-            config.batch_size,
-            seeds[:1] if at_once else seeds,
-            plan.total_steps,
-        ),
-    )
+    return init, step, evaluate
 
 
 def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:
@@ -290,14 +303,18 @@ def _feeds(
     return tuple(dataset.train_feed(batch_size, seed, total_steps, len(seeds)) for seed in seeds)
 
 
-def default_steps_per_dispatch(steps_per_epoch: int) -> int:
+def default_steps_per_dispatch(steps_per_epoch: int, platform: str | None = None) -> int:
     """Returns how many steps to give the devices at once.
 
     On a CPU it is one, because XLA runs convolutions many times slower inside a loop. Elsewhere
     it is large enough to hide the host's work. If possible it divides the epoch, so that only one
     program is compiled.
+
+    Args:
+        steps_per_epoch: steps of an epoch.
+        platform: "cpu", "gpu" or "tpu"; None for that of this process.
     """
-    if jax.default_backend() == "cpu":
+    if (platform or jax.default_backend()) == "cpu":
         return 1
     divisors = [n for n in range(16, 129) if steps_per_epoch % n == 0]
     return max(divisors, default=64)
