@@ -67,7 +67,13 @@ class BatchNorm(nn.BatchNorm):
 def norm_and_rescale(
     norm: nn.Module, block: nn.Module | None, y: Float[Array, "n h w c"]
 ) -> Float[Array, "n h w c"]:
-    """Returns block(norm(y)), or norm(y) without a block, with as few passes as possible."""
-    if isinstance(norm, BatchNorm) and getattr(block, "takes_means", False):
-        return norm.rescaled(y, block)
-    return block(norm(y)) if block else norm(y)
+    """Returns block(norm(y)), or norm(y) without a block, with as few passes as possible.
+
+    With running statistics there is no pass to save, and with y in half precision XLA for TPUs
+    would store it in float32, for the affine map. Those two are therefore not joined.
+    """
+    if not (isinstance(norm, BatchNorm) and getattr(block, "takes_means", False)):
+        return block(norm(y)) if block else norm(y)
+    if norm.use_running_average and y.dtype.itemsize < 4:
+        return block(norm(y))
+    return norm.rescaled(y, block)

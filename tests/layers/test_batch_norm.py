@@ -173,6 +173,14 @@ def test_the_squeeze_takes_no_pass_of_its_own(y, variables, train, together, apa
         assert passes(apply, variables, y) == expected
 
 
+def test_inference_in_half_precision_is_that_of_norm_and_block(y, variables):
+    ours, expected = (
+        Both(together, train=False, dtype=jnp.bfloat16).apply(variables, y.astype(jnp.bfloat16))
+        for together in (True, False)
+    )
+    np.testing.assert_array_equal(ours, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "calls"),
     [
