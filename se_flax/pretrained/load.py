@@ -224,7 +224,7 @@ def find_file(source: str | pathlib.Path) -> pathlib.Path | None:
 
     A file in Google Cloud Storage is copied to the cache.
     """
-    if str(source).startswith(("http://", "https://")):
+    if str(source).partition("://")[0] in ("http", "https"):
         raise UserError(f"{source} is not downloaded; download it and give the path of the file")
     from se_flax.runtime.paths import local_copy, to_path
 
