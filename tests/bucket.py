@@ -27,10 +27,12 @@ class Bucket:
         unavailable: share of requests that are answered with 503.
         lost: share of requests that are carried out, but whose answer is lost.
         delay: seconds that each request takes longer.
+        requests: number of requests so far.
     """
 
     def __init__(self):
         self.unavailable = self.lost = self.delay = 0.0
+        self.requests = 0
         self.random = random.Random(0)
         self.storage = Storage(use_memory_fs=True)
         self.lock = threading.Lock()  # the emulator's own server takes one request at a time
@@ -96,6 +98,7 @@ class _Handler(RequestHandler):
         time.sleep(self._bucket.delay)
         client, self.rfile, self.wfile = self.wfile, io.BytesIO(body), io.BytesIO()
         with self._bucket.lock:
+            self._bucket.requests += 1
             chance = self._bucket.random.random()
             if chance < self._bucket.unavailable:
                 self._refuse(503, "Service Unavailable")

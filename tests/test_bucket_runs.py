@@ -9,10 +9,12 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 import se_flax
+from experiments.queue import Queue
+from experiments.study import read_result, result_path, write_result
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
 from se_flax.runtime.lock import BucketLock
-from se_flax.runtime.paths import to_path
+from se_flax.runtime.paths import is_in_bucket, to_path
 from se_flax.train import RunInterrupted, train
 from tests.runs import rows
 
@@ -107,3 +109,15 @@ def test_a_folder_in_a_bucket_that_holds_no_run_is_reported(bucket):
     for use in (evaluate_workdir, se_flax.load_run):
         with pytest.raises(UserError, match=f"{bucket} is not the workdir of a run"):
             use(str(bucket))
+
+
+def test_the_results_of_studies_can_be_in_a_bucket(bucket):
+    queue = Queue("smoke", 1, bucket, "stage", "plain")
+    result = {"top1": 90.0}
+    path = result_path(bucket, "stage", "smoke", "plain")
+    write_result(path, result)
+    assert read_result(path) == result
+    assert read_result(result_path(str(bucket), "stage", "smoke", "other")) is None
+    with queue._alone(), pytest.raises(UserError, match="is being written to"), queue._alone():
+        pass
+    assert is_in_bucket(queue.log)

@@ -12,7 +12,6 @@ from tests.runs import (
     finish,
     half_written,
     kill,
-    output_of,
     random_generator,
     saved_steps,
     start,
@@ -37,11 +36,11 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seconds(server, undisturbed):
-    """How long a run in a bucket takes when `undisturbed` has already compiled its programs."""
-    begun = time.monotonic()
-    finish(to_path("gs://bucket/timed"), RARELY)
-    return time.monotonic() - begun
+def requests(server, undisturbed):
+    """The number of requests that a run in a bucket makes."""
+    before = server.requests
+    finish(to_path("gs://bucket/counted"), RARELY)
+    return server.requests - before
 
 
 def assert_continues_and_ends_as(undisturbed, workdir):
@@ -62,12 +61,11 @@ def wait_for_save(workdir, process, after=0):
 
 
 @pytest.mark.parametrize("trial", range(RANDOM_KILLS))
-def test_a_run_killed_at_random_ends_in_the_same_bits(bucket, undisturbed, seconds, trial):
+def test_a_run_killed_at_random_ends_in_the_same_bits(bucket, server, undisturbed, requests, trial):
+    count = server.requests + random_generator().randint(1, int(0.95 * requests))
     process = start(bucket, RARELY)
-    time.sleep(random_generator().uniform(0.3, 0.9) * seconds)
-    process.kill()
-    output_of(process)
-    assert not (bucket / "summary.json").exists()
+    wait_until(lambda: server.requests >= count, process)
+    kill(process)
     assert_continues_and_ends_as(undisturbed, bucket)
 
 
