@@ -72,8 +72,9 @@ def norm_and_rescale(
     With running statistics there is no pass to save, and with y in half precision XLA for TPUs
     would store it in float32, for the affine map. Those two are therefore not joined.
     """
-    if not (isinstance(norm, BatchNorm) and getattr(block, "takes_means", False)):
-        return block(norm(y)) if block else norm(y)
-    if norm.use_running_average and y.dtype.itemsize < 4:
-        return block(norm(y))
-    return norm.rescaled(y, block)
+    if block is None:
+        return norm(y)
+    can_join = isinstance(norm, BatchNorm) and getattr(block, "takes_means", False)
+    if can_join and not (norm.use_running_average and y.dtype.itemsize < 4):
+        return norm.rescaled(y, block)
+    return block(norm(y))
