@@ -5,8 +5,8 @@ of many steps for images that are held on the devices, and inference, next to th
 of Flax's own layers. It notes whether each compiles, what memory it needs, and the compiler's count
 of operations and bytes and its estimate of the time. Results go to tpu.json and tpu.md in --out.
 
-This takes hours. Each result is saved as it comes, and the same command goes on with what is
-missing.
+This takes hours. Each result is saved at once. If the command is stopped, giving it again compiles
+what is still missing.
 """
 
 import dataclasses
