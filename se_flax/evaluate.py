@@ -154,18 +154,11 @@ def evaluate_pretrained(
         "mean": list(prepared.mean),
         "std": list(prepared.std),
         **means,
-        "published": [
-            {
-                "top1_error": result.top1_error,
-                "top5_error": result.top5_error,
-                "source": result.source,
-            }
-            for result in _published_results(loaded)
-        ],
+        "published": _published_results(loaded),
     }
 
 
-def _published_results(loaded: PublishedNetwork) -> list[Published]:
+def _published_results(loaded: PublishedNetwork) -> list[dict[str, Any]]:
     """Returns the published results of weights, and then those of their network."""
     known = loaded.known
     trained_on = known.dataset if known else "imagenet2012"
@@ -173,7 +166,14 @@ def _published_results(loaded: PublishedNetwork) -> list[Published]:
     if known:
         by = f"{known.file or known.source} on {trained_on} by {known.figures}"
         results.insert(0, Published(trained_on, known.top1_error, known.top5_error, by))
-    return results
+    return [
+        {
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+            "source": result.source,
+        }
+        for result in results
+    ]
 
 
 def define_flags() -> None:
