@@ -25,7 +25,7 @@ from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
 from se_flax.published import Renamed, load_published, preparation_for
 from se_flax.restored import restore_run
-from se_flax.runtime.paths import Path, is_in_bucket, to_path
+from se_flax.runtime.paths import Path, is_in_bucket, resolved, to_path
 from se_flax.runtime.storage import is_writable, make_folder
 from se_flax.runtime.writers import TensorBoardWriter
 
@@ -283,7 +283,7 @@ def output_path(default: str) -> Path:
         if workdir is None:
             return to_path(default)
         if options.image_dir:  # beside the figure of the run's own images
-            default = default.replace(".png", f"_{to_path(options.image_dir).name}.png")
+            default = default.replace(".png", f"_{resolved(to_path(options.image_dir)).name}.png")
         return workdir / "figures" / default
     path = to_path(options.output)
     if path.suffix.lower() != ".png":
