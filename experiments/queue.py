@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import fnmatch
+import functools
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ from experiments import (
     stage,
     variants,
 )
+from experiments.processes import in_processes, lower_priority, redirect_output
 from experiments.study import (
     Cell,
     Study,
@@ -66,7 +68,6 @@ ORDER = (
     (variants.STUDY, "*"),
     (backbones.STUDY, "*"),
 )
-AUTOGROUP = pathlib.Path("/proc/self/autogroup")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,25 +224,30 @@ class Queue:
             lines.append(f"next: {entry.name}, seed {seed}")
         return lines
 
-    def _rest(self, jobs: Sequence[tuple[int, Entry]]) -> str:
+    def _rest(self, jobs: Sequence[tuple[int, Entry]], processes: int = 1) -> str:
         """Returns how long jobs will take, as the end of a sentence."""
         if not jobs:
             return ""
         seconds = self.expected_seconds(jobs)
-        return "" if seconds is None else f"; the rest takes about {_duration(seconds)}"
+        return "" if seconds is None else f"; the rest takes about {_duration(seconds / processes)}"
+
+    def _last_rows(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Returns the last row of the log for each cell and seed."""
+        rows = self.log.read_text().splitlines() if self.log.exists() else []
+        return {(row["cell"], row["seed"]): row for row in map(json.loads, rows)}
 
     def _failed(self) -> set[tuple[str, int]]:
         """Returns name and seed of the runs whose last row in the log says that they failed."""
-        rows = self.log.read_text().splitlines() if self.log.exists() else []
-        last = {(row["cell"], row["seed"]): row["outcome"] for row in map(json.loads, rows)}
-        return {run for run, outcome in last.items() if outcome == "failed"}
+        return {run for run, row in self._last_rows().items() if row["outcome"] == "failed"}
 
-    def run(self, runs: str | os.PathLike[str], note: str = "") -> None:
+    def run(self, runs: str | os.PathLike[str], note: str = "", processes: int = 1) -> None:
         """Trains what is missing.
 
         Args:
             runs: folder of checkpoints and logs.
             note: sentence to keep with the results and show in the report.
+            processes: how many runs to train at the same time. If it is more than one, each run
+                has a process of its own, which prints to `<runs>/output/<cell>_<seed>.txt`.
 
         Raises:
             UserError: if another queue is running; or, after all other runs, if some failed.
@@ -252,12 +258,13 @@ class Queue:
         with self._alone(), Interrupt() as interrupt:
             self.share()
             jobs = self.missing()
-            for i, (seed, entry) in enumerate(jobs, start=1):
-                if interrupt.requested:
-                    raise RunInterrupted("stopped; the same command continues from there")
-                title = f"[{i}/{len(jobs)}] {entry.name}, seed {seed}"
-                print(title, flush=True)
-                row = self._train(seed, entry, runs, note)
+            rest = list(jobs)
+            trained = (
+                self._in_turn if processes == 1 else functools.partial(self._at_once, processes)
+            )
+            for seed, entry, row in trained(jobs, runs, note, interrupt):
+                rest.remove((seed, entry))
+                title = f"[{len(jobs) - len(rest)}/{len(jobs)}] {entry.name}, seed {seed}"
                 if row["outcome"] == "failed":
                     print(f"{title}: {row['reason']}", flush=True)
                     failed.append(f"{entry.name}, seed {seed}")
@@ -265,14 +272,47 @@ class Queue:
                 self.share()
                 print(
                     f"{title}: top-1 {row['top1']:.2f} in {_duration(row['seconds'])}"
-                    f"{self._rest(jobs[i:])}",
+                    f"{self._rest(rest, processes)}",
                     flush=True,
                 )
+            if rest:
+                raise RunInterrupted("stopped; the same command continues from there")
         if failed:
             names = "; ".join(failed)
             raise UserError(f"runs that could not be finished: {names}; {self.log} says why")
 
-    def _train(self, seed: int, entry: Entry, runs, note: str) -> dict[str, Any]:
+    def _in_turn(self, jobs, runs, note, interrupt) -> Iterator[tuple[int, Entry, dict[str, Any]]]:
+        """Trains one job after the other; yields seed, cell and row of the log of each."""
+        for i, (seed, entry) in enumerate(jobs, start=1):
+            if interrupt.requested:
+                return
+            print(f"[{i}/{len(jobs)}] {entry.name}, seed {seed}", flush=True)
+            yield seed, entry, self.train(seed, entry, runs, note)
+
+    def _at_once(
+        self, processes, jobs, runs, note, interrupt
+    ) -> Iterator[tuple[int, Entry, dict[str, Any]]]:
+        """Trains jobs in processes of their own; yields seed, cell and row of the log of each."""
+        entries = {entry.name: entry for entry in self.entries}
+        ended = in_processes(
+            [
+                Job(self.scale, str(self.out), entry.name, seed, str(runs), note)
+                for seed, entry in jobs
+            ],
+            do_job,
+            lambda job: job.name,
+            processes,
+            lambda: interrupt.requested,
+        )
+        for job, status in ended:
+            row = self._last_rows().get((job.name, job.seed), {"outcome": "stopped"})
+            if row["outcome"] == "stopped":
+                if interrupt.requested:
+                    continue
+                row |= {"outcome": "failed", "reason": f"its process ended with status {status}"}
+            yield job.seed, entries[job.name], row
+
+    def train(self, seed: int, entry: Entry, runs, note: str) -> dict[str, Any]:
         """Trains a cell with one seed; returns the row of the log, which it appends."""
         begun, start = datetime.datetime.now(datetime.UTC), time.monotonic()
         row: dict[str, Any] = {"cell": entry.name, "seed": seed, "outcome": "stopped"}
@@ -315,6 +355,31 @@ class Queue:
             lock.release()
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run for another process: a cell by name, a seed, and the arguments of `Queue.run`."""
+
+    scale: str
+    out: str
+    name: str
+    seed: int
+    runs: str
+    note: str
+
+
+def do_job(job: Job) -> None:
+    """Trains a job in a process of its own."""
+    redirect_output(
+        pathlib.Path(job.runs, "output", f"{job.name.replace('/', '_')}_{job.seed}.txt")
+    )
+    study, cell = job.name.split("/")
+    queue = Queue(job.scale, job.seed + 1, job.out, study, cell)
+    try:
+        queue.train(job.seed, queue.entries[0], job.runs, job.note)
+    except RunInterrupted:
+        sys.exit(INTERRUPTED)
+
+
 def _copy(result: dict[str, Any], other: dict[str, Any], name: str, seeds: set[int]) -> set[int]:
     """Adds the given seeds of a cell with the same config to results; returns those it has."""
     found = seeds & {each["seed"] for each in other["results"]}
@@ -338,18 +403,6 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def lower_priority() -> None:
-    """Gives this process the lowest priority.
-
-    Linux shares the processors among sessions first (autogroups, sched(7)), and a process's own
-    niceness counts only within its session. So the session gets the lowest priority, too.
-    """
-    os.nice(19)
-    if AUTOGROUP.exists():
-        with contextlib.suppress(OSError):  # not allowed in every container
-            AUTOGROUP.write_text("19")
-
-
 def main(argv: list[str]) -> None:
     """Runs the queue, or lists it."""
     outlive_output()
@@ -359,6 +412,8 @@ def main(argv: list[str]) -> None:
     if options.list:
         print("\n".join(lines))
         return
+    if options.processes > 1:  # otherwise this process takes most of a GPU's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     revision = environment()["git_revision"]
     if revision and revision.endswith("+"):
         print(
@@ -368,7 +423,7 @@ def main(argv: list[str]) -> None:
         )
     lower_priority()
     try:
-        queue.run(options.runs, options.note)
+        queue.run(options.runs, options.note, options.processes)
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -377,5 +432,11 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     define_flags("budget")
     flags.DEFINE_string("studies", "*", "Studies to run: a pattern for their names.")
+    flags.DEFINE_integer(
+        "processes",
+        1,
+        "Number of runs to train at the same time; several of these small networks fit on a GPU.",
+        1,
+    )
     flags.DEFINE_bool("list", False, "Show what is done and what is next, and end.")
     app.run(run_command(main), flags_parser=parse_flags)

@@ -314,7 +314,7 @@ def test_the_queue_is_a_command(run_python, tmp_path):
 def test_the_queue_has_the_lowest_priority():
     code = (
         "import os\n"
-        "from experiments.queue import AUTOGROUP, lower_priority\n"
+        "from experiments.processes import AUTOGROUP, lower_priority\n"
         "lower_priority()\n"
         "group = AUTOGROUP.read_text() if AUTOGROUP.exists() else 'nice 19'\n"
         "print(os.nice(0), group, flush=True)\n"
@@ -331,3 +331,18 @@ def test_the_queue_has_the_lowest_priority():
     )
     assert process.stdout.startswith("19 ")
     assert "nice 19" in process.stdout
+
+
+@pytest.mark.slow
+def test_runs_in_processes_end_in_the_results_of_runs_in_turn(tmp_path):
+    results = {}
+    for processes in (1, 2):
+        choice = {"studies": "no_squeeze", "cells": "no_squeeze"}
+        queue = Queue("smoke", 2, tmp_path / f"out{processes}", **choice)
+        queue.run(tmp_path / f"runs{processes}", processes=processes)
+        results[processes] = queue.read(queue.entries[0])["results"]
+        rows = sorted(outcomes(queue))
+        assert rows == [("no_squeeze/no_squeeze", seed, "finished") for seed in (0, 1)]
+    assert results[1] == results[2]
+    output = tmp_path / "runs2" / "output" / "no_squeeze_no_squeeze_0.txt"
+    assert "first step done" in output.read_text()
