@@ -2,6 +2,7 @@
 
 import pathlib
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -111,10 +112,17 @@ def environment() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Returns the source's commit, with "+" if it was changed since; None outside a repository."""
+    """Returns the source's commit, with "+" if it was changed since; None if it is unknown.
+
+    In the output of `git archive`, `.git_archival.txt` holds the commit.
+    """
     root = pathlib.Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        archival = root / ".git_archival.txt"
+        found = (
+            re.search("node: ([0-9a-f]{40})", archival.read_text()) if archival.exists() else None
+        )
+        return found and found[1]
     try:
         output = subprocess.run(
             ["git", "-C", root, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],

@@ -9,9 +9,9 @@ and without. These implementations take turns in one process, several times each
   (`experiments/peers/pytorch.py`), and timm's networks for the others.
 
 A training step is forward, backward and an SGD update, on images that are already on the device.
-Then it compares a whole training run with its bare steps, and measures the time from the command to
-the first step, and images per second over batch size, depth and number of devices. Results go to
-speed_<platform>.json, .md and .png in --out.
+Then it compares a whole training run with its bare steps, and several seeds computed at once with
+one. It measures the time from the command to the first step, and images per second over batch size,
+depth and number of devices. Results go to speed_<platform>.json, .md and .png in --out.
 
 Last it compares single convolutions with PyTorch's, over map size, channels, kernel and stride.
 These results go to convolutions_<platform>.json and .md.
@@ -36,6 +36,7 @@ from experiments.speed.runs import (
     draw,
     measure_loop,
     measure_scaling,
+    measure_seeds,
     measure_startup,
 )
 from experiments.speed.steps import NETWORKS, limits, measure_steps, ratios
@@ -75,6 +76,13 @@ def add_loop(results: Results, path: pathlib.Path) -> None:
     print(f"a run compared with its bare steps: {results['loop']['ratio']:.3f}", flush=True)
 
 
+def add_seeds(results: Results, path: pathlib.Path) -> None:
+    """Compares several seeds computed at once with one."""
+    results["seeds"] = measure_seeds()
+    for row in results["seeds"]:
+        print(row, flush=True)
+
+
 def add_startup(results: Results, path: pathlib.Path) -> None:
     """Measures the time to the first step."""
     results["startup"] = measure_startup(STARTUP_CONFIG)
@@ -108,6 +116,7 @@ def add_convolutions(results: Results, path: pathlib.Path) -> None:
 SECTIONS = {
     "steps": add_steps,
     "loop": add_loop,
+    "seeds": add_seeds,
     "startup": add_startup,
     "scaling": add_scaling,
     "convolutions": add_convolutions,

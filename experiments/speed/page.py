@@ -91,6 +91,22 @@ def _runs(results: dict[str, Any]) -> list[str]:
             f"images/s in a run, {statistics.median(loop['images_per_second']['step']):.0f} in its "
             f"bare steps: {loop['ratio']:.1%}.",
         ]
+    if seeds := results.get("seeds"):
+        lines += [
+            "",
+            "## Several seeds in one run",
+            "",
+            "SE-ResNet-20, batch 128 for each seed. Images per second are summed over the seeds.",
+            "",
+            "| type | seeds | images/s | compared with one seed |",
+            "|---" * 4 + "|",
+        ]
+        alone = {row["dtype"]: row["images_per_second"] for row in seeds if row["seeds"] == 1}
+        lines += [
+            f"| {row['dtype']} | {row['seeds']} | {row['images_per_second']:,.0f} | "
+            f"{row['images_per_second'] / alone[row['dtype']]:.2f} |"
+            for row in seeds
+        ]
     if startup := results.get("startup"):
         lines += ["", f"## From the command to the first step (`--config={STARTUP_CONFIG}`)", ""]
         for name, value in startup.items():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from experiments.speed.implementations import default_dtype
 from se_flax import list_models
 from se_flax.config import default_config
 from se_flax.data import Dataset, Split
-from se_flax.program import build_program
+from se_flax.program import Program, build_program
 from se_flax.train import train
 
 STARTUP_CONFIG = "configs/se_resnet_cifar10.py:20"
@@ -72,6 +73,49 @@ def measure_loop(rounds: int) -> dict[str, Any]:
             speeds["run"].append(train(config, workdir, dataset)["images_per_second"])
     run, step = (statistics.median(speeds[name]) for name in ("run", "step"))
     return {"images_per_second": speeds, "ratio": run / step}
+
+
+def measure_seeds() -> list[dict[str, Any]]:
+    """Returns the speed of SE-ResNet-20 with several seeds, computed at once and in turn.
+
+    The steps are those of a run, many to a dispatch on an accelerator. Images per second are
+    counted over all networks.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    cases = [
+        (dtype, mode, count)
+        for dtype in dict.fromkeys(("float32", default_dtype()))
+        for mode, counts in (("in_turn", (1,)), ("vmap", (2,) if on_cpu else (2, 4, 8)))
+        for count in counts
+    ]
+    with futures.ThreadPoolExecutor(1 if on_cpu else len(cases)) as pool:
+        ready = list(pool.map(lambda case: _ready_to_train(*case), cases))
+    return [
+        {"dtype": dtype, "mode": mode, "seeds": count, "images_per_second": _speed(*each)}
+        for (dtype, mode, count), each in zip(cases, ready, strict=True)
+    ]
+
+
+def _ready_to_train(dtype: str, mode: str, count: int) -> tuple[Program, Any]:
+    """Returns a compiled program with several seeds, and its state after the first dispatch."""
+    steps = 4 if jax.default_backend() == "cpu" else 100
+    config = default_config()
+    config.model.name, config.dtype = "se_resnet20_cifar", dtype
+    config.num_seeds, config.seed_mode = count, mode
+    program = build_program(config, noise_dataset(steps * config.batch_size, 8))
+    state, sums = program.train(program.initial_state(), 0, program.plan.steps_per_dispatch)
+    jax.block_until_ready(sums)
+    return program, state
+
+
+def _speed(program: Program, state: Any) -> float:
+    """Returns images per second, over all networks, in three epochs."""
+    steps, dispatched = 3 * program.plan.steps_per_epoch, program.plan.steps_per_dispatch
+    begun = time.perf_counter()
+    for step in range(dispatched, dispatched + steps, dispatched):
+        state, sums = program.train(state, step, dispatched)
+    jax.block_until_ready((state, sums))
+    return steps * program.images_per_step / (time.perf_counter() - begun)
 
 
 def measure_startup(config: str) -> dict[str, Any]:

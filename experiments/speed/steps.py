@@ -8,13 +8,14 @@ import pathlib
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.speed.implementations import IMPLEMENTATIONS, default_dtype
+from experiments.speed.implementations import IMPLEMENTATIONS, default_dtype, steps_at_once
 from se_flax import create_model
 from se_flax.burden import burden
 from se_flax.models import model_info
@@ -33,8 +34,8 @@ class Contender:
 
     Attributes:
         name, network, mode, batch_size: what it is.
-        run: does the work once, and waits for it.
-        first_seconds: time to build it and run it once, including compilation.
+        run: does the work `steps_at_once()` times, and waits for it.
+        first_seconds: time to build it and run it, including compilation.
         working_mb: peak memory minus memory in use before, in MB.
         seconds: time per run in each round.
     """
@@ -68,7 +69,7 @@ class Contender:
         while times == 0 or time.perf_counter() - begun < seconds:
             self.run()
             times += 1
-        self.seconds.append((time.perf_counter() - begun) / times)
+        self.seconds.append((time.perf_counter() - begun) / times / steps_at_once())
 
     def row(self, macs: int, limit_gflops: float) -> dict[str, Any]:
         """Returns the result, given the network's multiply-adds per image."""
@@ -142,29 +143,56 @@ def batch_sizes(name: str, mode: str) -> tuple[int, ...]:
 def measure_steps(
     names: list[str], implementations: list[str], rounds: int, seconds: float
 ) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
-    """Yields rows and failures for each group, mode and batch size."""
+    """Yields rows and failures for each group, and on a CPU for each mode and batch size."""
     limit = limits()["matrix_product_gflops"]
     for group in GROUPS:
         group = [name for name in group if name in names]
         macs = {name: burden(create_model(name), model_info(name).input_size) for name in group}
-        for mode in ("training", "inference"):
-            for batch_size in batch_sizes(group[0], mode) if group else ():
-                contenders, missing = [], []
-                for implementation in implementations:
-                    for name in group:  # plain and SE in a row
-                        try:
-                            contender = Contender.ready(implementation, name, mode, batch_size)
-                        except Exception as error:  # a library is missing or fails
-                            missing.append(f"{implementation}, {name}, {mode}: {error!r:.200}")
-                            continue
-                        contenders.append(contender)
+        places = [
+            (mode, batch_size)
+            for mode in ("training", "inference")
+            for batch_size in (batch_sizes(group[0], mode) if group else ())
+        ]
+        together = [places] if jax.default_backend() != "cpu" else [[place] for place in places]
+        for some in together:
+            cases = [
+                (implementation, name, *place)
+                for place in some
+                for implementation in implementations
+                for name in group  # plain and SE in a row
+            ]
+            contenders, missing = prepared(cases)
+            for place in some:
+                alike = [c for c in contenders if (c.mode, c.batch_size) == place]
                 for _ in range(rounds):
-                    for contender in contenders:
+                    for contender in alike:
                         contender.measure(seconds)
-                yield [c.row(macs[c.network].multiply_adds, limit) for c in contenders], missing
-                del contenders
-                jax.clear_caches()
-                gc.collect()
+            yield [c.row(macs[c.network].multiply_adds, limit) for c in contenders], missing
+            del contenders
+            jax.clear_caches()
+            gc.collect()
+
+
+def prepared(cases: Sequence[tuple[str, str, str, int]]) -> tuple[list[Contender], list[str]]:
+    """Returns contenders that are ready, and what failed, for arguments of `Contender.ready`.
+
+    On an accelerator, JAX's programs are compiled at the same time. On a CPU, one after the other,
+    because that is where the time and memory of the first run are measured.
+    """
+    contenders, missing = [], []
+    with futures.ThreadPoolExecutor(8) as pool:
+        started: dict[Any, futures.Future[Contender]] = {}
+        if jax.default_backend() != "cpu":
+            of_jax = [case for case in cases if not case[0].startswith("PyTorch")]
+            started = {case: pool.submit(Contender.ready, *case) for case in of_jax}
+        for case in cases:
+            try:
+                ready = started[case].result() if case in started else Contender.ready(*case)
+            except Exception as error:  # a library is missing or fails
+                missing.append(f"{', '.join(case[:3])}: {error!r:.200}")
+                continue
+            contenders.append(ready)
+    return contenders, missing
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
