@@ -7,7 +7,7 @@ continues. Each part is an ordinary command, with its output in OUT/output/PART.
 - speed: training and inference, with SE and without, next to stock Flax and PyTorch;
 - seeds: several seeds computed at once, next to one;
 - studies: the queue of studies at the scale `budget` (`experiments.queue`);
-- recipe: ResNet-20 and SE-ResNet-20 on CIFAR-10 with the published recipe, 200 epochs.
+- recipe: ResNet-20 and SE-ResNet-20 on CIFAR-10 with the published recipe, 200 epochs, 3 seeds.
 
 A machine without a network needs what `--pack=DIR` puts together: the code, CIFAR-10 as prepared by
 TFDS, in pieces of at most 48 MB, and a script that unpacks them, DIR/unpack.sh. With
@@ -65,14 +65,14 @@ def parts(out: str, runs: str, processes: int, smoke: bool) -> dict[str, list[li
     checks = ["-m", "experiments.accelerator_checks", f"--out={out}"]
     queue = ["-m", "experiments.queue", f"--scale={'smoke' if smoke else 'budget'}"]
     queue += [f"--out={out}", f"--runs={runs}", f"--processes={processes}"]
-    recipe = ["-m", "experiments.backbones", f"--scale={'smoke' if smoke else 'full'}"]
-    recipe += [f"--out={out}", f"--runs={runs}", "--cells=cifar10_resnet20*"]
+    recipe = ["-m", "experiments.queue", f"--scale={'smoke' if smoke else 'full'}"]
+    recipe += [f"--out={out}", f"--runs={runs}", f"--processes={processes}", "--studies=backbones"]
     return {
         "checks": [[*checks, *(["--networks=se_resnet20_cifar"] if smoke else [])]],
         "speed": [[*steps, f"--networks={','.join(pair)}"] for pair in pairs],
         "seeds": [[*speed, "--section=seeds"]],
         "studies": [[*queue, "--studies=no_squeeze", "--seeds=1"] if smoke else queue],
-        "recipe": [[*recipe, f"--seeds={1 if smoke else 5}"]],
+        "recipe": [[*recipe, *(["--seeds=1"] if smoke else ["--cells=cifar10_resnet20*"])]],
     }
 
 

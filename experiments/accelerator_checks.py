@@ -27,7 +27,7 @@ from se_flax.cli.command import INTERRUPTED, parse_flags, run_command
 from se_flax.models import model_info
 from se_flax.overview import environment
 
-NETWORKS = (
+NETWORKS = [
     "resnet20_cifar",
     "se_resnet20_cifar",
     "se_resnet50",
@@ -36,7 +36,7 @@ NETWORKS = (
     "se_bn_inception",
     "vgg16_bn",
     "efficientnet_b0",
-)
+]
 PRECISIONS = ("highest", "default")
 STEPS = 20
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"

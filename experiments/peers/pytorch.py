@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.references import torch_models
+from experiments.peers import torchvision_operators  # noqa: F401  timm imports torchvision
 
 TIMM = {
-    "resnet50": "timm:resnet50",
-    "se_resnet50": "timm:seresnet50",
-    "efficientnet_b0": "timm:tf_efficientnet_b0",
+    "resnet50": "resnet50",
+    "se_resnet50": "seresnet50",
+    "efficientnet_b0": "tf_efficientnet_b0",
 }
 
 
@@ -51,7 +51,9 @@ class Unit(nn.Module):
 def network(name: str) -> nn.Module:
     """Returns a network with random weights, in channels-last memory."""
     if name in TIMM:
-        return torch_models.build(TIMM[name]).to(memory_format=torch.channels_last)
+        import timm
+
+        return timm.create_model(TIMM[name]).to(memory_format=torch.channels_last)
     layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     inputs = 16
     for width in (16, 32, 64):

@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# Some builds of torchvision lack its compiled operators. None of them is used here, and the import
-# needs only their names.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _operator in (
-    *("nms", "qnms", "roi_align", "qroi_align", "_roi_align_backward"),
-    *("roi_pool", "_roi_pool_backward", "ps_roi_align", "_ps_roi_align_backward"),
-    *("ps_roi_pool", "_ps_roi_pool_backward", "deform_conv2d", "_deform_conv2d_backward"),
-):
-    if not hasattr(torch.ops.torchvision, _operator):
-        _LIBRARY.define(f"{_operator}(Tensor x) -> Tensor")
+from experiments.peers import torchvision_operators  # noqa: F401  before torchvision
 
 warnings.filterwarnings("ignore", module="timm|torchvision|pretrainedmodels")
 import pretrainedmodels  # noqa: E402
