@@ -35,6 +35,7 @@ from se_flax.published import (
     load_published,
     preparation_for,
     source_of_weights,
+    warn_of_other_dataset,
 )
 from se_flax.restored import restore_run
 from se_flax.runtime.progress import counted, format_results, format_steps
@@ -300,6 +301,7 @@ def _main_pretrained() -> None:
         )
     for name in names:
         source_of_weights(name, options.weights)  # before images are downloaded
+        warn_of_other_dataset(name, options.weights, options.dataset)
     given = _given_preparation()
     if options.image_dir:
         shown = options.image_dir

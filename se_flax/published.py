@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import warnings
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import numpy as np
 
 from se_flax.data.sources import statistics_of
 from se_flax.data.streaming import ImageSource
-from se_flax.errors import UserError
+from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
@@ -129,6 +130,32 @@ def preparation_for(
     if stated or known is None:
         return stated or own
     return dataclasses.replace(own, mean=known[0], std=known[1])
+
+
+def warn_of_other_dataset(
+    name: str, weights: str | pathlib.Path | None, dataset: str | None
+) -> None:
+    """Issues a `Note` if weights for small images are evaluated on another data set than their own.
+
+    The numbers of classes do not show it: CIFAR-10 and SVHN both have ten. Data sets whose names
+    start with that of their own (`cifar10_1`) have the same classes. ImageNet's classes are known
+    by name, so its weights can be used on many data sets.
+
+    Args:
+        name: name of the network.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+        dataset: name of a TFDS data set; None for other images.
+    """
+    known = find_weights(name, weights)
+    if known is None or known.dataset == "imagenet2012" or dataset is None:
+        return
+    if not f"{dataset.partition('/')[0]}_".startswith(f"{known.dataset}_"):
+        warnings.warn(
+            f"{weights} was trained on {known.dataset}, and the images are those of {dataset}; the "
+            "results have a meaning only if the classes are the same, in the same order",
+            Note,
+            stacklevel=2,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from se_flax import load_pretrained
+from se_flax.pretrained.convert import Layout
 from se_flax.pretrained.layouts import layouts_of
 
 SMALL = {"stage_sizes": (1, 1), "widths": (4, 8), "stem": "cifar"}
@@ -24,14 +25,18 @@ STATED = {
 }
 
 
-def tensors_of(name: str, model: nn.Module, size: int = 8) -> dict[str, np.ndarray]:
+def tensors_of(
+    name: str, model: nn.Module, size: int = 8, layout: Layout | None = None
+) -> dict[str, np.ndarray]:
     """Returns random tensors of a network, named and ordered as published.
 
     Args:
         name: name under which the network is registered.
         model: the network, or a smaller form of it.
         size: height and width of images that it accepts.
+        layout: how the tensors are named; by default the first in which weights are published.
     """
+    layout = layout or layouts_of(name)[0]
     images = np.zeros((1, size, size, 3))
     abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
     generator = np.random.default_rng(0)
@@ -41,7 +46,7 @@ def tensors_of(name: str, model: nn.Module, size: int = 8) -> dict[str, np.ndarr
         tensor = generator.uniform(0.1, 0.2, leaf.shape).astype(np.float32)
         if tensor.ndim > 1:  # from our order of axes to PyTorch's
             tensor = tensor.transpose(tensor.ndim - 1, tensor.ndim - 2, *range(tensor.ndim - 2))
-        tensors[layouts_of(name)[0].name(path)] = np.ascontiguousarray(tensor)
+        tensors[layout.name(path)] = np.ascontiguousarray(tensor)
     return tensors
 
 

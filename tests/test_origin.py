@@ -90,6 +90,21 @@ def test_a_bare_file_that_can_only_be_one_network_is_loaded_without_a_word(tmp_p
         load_pretrained(name, publish(tmp_path / "weights.pth"), **small)
 
 
+@pytest.mark.parametrize("library", ["timm's", "torchvision's"])
+def test_the_names_of_tensors_leave_fewer_networks(tmp_path, monkeypatch, library):
+    small = {"width_coefficient": 0.25, "depth_coefficient": 0.3}
+    name = "efficientnet_b0_torch"
+    (layout,) = [layout for layout in layouts_of(name) if layout.source == library]
+    tensors = tensors_of(name, create_model(name, 4, **small), 32, layout)
+    monkeypatch.setattr(loading, "read_tensors", lambda source: tensors)
+    file = publish(tmp_path / "weights.pth")
+    # Only timm has networks with these names that compute differently.
+    words = "timm's efficientnet_blur_b0 have the same tensors"
+    note = pytest.warns(UncertainNetwork, match=words) if library == "timm's" else silence()
+    with note:
+        load_pretrained(name, file, **small)
+
+
 def test_a_config_next_to_a_file_counts_if_it_can_only_mean_this_file(tmp_path):
     with silence():
         load(publish(tmp_path / "same" / "weights.pth", {"architecture": "resnet18"}))

@@ -4,11 +4,12 @@ import sys
 import pytest
 
 from se_flax import list_models, load_pretrained
-from se_flax.errors import UserError
+from se_flax.errors import Note, UserError
 from se_flax.models import model_info
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.layouts import layouts_of
-from se_flax.published import load_published, preparation_for
+from se_flax.published import load_published, preparation_for, warn_of_other_dataset
+from tests.stand_ins import silence
 
 
 def test_the_weights_of_every_entry_of_the_catalogue_can_be_read():
@@ -186,3 +187,20 @@ def test_unusable_options_of_the_evaluation_are_reported_in_one_sentence(
     assert process.returncode == 2
     assert words in process.stderr
     assert process.stderr.count("\n") == 1
+
+
+def test_weights_for_small_images_are_noted_on_another_data_set_than_their_own():
+    of_svhn = "downloads/seresnet20_svhn-0323-d77df31c.pth"
+    for other in ("cifar10", "cifar10_corrupted/fog_1", "mnist"):
+        with pytest.warns(Note, match=f"was trained on svhn_cropped, and .* of {other};"):
+            warn_of_other_dataset("se_resnet20_cifar", of_svhn, other)
+    of_cifar10 = "resnet20-12fca82f.th"
+    with pytest.warns(Note, match="was trained on cifar10, and the images are those of cifar100;"):
+        warn_of_other_dataset("resnet20_cifar", of_cifar10, "cifar100")
+    with silence():
+        warn_of_other_dataset("se_resnet20_cifar", of_svhn, "svhn_cropped")
+        for same in ("cifar10", "cifar10_1/v6", "cifar10_corrupted/fog_1"):
+            warn_of_other_dataset("resnet20_cifar", of_cifar10, same)
+        warn_of_other_dataset("resnet20_cifar", of_cifar10, None)  # images in folders
+        warn_of_other_dataset("resnet20_cifar", "mine.pth", "svhn_cropped")
+        warn_of_other_dataset("resnet18", None, "imagenette")

@@ -23,7 +23,12 @@ from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
-from se_flax.published import Renamed, load_published, preparation_for
+from se_flax.published import (
+    Renamed,
+    load_published,
+    preparation_for,
+    warn_of_other_dataset,
+)
 from se_flax.restored import restore_run
 from se_flax.runtime.paths import Path, is_in_bucket, resolved, to_path
 from se_flax.runtime.storage import is_writable, make_folder
@@ -146,6 +151,7 @@ def subject_of_weights(
         split = split or evaluation_split(dataset, data_dir)
         source, images = TfdsImages(dataset, split, data_dir), f"{dataset} {split}"
     loaded = load_published(name, weights, source.class_names)
+    warn_of_other_dataset(name, weights, dataset)
     prepared = preparation_for(name, weights, dataset)
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
     return Subject(

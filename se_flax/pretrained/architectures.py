@@ -11,10 +11,12 @@ import dataclasses
 import functools
 import importlib.resources
 import pathlib
+from collections.abc import Collection
 
 from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.pretrained.hub import is_hub_id
+from se_flax.pretrained.layouts import layouts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +43,22 @@ def architectures() -> tuple[Architecture, ...]:
     return tuple(Architecture(**row) for row in csv.DictReader(table.read_text().splitlines()))
 
 
-def with_tensors_of(name: str) -> list[Architecture]:
-    """Returns all architectures with the tensors of a registered network."""
+def with_tensors_of(name: str, tensors: Collection[str] = ()) -> list[Architecture]:
+    """Returns all architectures with the tensors of a registered network.
+
+    Args:
+        name: the registered network.
+        tensors: names of the tensors in a file. Where libraries name them differently, only the
+            architectures with these names are returned.
+    """
     own = model_info(name).same_as or name
     groups = {known.tensors for known in architectures() if known.computed_by == own}
-    return [known for known in architectures() if known.tensors in groups]
+    named = {
+        group
+        for group in groups
+        if any(layout.classifier_bias in tensors for layout in layouts_of(group))
+    }
+    return [known for known in architectures() if known.tensors in (named or groups)]
 
 
 def of_hub_id(source: str | pathlib.Path) -> str | None:
@@ -112,15 +125,20 @@ def _refusal(
     )
 
 
-def lookalikes(name: str, source: str | pathlib.Path) -> str | None:
+def lookalikes(name: str, source: str | pathlib.Path, tensors: Collection[str] = ()) -> str | None:
     """Returns what to tell the user of weights that do not state their architecture.
+
+    Args:
+        name: the registered network to load them into.
+        source: the weights, for messages.
+        tensors: names of the tensors in them.
 
     Returns:
         A sentence that names the networks with the same tensors which compute differently from
         `name`; None if there are none.
     """
     own = model_info(name).same_as or name
-    others = _names(own, computed=False)
+    others = _names(own, computed=False, tensors=tensors)
     if not others:
         return None
     return (
@@ -131,7 +149,7 @@ def lookalikes(name: str, source: str | pathlib.Path) -> str | None:
     )
 
 
-def _names(own: str, computed: bool) -> list[str]:
+def _names(own: str, computed: bool, tensors: Collection[str] = ()) -> list[str]:
     """Returns the architectures with a network's tensors that it computes, or does not compute."""
-    known = [one for one in with_tensors_of(own) if (one.computed_by == own) == computed]
+    known = [one for one in with_tensors_of(own, tensors) if (one.computed_by == own) == computed]
     return list(dict.fromkeys(f"{one.library}'s {one.name}" for one in known))

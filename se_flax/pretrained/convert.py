@@ -58,6 +58,11 @@ class Layout:
             prefix = re.sub(pattern, replacement, prefix)
         return f"{prefix.replace('/', '.')}.{_LEAVES[collection, leaf]}"
 
+    @property
+    def classifier_bias(self) -> str:
+        """Name of the classifier's bias, by which libraries can be told apart."""
+        return self.name(("params", "classifier", "bias"))
+
 
 def convert(
     tensors: Mapping[str, np.ndarray],

@@ -87,9 +87,8 @@ def load_pretrained(
             message lists tensors that are missing, left over or of the wrong shape. Also if they
             are stated to be for another network.
     """
-    check_source(name, source)
-    doubt = _doubt(name, source)
-    return _variables(name, source, read_tensors(source), doubt, num_classes, overrides)
+    tensors, doubt = _read_checked(name, source)
+    return _variables(name, source, tensors, doubt, num_classes, overrides)
 
 
 def load_with_fields(
@@ -104,9 +103,7 @@ def load_with_fields(
     Raises:
         UserError: see `load_pretrained`.
     """
-    check_source(name, source)
-    doubt = _doubt(name, source)
-    tensors = read_tensors(source)
+    tensors, doubt = _read_checked(name, source)
     layout = _layout_by_classifier(layouts_of(name), tensors)
     fields = {**(dict(layout.fields) if layout else {}), **overrides}
     return fields, _variables(name, source, tensors, doubt, None, fields)
@@ -123,7 +120,7 @@ def _variables(
     info, layouts = model_info(name), layouts_of(name)
     layout = _layout_by_classifier(layouts, tensors)
     _check_fields(name, source, layout, {**info.fields, **overrides})
-    own_classes = tensors[_classifier(layout)].size if layout else None
+    own_classes = tensors[layout.classifier_bias].size if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
         have = f"are for {own_classes} classes" if own_classes else "have no classifier"
@@ -170,29 +167,30 @@ def _has_auxiliary(tensors: Mapping[str, np.ndarray], layouts: tuple[Layout, ...
     return any(re.match(layout.optional, tensor) for layout in layouts for tensor in tensors)
 
 
-def _doubt(name: str, source: str | pathlib.Path) -> str | None:
-    """Returns what to tell the user if the weights may be for another network.
+def _read_checked(
+    name: str, source: str | pathlib.Path
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """Returns tensors, and what to tell the user if they may be for another network.
 
     Raises:
-        UserError: if it is stated that they are for another network.
+        UserError: before they are read, if it is stated that they are for another network.
     """
-    if of_timm := of_hub_id(source):
-        return check_architecture(name, source, of_timm, "timm")
-    stated = None
-    # Reading the tensors reports a hub that cannot be reached.
-    with contextlib.suppress(UserError):
-        stated = stated_architecture(source)
-    if stated:
-        return check_architecture(name, source, stated)
-    return None if find_weights(name, source) else lookalikes(name, source)
-
-
-def _classifier(layout: Layout) -> str:
-    return layout.name(("params", "classifier", "bias"))
+    check_source(name, source)
+    stated = of_timm = of_hub_id(source)
+    if not of_timm:
+        # Reading the tensors reports a hub that cannot be reached.
+        with contextlib.suppress(UserError):
+            stated = stated_architecture(source)
+    library = "timm" if of_timm else None
+    doubt = check_architecture(name, source, stated, library) if stated else None
+    tensors = read_tensors(source)
+    if not stated and not find_weights(name, source):
+        doubt = lookalikes(name, source, tensors)
+    return tensors, doubt
 
 
 def _layout_by_classifier(layouts: tuple[Layout, ...], names: Collection[str]) -> Layout | None:
-    return next((layout for layout in layouts if _classifier(layout) in names), None)
+    return next((layout for layout in layouts if layout.classifier_bias in names), None)
 
 
 def check_source(name: str, source: str | pathlib.Path) -> None:

@@ -125,6 +125,18 @@ def test_the_command_evaluates_on_the_test_split(folder, tfds_dir, run_python):
     assert "top-1 error  8.27%" in process.stdout
 
 
+def test_the_command_notes_that_weights_are_of_another_data_set(folder, tfds_dir, run_python):
+    file = folder / "seresnet20_svhn-0323-d77df31c.pth"
+    shutil.copy(folder / FILES[2][0], file)
+    process = run_python(
+        "-m", "se_flax.evaluate", "--model=se_resnet20_cifar", f"--weights={file}",
+        "--dataset=cifar10", f"--data_dir={tfds_dir}",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    words = "was trained on svhn_cropped, and the images are those of cifar10;"
+    assert f"note: {file} {words}" in process.stderr
+
+
 def test_a_network_without_the_field_of_the_weights_is_refused(folder):
     words = 'cifar-models\' tensor names, so it is for "resnet20_cifar" with projection=True; give'
     with pytest.raises(UserError, match=words):
