@@ -47,7 +47,7 @@ from se_flax.runtime.terminal import fitted, say_error
 MOST_DRAWN = 24  # photographs in a figure
 _MOST_BARS = 10  # classes of each photograph in a figure
 _DRAWN_SIDE = 400  # pixels; larger photographs are shrunk before they are drawn
-_READERS = 8  # threads; each holds one photograph in full size
+_READERS = min(8, 1 + (os.cpu_count() or 1))  # threads; each holds a photograph in full size
 
 Skip = Callable[[Path, str], object]
 

@@ -83,7 +83,8 @@ def read_photograph(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and of odd metadata
             with Image.open(io.BytesIO(content)) as image:
-                return np.asarray(_as_rgb(ImageOps.exif_transpose(image)))
+                ImageOps.exif_transpose(image, in_place=True)
+                return np.asarray(_as_rgb(image))
     except Image.UnidentifiedImageError as error:
         raise UserError(
             "it is not an image, is damaged, or has a format that is not known (convert it to JPEG "
@@ -102,4 +103,4 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         upper = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), upper).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
