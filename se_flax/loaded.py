@@ -1,8 +1,9 @@
-"""A trained network, opened from the folder of its run, without the data it was trained on."""
+"""A trained network, opened without the data it was trained on: of a run, or published weights."""
 
 import dataclasses
 import os
-from collections.abc import Iterable
+import pathlib
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -24,13 +25,15 @@ Image = str | os.PathLike[str] | bytes | UInt8[np.ndarray, "..."]
 class LoadedRun:
     """A trained network, and what is needed to use it.
 
+    `load_run` returns that of a run, and `load_weights` one with published weights.
+
     Attributes:
         network: the network; `network.apply(variables, images, train=False)` gives the logits
             [n, number of classes] of prepared images.
         variables: its variables; of a run with `config.ema_decay`, their moving average.
         classes: name of each class, in the order of the logits.
         preparation: how its images are prepared. One mean says that they are grey levels.
-        step: step of the checkpoint.
+        step: step of the checkpoint; 0 for published weights.
     """
 
     network: nn.Module
@@ -106,6 +109,42 @@ def load_run(
         classes=run.program.dataset.class_names,
         preparation=preparation,
         step=run.steps[place],
+    )
+
+
+def load_weights(
+    name: str,
+    source: str | pathlib.Path | None = None,
+    classes: Sequence[str] | None = None,
+) -> LoadedRun:
+    """Opens a network with published weights, whose classes are named in words.
+
+    It needs the packages of training: `pip install "se_flax[train]"`.
+
+    Args:
+        name: a name in `se_flax.list_models()`.
+        source: a `source` for `se_flax.load_pretrained`; by default the first in the catalogue.
+        classes: name of each class, in the order of the logits. By default those of the data set
+            that the weights were trained on, if it is known: see `se_flax.published.own_classes`.
+
+    Raises:
+        UserError: if the weights cannot be read, or `classes` are not as many as theirs.
+    """
+    from se_flax.published import load_published, own_classes, preparation_for
+
+    loaded = load_published(name, source)
+    names = own_classes(loaded) if classes is None else tuple(classes)
+    if len(names) != loaded.model.num_classes:
+        raise UserError(
+            f"{len(names)} classes are named, but the weights in {loaded.weights} have "
+            f"{loaded.model.num_classes}; name each of them, in the order of the logits"
+        )
+    return LoadedRun(
+        network=loaded.model,
+        variables=loaded.variables,
+        classes=names,
+        preparation=preparation_for(name, source),
+        step=0,
     )
 
 

@@ -15,7 +15,8 @@ from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
-from se_flax.pretrained.described import stated_preparation
+from se_flax.pretrained.class_names import classes_of, in_words
+from se_flax.pretrained.described import description, stated_preparation
 from se_flax.pretrained.load import check_source, find_file, load_with_fields
 from se_flax.pretrained.synsets import synsets_of
 
@@ -50,14 +51,14 @@ class PublishedNetwork:
 
 
 def load_published(
-    name: str, weights: str | pathlib.Path | None, class_names: tuple[str, ...]
+    name: str, weights: str | pathlib.Path | None, class_names: tuple[str, ...] | None = None
 ) -> PublishedNetwork:
     """Loads a network with published weights.
 
     Args:
         name: name of the network.
         weights: a `source` for `load_pretrained`; by default the first in the catalogue.
-        class_names: names of the data set's classes.
+        class_names: names of the data set's classes; without them, `places` are all outputs.
 
     Raises:
         UserError: if the weights cannot be read, or their classes do not match.
@@ -69,10 +70,33 @@ def load_published(
     overrides = {"auxiliary": False} if has_auxiliary else {}
     fields, variables = load_with_fields(name, weights, **overrides)
     num_classes = len(variables["params"]["classifier"]["bias"])
-    places = _places_of_classes(class_names, num_classes)
+    places = np.arange(num_classes)
+    if class_names is not None:
+        places = _places_of_classes(class_names, num_classes)
     model = create_model(name, num_classes, **fields)
     known = find_weights(name, weights)
     return PublishedNetwork(info, known, weights, model, variables, places)
+
+
+def own_classes(network: PublishedNetwork) -> tuple[str, ...]:
+    """Returns the name of each output of a network with published weights.
+
+    They are the classes of the data set in the catalogue, or those stated as `label_names`, as timm
+    has them, in the `config.json` of the weights. Other weights with 1000 outputs are taken for
+    ImageNet's. Where nothing is known, a class is named by its number.
+    """
+    count = network.model.num_classes
+    names = classes_of(network.known.dataset) if network.known else _stated_classes(network.weights)
+    if names is None and network.known is None and count == 1000:
+        names = classes_of("imagenet2012")
+    if names is None or len(names) != count:
+        return tuple(map(str, range(count)))
+    return in_words(names)
+
+
+def _stated_classes(weights: str | pathlib.Path) -> tuple[str, ...] | None:
+    names = description(weights).get("label_names")
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def source_of_weights(name: str, weights: str | pathlib.Path | None) -> str | pathlib.Path:

@@ -7,6 +7,7 @@ al., "Learning Deep Features for Discriminative Localization" (arXiv:1512.04150)
 """
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ from se_flax.runtime.status import busy
 def class_activation_maps(
     model: nn.Module,
     variables: dict[str, Any],
-    images: Float[Array, "n height width 3"],
+    images: Float[Array, "n height width c"],
     classes: Int[Array, " n"] | Int[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n num_classes"]]:
     """Returns one class activation map per image, and the logits.
@@ -47,12 +48,13 @@ def class_activation_maps(
     Args:
         model, variables: a network that ends in a mean over all positions and a dense layer
             `classifier`.
-        images: batch of normalised images, [n, height, width, 3].
+        images: batch of normalised images, [n, height, width, c].
         classes: class whose map is computed for each image, [n]; by default the predicted class.
 
     Raises:
         UserError: if the network does not end in this way.
     """
+    check_maps(model, variables, images)
     classifier = variables["params"]["classifier"]
 
     @jax.jit
@@ -62,17 +64,31 @@ def class_activation_maps(
         return logits, list(maps.values())[-1]
 
     logits, last = compute(variables, images)
-    if last.shape[-1] != len(classifier["kernel"]):
-        raise UserError(
-            "class activation maps need a network that classifies the mean of its last feature "
-            f"map, but this one's has {last.shape[-1]} channels and its classifier takes "
-            f"{len(classifier['kernel'])} inputs; choose another network"
-        )
     classes = jnp.argmax(logits, axis=-1) if classes is None else jnp.asarray(classes)
     weights = classifier["kernel"][:, classes]
     maps = jnp.einsum("nhwc,cn->nhw", last.astype(jnp.float32), weights)
     maps += classifier["bias"][classes, None, None]
     return np.asarray(maps), np.asarray(logits)
+
+
+def check_maps(
+    model: nn.Module, variables: dict[str, Any], images: jax.ShapeDtypeStruct | jax.typing.ArrayLike
+) -> None:
+    """Raises `UserError` if a network has no class activation maps; computes nothing.
+
+    Args:
+        model, variables: the network.
+        images: images, or their shape and type.
+    """
+    features = functools.partial(model.apply, train=False, features=True)
+    last = list(jax.eval_shape(features, variables, images).values())[-1]
+    inputs = len(variables["params"]["classifier"]["kernel"])
+    if last.shape[-1] != inputs:
+        raise UserError(
+            "class activation maps need a network that classifies the mean of its last feature "
+            f"map, but this one's has {last.shape[-1]} channels and its classifier takes "
+            f"{inputs} inputs; choose another network"
+        )
 
 
 def overlay(

@@ -291,7 +291,16 @@ def output_path(default: str) -> Path:
         if options.image_dir:  # beside the figure of the run's own images
             default = default.replace(".png", f"_{resolved(to_path(options.image_dir)).name}.png")
         return workdir / "figures" / default
-    path = to_path(options.output)
+    return png_path(options.output)
+
+
+def png_path(output: str) -> Path:
+    """Returns the PNG file that --output names.
+
+    Raises:
+        UserError: if it is no PNG file, or its folder does not exist.
+    """
+    path = to_path(output)
     if path.suffix.lower() != ".png":
         raise UserError(f"--output={path} must end in .png")
     if not is_in_bucket(path) and not path.parent.is_dir():

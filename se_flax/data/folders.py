@@ -73,7 +73,7 @@ class ImageFolder:
             )
         paths, labels, problems = [], [], []
         for folder in folders:
-            images, unreadable = _list_images(directory / folder)
+            images, unreadable = images_below(directory / folder)
             paths += images
             labels += [class_names.index(folder)] * len(images)
             problems += unreadable
@@ -142,28 +142,30 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _list_images(folder: Path) -> tuple[list[Path], list[str]]:
-    """Returns the images in a folder, sorted, and what cannot be read in it."""
+def images_below(
+    folder: Path, suffixes: tuple[str, ...] = SUFFIXES
+) -> tuple[list[Path], list[str]]:
+    """Returns the images in a folder and those below it, sorted, and what cannot be read in it."""
+    depth = len(folder.parts)
     if is_in_bucket(folder):
-        return [path for path in files_below(folder) if _is_image(path, len(folder.parts))], []
+        return [path for path in files_below(folder) if _is_image(path, depth, suffixes)], []
     unreadable = []
 
     def note(error: OSError) -> None:
         unreadable.append(f"{error.filename} cannot be read ({error.strerror})")
 
-    depth = len(folder.parts)
     paths = [
         pathlib.Path(directory, name)
         for directory, _, names in os.walk(folder, onerror=note)
         for name in names
     ]
-    return sorted(path for path in paths if _is_image(path, depth)), unreadable
+    return sorted(path for path in paths if _is_image(path, depth, suffixes)), unreadable
 
 
-def _is_image(path: Path, depth: int) -> bool:
-    """Whether a file has an image's suffix, and no hidden folder below a depth."""
+def _is_image(path: Path, depth: int, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file has one of the suffixes, and no hidden folder below a depth."""
     hidden = any(part.startswith(".") for part in path.parts[depth:])
-    return path.name.lower().endswith(SUFFIXES) and not hidden
+    return path.name.lower().endswith(suffixes) and not hidden
 
 
 def _fault(path: Path) -> str | None:

@@ -17,7 +17,12 @@ from se_flax.analysis.confusion import (
     per_class_accuracy,
 )
 from se_flax.analysis.excitations import excitations_by_class
-from se_flax.analysis.heatmaps import choose_images, class_activation_maps, draw_heatmaps
+from se_flax.analysis.heatmaps import (
+    check_maps,
+    choose_images,
+    class_activation_maps,
+    draw_heatmaps,
+)
 from se_flax.analysis.subject import Subject, limited, subject_of_run
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
@@ -54,6 +59,8 @@ def test_networks_that_do_not_pool_at_the_end_have_no_class_activation_maps():
     model, variables, images = network("cnn3", 32)
     with pytest.raises(UserError, match="classifies the mean of its last feature map"):
         class_activation_maps(model, variables, images)
+    with pytest.raises(UserError, match="has 64 channels and its classifier takes 1024 inputs"):
+        check_maps(model, variables, jax.ShapeDtypeStruct(images.shape, images.dtype))
 
 
 @pytest.mark.parametrize("squeeze", ["avg", "none"])

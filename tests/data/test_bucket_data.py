@@ -8,6 +8,7 @@ import pytest
 from se_flax.data import load_dataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.from_config import dataset_of
+from se_flax.data.photographs import find_photographs, read_photograph
 from se_flax.data.sources import TfdsImages
 from se_flax.errors import UserError
 from se_flax.pretrained.described import description, stated_architecture
@@ -122,3 +123,11 @@ def test_a_copy_for_which_there_is_no_room_is_refused(bucket, own_cache, monkeyp
     with pytest.raises(UserError, match=r"where there is room for 0\.0 GB; set XDG_CACHE_HOME"):
         local_copy(bucket / "net.bin")
     assert not list(own_cache.rglob("net.bin*"))
+
+
+def test_photographs_in_a_bucket_are_those_on_the_disk(bucket, image_dir):
+    upload(image_dir / "val", bucket)
+    there, _ = find_photographs([f"{bucket}/red", bucket / "blue"])
+    here, _ = find_photographs([image_dir / "val" / "red", image_dir / "val" / "blue"])
+    assert [path.name for path in there] == [path.name for path in here]
+    np.testing.assert_array_equal(read_photograph(there[-1]), read_photograph(here[-1]))
