@@ -5,9 +5,10 @@ continues. Each part is an ordinary command, with its output in OUT/output/PART.
 
 - checks: whether the accelerator computes what a CPU does (`experiments.accelerator_checks`);
 - speed: training and inference, with SE and without, next to stock Flax and PyTorch;
-- seeds: several seeds computed at once, next to one;
 - studies: the queue of studies at the scale `budget` (`experiments.queue`);
-- recipe: ResNet-20 and SE-ResNet-20 on CIFAR-10 with the published recipe, 200 epochs, 3 seeds.
+- recipe: ResNet-20 and SE-ResNet-20 on CIFAR-10 with the published recipe, 200 epochs, 3 seeds;
+- seeds: several seeds computed at once, next to one. On a GPU, their programs take minutes to
+  compile.
 
 A machine without a network needs what `--pack=DIR` puts together: the code, CIFAR-10 as prepared by
 TFDS, in pieces of at most 48 MB, and a script that unpacks them, DIR/unpack.sh. With
@@ -48,13 +49,16 @@ fi
 """
 
 
-def parts(out: str, runs: str, processes: int, smoke: bool) -> dict[str, list[list[str]]]:
+def parts(
+    out: str, runs: str, processes: int, note: str, smoke: bool
+) -> dict[str, list[list[str]]]:
     """Returns the commands of each part, as arguments of Python.
 
     Args:
         out: folder of the results.
         runs: folder of checkpoints and logs.
         processes: number of runs of the queue at the same time.
+        note: sentence to keep with the results of the queue.
         smoke: whether to run the smallest lengths, to check that everything works.
     """
     speed = ["-m", "experiments.speed", f"--out={out}"]
@@ -63,16 +67,16 @@ def parts(out: str, runs: str, processes: int, smoke: bool) -> dict[str, list[li
     pairs = [["resnet20_cifar", "se_resnet20_cifar"]]
     pairs += [] if smoke else [["resnet50", "se_resnet50"]]
     checks = ["-m", "experiments.accelerator_checks", f"--out={out}"]
-    queue = ["-m", "experiments.queue", f"--scale={'smoke' if smoke else 'budget'}"]
-    queue += [f"--out={out}", f"--runs={runs}", f"--processes={processes}"]
-    recipe = ["-m", "experiments.queue", f"--scale={'smoke' if smoke else 'full'}"]
-    recipe += [f"--out={out}", f"--runs={runs}", f"--processes={processes}", "--studies=backbones"]
+    queue = ["-m", "experiments.queue", f"--out={out}", f"--runs={runs}", f"--note={note}"]
+    queue.append(f"--processes={processes}")
+    studies = [*queue, f"--scale={'smoke' if smoke else 'budget'}"]
+    recipe = [*queue, f"--scale={'smoke' if smoke else 'full'}", "--studies=backbones"]
     return {
         "checks": [[*checks, *(["--networks=se_resnet20_cifar"] if smoke else [])]],
         "speed": [[*steps, f"--networks={','.join(pair)}"] for pair in pairs],
-        "seeds": [[*speed, "--section=seeds"]],
-        "studies": [[*queue, "--studies=no_squeeze", "--seeds=1"] if smoke else queue],
+        "studies": [[*studies, *(["--studies=no_squeeze", "--seeds=1"] if smoke else [])]],
         "recipe": [[*recipe, *(["--seeds=1"] if smoke else ["--cells=cifar10_resnet20*"])]],
+        "seeds": [[*speed, "--section=seeds"]],
     }
 
 
@@ -171,7 +175,7 @@ def main(argv: list[str]) -> None:
         return
     if options.data_dir:
         os.environ["TFDS_DATA_DIR"] = options.data_dir
-    commands = parts(options.out, options.runs, options.processes, options.smoke)
+    commands = parts(options.out, options.runs, options.processes, options.note, options.smoke)
     if unknown := set(options.parts) - set(commands):
         raise UserError(f"there is no part {unknown.pop()}; there are {', '.join(commands)}")
     chosen = {name: commands[name] for name in options.parts}
@@ -179,13 +183,14 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    names = list(parts("", "", 1, False))
+    names = list(parts("", "", 1, "", False))
     flags.DEFINE_float("minutes", 25, "How long to run.", 1)
     flags.DEFINE_list("parts", names, "What to run, in this order.")
     flags.DEFINE_integer("processes", 8, "Runs of the studies to train at the same time.", 1)
     flags.DEFINE_bool("smoke", False, "Run everything at the smallest length.")
     flags.DEFINE_string("out", "experiments/results", "Folder for the results.")
     flags.DEFINE_string("runs", "runs/accelerator", "Folder for checkpoints and logs.")
+    flags.DEFINE_string("note", "", "A sentence about the results of the studies.")
     flags.DEFINE_string("data_dir", "", "Folder of TFDS data sets; by default $TFDS_DATA_DIR.")
     flags.DEFINE_string("pack", "", "Write what another machine needs to this folder, and end.")
     flags.DEFINE_string("wheels", "", "A requirements file: packages to download for --pack.")

@@ -116,7 +116,7 @@ FIELDS: dict[str, Field] = {
         "auto",
         _one_of("auto", "vmap", "in_turn"),
         'how to train several seeds: "vmap" computes them at once, "in_turn" one after the other '
-        'at each step; "auto" is "vmap" on GPU and TPU for images held in memory, else "in_turn"',
+        'at each step; "auto" is "vmap" on a TPU for images held in memory, else "in_turn"',
     ),
     "model.name": Field("se_resnet20_cifar", _TEXT, "one of se_flax.list_models()"),
     "model.overrides": Field({}, _OVERRIDES, "keyword arguments for se_flax.create_model"),

@@ -290,8 +290,10 @@ def _at_once(config: ConfigDict, dataset: ImageDataset) -> bool:
             f"the images of {dataset.name} are streamed, in a different order for each seed, so "
             'the seeds cannot be computed at once; use config.seed_mode="in_turn"'
         )
-    if config.seed_mode == "auto":  # XLA's grouped convolutions are slow on a CPU
-        return dataset.on_device and jax.default_backend() != "cpu"
+    if config.seed_mode == "auto":
+        # Elsewhere, convolutions with several kernels at once are slow: they take many times
+        # longer to run on a CPU, and minutes to compile on a GPU.
+        return dataset.on_device and jax.default_backend() == "tpu"
     return config.seed_mode == "vmap"
 
 
