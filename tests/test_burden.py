@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 import pytest
@@ -15,10 +17,15 @@ PUBLISHED = [
 ]
 
 
+@functools.cache
+def burden_of(name):
+    fields = {"auxiliary": False} if name == "inception_v3" else {}
+    return burden(create_model(name, **fields), model_info(name).input_size)
+
+
 @pytest.mark.parametrize(("name", "row"), PUBLISHED)
 def test_burdens_agree_with_published_ones(name, row):
-    fields = {"auxiliary": False} if name == "inception_v3" else {}
-    counted = burden(create_model(name, **fields), model_info(name).input_size)
+    counted = burden_of(name)
     gmacs = counted.multiply_adds / 1e9
     if row["parameter_mb"]:
         assert round(counted.parameter_mb) == int(row["parameter_mb"])
@@ -61,14 +68,14 @@ def test_an_se_block_costs_its_squeeze_and_its_dense_layers():
     assert (with_se.feature_mb - plain.feature_mb) * 2**20 / 4 == 8 + 2 + 8 + 8 + 8 * 8 * 8
 
 
-def test_the_command_prints_our_figures_and_the_published(run_python):
+def test_the_command_prints_our_figures_and_the_published(run_python, run_command):
     process = run_python("-m", "se_flax.burden", "se_resnet50*")
     assert process.returncode == 0, process.stderr
     lines = [line.split() for line in process.stdout.splitlines()]
     assert lines[2][:5] == ["se_resnet50_caffe", "224", "1000", "28,088,024", "107.3"]
     assert lines[3][:4] == ["published", "107", "103", "4"]
     assert lines[4][:2] == ["published", "3.87"]
-    process = run_python("-m", "se_flax.burden", "none*")
+    process = run_command("se_flax.burden", "none*")
     assert process.returncode == 2
     assert process.stderr == (
         'error: no model matches "none*"; without a pattern all models are listed\n'

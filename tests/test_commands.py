@@ -68,19 +68,19 @@ def test_every_command_of_the_package_is_in_the_list():
 
 
 @pytest.mark.parametrize("name", ["train", "pretrained", "confusion"])
-def test_a_command_has_the_help_of_its_module(run_python, name):
+def test_a_command_has_the_help_of_its_module(run_python, run_command, name):
     module, _ = COMMANDS[name]
     process = run_python("-m", "se_flax", name, "--help")
     assert process.returncode == 0
-    assert process.stdout == run_python("-m", module, "--help").stdout
+    assert process.stdout == run_command(module, "--help").stdout
     assert process.stderr == ""
 
 
-def test_a_command_gets_its_arguments_and_keeps_its_exit_status(run_python, tmp_path):
+def test_a_command_gets_its_arguments_and_keeps_its_exit_status(run_python, run_command, tmp_path):
     options = ["--config=tests/tiny_run.py", f"--workdir={tmp_path}", "--config.seed=-1"]
     process = run_python("-m", "se_flax", "train", *options)
     assert process.returncode == 2
-    assert process.stderr == run_python("-m", "se_flax.main", *options).stderr
+    assert process.stderr == run_command("se_flax.main", *options).stderr
     assert "from 0 to 4294967295" in process.stderr
 
 

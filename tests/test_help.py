@@ -26,8 +26,8 @@ OF_A_STUDY = "--scale= --seeds= --out= --runs= --cells= --note="
         ("experiments.streaming_speed", "--image_dir="),
     ],
 )
-def test_help_lists_the_options_of_a_command_and_no_others(run_python, command, options):
-    process = run_python("-m", command, "--help", COLUMNS="80")
+def test_help_lists_the_options_of_a_command_and_no_others(run_command, command, options):
+    process = run_command(command, "--help", COLUMNS="80")
     assert process.returncode == 0
     assert process.stderr == ""
     lines = process.stdout.splitlines()
@@ -39,8 +39,8 @@ def test_help_lists_the_options_of_a_command_and_no_others(run_python, command, 
     assert max(len(line) for line in lines if not line.startswith("  --")) < 80
 
 
-def test_help_of_a_run_lists_each_field_with_default_and_meaning(run_python):
-    output = run_python("-m", "se_flax.main", "--help").stdout
+def test_help_of_a_run_lists_each_field_with_default_and_meaning(run_command):
+    output = run_command("se_flax.main", "--help").stdout
     text = " ".join(output.split())
     for name, field in FIELDS.items():
         assert f"--config.{name}={field.default} {field.meaning}" in text

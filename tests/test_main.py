@@ -48,10 +48,10 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
     ],
     ids=lambda value: str(value[0]) if isinstance(value, list) else "",
 )
-def test_bad_input_is_reported_in_one_line(run_python, tmp_path, arguments, environment, expected):
+def test_bad_input_is_reported_in_one_line(run_command, tmp_path, arguments, environment, expected):
     workdir = tmp_path / "run"
-    process = run_python(
-        *("-m", "se_flax.main", "--config=tests/tiny_run.py", f"--workdir={workdir}"),
+    process = run_command(
+        *("se_flax.main", "--config=tests/tiny_run.py", f"--workdir={workdir}"),
         *arguments,
         **environment,
     )
@@ -77,8 +77,8 @@ def test_bad_input_is_reported_in_one_line(run_python, tmp_path, arguments, envi
         (["--config=tests/tiny_run.py", "--workdir=README.md"], "README.md"),
     ],
 )
-def test_an_unreadable_config_is_reported_in_one_line(run_python, arguments, expected):
-    process = run_python("-m", "se_flax.main", *arguments)
+def test_an_unreadable_config_is_reported_in_one_line(run_command, arguments, expected):
+    process = run_command("se_flax.main", *arguments)
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert expected in line
@@ -115,15 +115,15 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     assert "not the workdir of a run" in process.stderr
 
 
-def test_the_module_of_training_names_the_command(run_python):
-    process = run_python("-m", "se_flax.train", "--config=quickstart")
+def test_the_module_of_training_names_the_command(run_command):
+    process = run_command("se_flax.train", "--config=quickstart")
     assert process.returncode == 2
     assert process.stderr == "error: this is no command; python -m se_flax train is\n"
 
 
-def test_a_run_that_diverges_has_its_own_exit_status(run_python, tmp_path):
+def test_a_run_that_diverges_has_its_own_exit_status(run_command, tmp_path):
     options = ["--config=tests/tiny_run.py", f"--workdir={tmp_path}"]
-    process = run_python("-m", "se_flax.main", *options, "--config.optimizer.learning_rate=1e30")
+    process = run_command("se_flax.main", *options, "--config.optimizer.learning_rate=1e30")
     assert process.returncode == 3
     (line,) = process.stderr.splitlines()
     assert line.startswith("error: training has diverged at step 2: loss nan, gradient norm nan")

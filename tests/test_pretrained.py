@@ -92,16 +92,16 @@ def test_the_hub_is_not_asked_how_to_prepare_images_for_another_network(monkeypa
         preparation_for("resnet50", "timm/resnetaa50.a1h_in1k")
 
 
-def test_the_catalogue_is_listed(run_python):
+def test_the_catalogue_is_listed(run_python, run_command):
     process = run_python("-m", "se_flax.pretrained", "se_resnet50*")
     assert process.returncode == 0, process.stderr
     lines = [line for line in process.stdout.splitlines() if "timm/" in line]
     assert [line.split()[0] for line in lines] == ["se_resnet50_caffe", "se_resnet50"]
-    assert run_python("-m", "se_flax.pretrained", "nothing*").returncode == 2
+    assert run_command("se_flax.pretrained", "nothing*").returncode == 2
 
 
-def test_files_to_download_are_listed_with_their_data_set_and_normalisation(run_python):
-    process = run_python("-m", "se_flax.pretrained", "resnet20_cifar")
+def test_files_to_download_are_listed_with_their_data_set_and_normalisation(run_command):
+    process = run_command("se_flax.pretrained", "resnet20_cifar")
     assert process.returncode == 0, process.stderr
     (line,) = [line for line in process.stdout.splitlines() if "resnet20-12fca82f.th" in line]
     for words in ("cifar10 ", "0.4850 0.4560 0.4060", "0.2290 0.2240 0.2250", " 8.27 ", "https://"):
@@ -181,9 +181,9 @@ def test_an_address_is_not_taken_for_a_file():
     ],
 )
 def test_unusable_options_of_the_evaluation_are_reported_in_one_sentence(
-    run_python, arguments, words
+    run_command, arguments, words
 ):
-    process = run_python("-m", "se_flax.evaluate", *arguments)
+    process = run_command("se_flax.evaluate", *arguments)
     assert process.returncode == 2
     assert words in process.stderr
     assert process.stderr.count("\n") == 1

@@ -96,8 +96,8 @@ def test_what_budget_configs_leave_out_is_what_networks_have_without_it():
     }
 
 
-def test_a_study_refuses_a_scale_that_it_does_not_have(run_python, tmp_path):
-    process = run_python("-m", "experiments.inference_time", "--scale=budget", f"--out={tmp_path}")
+def test_a_study_refuses_a_scale_that_it_does_not_have(run_command, tmp_path):
+    process = run_command("experiments.inference_time", "--scale=budget", f"--out={tmp_path}")
     assert process.returncode == 2
     assert "inference_time has no scale budget; it has" in process.stderr
 

@@ -29,6 +29,7 @@ def undisturbed_streamed(tmp_path_factory, image_dir):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_ends_in_the_same_bits(tmp_path, undisturbed):
     generator = random_generator()
     for count in (generator.randint(1, 30), generator.randint(35, 60)):

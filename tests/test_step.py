@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -197,12 +199,9 @@ def test_the_loss_is_cross_entropy_with_smoothed_labels(parts, smoothing):
     model, step, _, state, _ = parts(label_smoothing=smoothing)
     batch = some_batch()
     _, metrics = run_step(step, state, batch)
-    logits, _ = model.apply(
-        {"params": state.params, "batch_stats": state.batch_stats},
-        batch.images,
-        train=True,
-        mutable=["batch_stats"],
-    )
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits, _ = apply(variables, batch.images)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits), np.float64)
     targets = (1 - smoothing) * np.eye(4)[np.asarray(batch.labels)] + smoothing / 4
     expected = -np.mean(np.sum(targets * log_probabilities, axis=1))

@@ -276,9 +276,9 @@ def test_inference_is_timed_in_rounds(tmp_path, run_python):
     assert "| ResNet-20 | 32 | 4 |" not in page
 
 
-def test_a_study_is_a_command(run_python, tmp_path):
-    process = run_python(
-        *("-m", "experiments.variants", "--scale=smoke", "--seeds=1", "--cells=nothing"),
+def test_a_study_is_a_command(run_command, tmp_path):
+    process = run_command(
+        *("experiments.variants", "--scale=smoke", "--seeds=1", "--cells=nothing"),
         *(f"--out={tmp_path / 'out'}", f"--runs={tmp_path / 'runs'}"),
     )
     assert process.returncode == 2

@@ -33,7 +33,7 @@ def copy_of(finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, stripes):
-    """A finished run on `stripes`, its summary and its workdir."""
+    """A finished run of `tiny_config` on `stripes`: its summary, workdir and config."""
     from tests import tiny_run
 
     config = tiny_run.get_config()
@@ -146,7 +146,7 @@ def test_the_workdir_of_another_run_is_left_unchanged(finished, stripes, change,
 
 
 def test_the_best_is_chosen_on_held_out_images_where_there_are_any(tmp_path, tiny_config, stripes):
-    tiny_config.validation_fraction = 0.3
+    tiny_config.validation_fraction = 0.2
     tiny_config.num_epochs = 3
     summary = train(tiny_config, tmp_path, stripes)
     assert summary["best_chosen_on"] == "validation"
@@ -158,7 +158,7 @@ def test_the_best_is_chosen_on_held_out_images_where_there_are_any(tmp_path, tin
         expected = evaluate_workdir(tmp_path, summary[name]["step"], dataset=stripes)
         assert summary[name]["top1"] == pytest.approx(expected["top1"])
     held_out = evaluate_workdir(tmp_path, split="validation", dataset=stripes)
-    assert held_out["images"] == 30
+    assert held_out["images"] == 20
     assert held_out["top1"] == pytest.approx(max(by_step.values()))
 
 
@@ -180,9 +180,9 @@ def test_a_run_trains_with_each_option(tmp_path, tiny_config, stripes, changes):
 
 
 def test_a_stopped_run_saves_and_the_same_call_continues_it(
-    tmp_path, tiny_config, stripes, monkeypatch
+    finished, tmp_path, tiny_config, stripes, monkeypatch
 ):
-    undisturbed = train(tiny_config, tmp_path / "undisturbed", stripes)
+    undisturbed, workdir, _ = finished
 
     class StopAtOnce(train_module.Interrupt):
         requested = property(lambda self: True, lambda self, value: None)
@@ -194,13 +194,13 @@ def test_a_stopped_run_saves_and_the_same_call_continues_it(
                 train(tiny_config, tmp_path / "stopped", stripes)
     resumed = train(tiny_config, tmp_path / "stopped", stripes)
     assert resumed["final"] == undisturbed["final"]
-    assert rows(tmp_path / "stopped") == rows(tmp_path / "undisturbed")
+    assert rows(tmp_path / "stopped") == rows(workdir)
 
 
 def test_a_run_that_failed_continues_from_its_last_checkpoint(
-    tmp_path, tiny_config, stripes, monkeypatch
+    finished, tmp_path, tiny_config, stripes, monkeypatch
 ):
-    undisturbed = train(tiny_config, tmp_path / "undisturbed", stripes)
+    undisturbed, workdir, _ = finished
 
     def fail_late(self, step, split, results):
         if step == 24:
@@ -214,7 +214,7 @@ def test_a_run_that_failed_continues_from_its_last_checkpoint(
     assert saved.latest == 18
     saved.close()
     assert train(tiny_config, tmp_path / "failed", stripes)["final"] == undisturbed["final"]
-    assert rows(tmp_path / "failed") == rows(tmp_path / "undisturbed")
+    assert rows(tmp_path / "failed") == rows(workdir)
 
 
 def test_a_power_cut_never_takes_rows_that_precede_a_checkpoint(

@@ -234,26 +234,28 @@ def test_a_folder_is_analysed_like_the_images_of_the_data_set(digits_run, digits
         ("confusion", "most confused:"),
     ],
 )
-def test_each_analysis_draws_images_of_ones_own(run_python, streamed_run, image_dir, command, says):
+def test_each_analysis_draws_images_of_ones_own(
+    run_command, streamed_run, image_dir, command, says
+):
     workdir = streamed_run[0]
-    program = ("-m", f"se_flax.analysis.{command}", f"--workdir={workdir}")
-    process = run_python(*program)
+    program = (f"se_flax.analysis.{command}", f"--workdir={workdir}")
+    process = run_command(*program)
     assert process.returncode == 2
     assert len(process.stderr.splitlines()) == 1
     assert "give images of your own with --image_dir=DIR" in process.stderr
     folder = next((image_dir / "val").iterdir()) / ".."
-    process = run_python(*program, f"--image_dir={folder}")
+    process = run_command(*program, f"--image_dir={folder}")
     assert process.returncode == 0, process.stderr
     assert says in process.stdout
     assert min(Image.open(workdir / "figures" / f"{command}_val.png").size) > 200
 
 
-def test_the_evaluation_says_what_to_do_without_the_data(run_python, streamed_run, image_dir):
-    program = ("-m", "se_flax.evaluate", f"--workdir={streamed_run[0]}", "--step=latest")
-    process = run_python(*program)
+def test_the_evaluation_says_what_to_do_without_the_data(run_command, streamed_run, image_dir):
+    program = ("se_flax.evaluate", f"--workdir={streamed_run[0]}", "--step=latest")
+    process = run_command(*program)
     assert (process.returncode, len(process.stderr.splitlines())) == (2, 1)
     assert "give images of your own with --image_dir=DIR" in process.stderr
-    process = run_python(*program, f"--image_dir={image_dir / 'val'}")
+    process = run_command(*program, f"--image_dir={image_dir / 'val'}")
     assert process.returncode == 0, process.stderr
     text, results = process.stdout.splitlines()[-2:]
     results = json.loads(results)

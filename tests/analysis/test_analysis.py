@@ -214,7 +214,7 @@ def test_heat_maps_have_a_colour_scale_and_mark_right_and_wrong():
     assert [label.get_text() for label in scale.get_xticklabels()] == ["least", "most"]
 
 
-def test_a_bad_command_line_is_reported_in_one_sentence(run_python, tmp_path, run_of_two_seeds):
+def test_a_bad_command_line_is_reported_in_one_sentence(run_command, tmp_path, run_of_two_seeds):
     for options, expected in (
         ((), "give either --workdir"),
         ((f"--workdir={run_of_two_seeds}", "--image_dir=x"), "there is no folder x"),
@@ -225,7 +225,7 @@ def test_a_bad_command_line_is_reported_in_one_sentence(run_python, tmp_path, ru
         ((f"--workdir={run_of_two_seeds}", "--classes=cat"), 'there is no class "cat"'),
         ((f"--workdir={run_of_two_seeds}", "--output=x.pdf"), "must end in .png"),
     ):
-        process = run_python("-m", "se_flax.analysis.excitations", *options)
+        process = run_command("se_flax.analysis.excitations", *options)
         assert process.returncode == 2
         assert expected in process.stderr
         assert len(process.stderr.splitlines()) == 1
