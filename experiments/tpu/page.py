@@ -81,7 +81,8 @@ def page(results: dict[str, Any]) -> str:
         "what is done before and after all steps. Stock Flax is the same network made of Flax's "
         "own layers, without dropout and stochastic depth, trained with SGD "
         "(`experiments/peers/stock_flax.py`). A training program that does not fit is followed by "
-        "those that save memory (`config.remat`, `config.accumulate_steps`).",
+        "those that save memory (`config.remat`, `config.accumulate_steps`); with the second, the "
+        "compiler counts one part of the batch.",
         "",
         "| chip | bfloat16 peak, TFLOP/s | HBM, GiB | bandwidth, GB/s | source |",
         "|---|---|---|---|---|",
