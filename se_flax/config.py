@@ -135,6 +135,9 @@ FIELDS: dict[str, Field] = {
     "sync_batch_norm": Field(
         False, _FLAG, "compute batch statistics over all devices, not on each device alone"
     ),
+    "remat": Field(
+        False, _FLAG, "compute maps again for the gradient: less memory, more time, same result"
+    ),
     "dataset.name": Field(
         "cifar10",
         _TEXT,
@@ -208,6 +211,12 @@ FIELDS: dict[str, Field] = {
     "augment.mixup": Field(0.0, _number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, _number(), "alpha of cutmix; 0: none"),
     "batch_size": Field(128, _whole(1, 2**20), "images per step, over all devices"),
+    "accumulate_steps": Field(
+        1,
+        _whole(1, 2**20),
+        "parts in which each device computes its images of a step, one after another, to save "
+        "memory; batch norm uses the statistics of each part",
+    ),
     "num_epochs": Field(200, _whole(1), "length of the run, in epochs"),
     "optimizer.name": Field(
         "sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
@@ -299,6 +308,7 @@ _NOT_OVERRIDES = {
     "dtype": "config.dtype",
     "num_classes": "the data set",
     "sync_axis": "config.sync_batch_norm",
+    "remat": "config.remat",
 }
 
 # Fields that act on streamed images only, with the values that data sets in memory accept.
@@ -425,22 +435,6 @@ def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = No
         num_classes,
         dtype=jnp.dtype(config.dtype),
         sync_axis=sync_axis,
+        remat=config.remat,
         **overrides,
     )
-
-
-def check_devices(config: ConfigDict, num_devices: int) -> None:
-    """Raises `UserError` unless the batch can be shared evenly among the devices."""
-    if config.batch_size % num_devices:
-        lower = config.batch_size - config.batch_size % num_devices
-        raise UserError(
-            f"config.batch_size ({config.batch_size}) cannot be shared evenly by {num_devices} "
-            f"devices; use a multiple of {num_devices}, such as {lower or num_devices}"
-        )
-    mixes = config.augment.mixup or config.augment.cutmix
-    if mixes and config.batch_size // num_devices % 2:
-        raise UserError(
-            f"config.batch_size ({config.batch_size}) gives each of {num_devices} devices an odd "
-            "number of images, but mixup and cutmix take pairs; use a multiple of "
-            f"{2 * num_devices}"
-        )

@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+from se_flax.errors import UserError
 
 AXIS = "batch"
 
@@ -76,6 +79,29 @@ def share_out(tree: Any) -> Any:
 def _on_devices(*axes: str) -> jax.sharding.NamedSharding:
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def check_devices(config: ConfigDict, num_devices: int) -> None:
+    """Raises `UserError` unless the batch can be shared evenly among the devices."""
+    if config.batch_size % num_devices:
+        lower = config.batch_size - config.batch_size % num_devices
+        raise UserError(
+            f"config.batch_size ({config.batch_size}) cannot be shared evenly by {num_devices} "
+            f"devices; use a multiple of {num_devices}, such as {lower or num_devices}"
+        )
+    if config.batch_size // num_devices % config.accumulate_steps:
+        raise UserError(
+            f"config.accumulate_steps={config.accumulate_steps} cannot divide the "
+            f"{config.batch_size // num_devices} images that each of {num_devices} devices gets of "
+            f"config.batch_size={config.batch_size}; use a divisor of that number"
+        )
+    mixes = config.augment.mixup or config.augment.cutmix
+    if mixes and config.batch_size // num_devices % 2:
+        raise UserError(
+            f"config.batch_size ({config.batch_size}) gives each of {num_devices} devices an odd "
+            "number of images, but mixup and cutmix take pairs; use a multiple of "
+            f"{2 * num_devices}"
+        )
 
 
 def batch_slots(batch_size: int) -> Int[Array, "local_devices b"]:

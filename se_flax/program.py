@@ -232,6 +232,7 @@ def pure_functions(
         auxiliary_weight=config.auxiliary_weight,
         ema_decay=config.ema_decay,
         freeze_backbone=config.freeze_backbone,
+        accumulate_steps=config.accumulate_steps,
     )
     eval_step = make_eval_step(model)
 

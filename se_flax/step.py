@@ -25,6 +25,7 @@ def make_train_step(
     auxiliary_weight: float = 0.0,
     ema_decay: float = 0.0,
     freeze_backbone: bool = False,
+    accumulate_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the training step.
 
@@ -41,30 +42,28 @@ def make_train_step(
         ema_decay: decay of the moving average, if the state has one.
         freeze_backbone: whether the network computes as in evaluation: without dropout, and with
             its running statistics, which do not change.
+        accumulate_steps: number of equal parts in which a device computes its share, one after
+            another, to save memory. The update is that of the same step on so many times as many
+            devices: the gradient is the mean over the parts, each part is normalised by its own
+            batch statistics, and the running statistics become the mean of those after each part.
     """
+
+    loss_of = functools.partial(
+        _loss,
+        model,
+        label_smoothing=label_smoothing,
+        auxiliary_weight=auxiliary_weight,
+        train=not freeze_backbone,
+    )
+    gradients_of = functools.partial(_gradients, loss_of)
+    if accumulate_steps > 1:
+        gradients_of = functools.partial(_mean_gradients, gradients_of, accumulate_steps)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         dropout_key = jax.random.fold_in(rng.key(state.seed, rng.Stream.DROPOUT), state.step)
-        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(AXIS))
-
-        def loss_of(params):
-            logits, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch.images,
-                train=not freeze_backbone,
-                mutable=["batch_stats", "intermediates"],
-                rngs={"dropout": dropout_key},
-            )
-            targets = optax.smooth_labels(_targets(batch, logits.shape[-1]), label_smoothing)
-            loss = optax.softmax_cross_entropy(logits, targets)
-            minimised = jnp.mean(loss)
-            sown = updated.get("intermediates") or {}
-            for auxiliary in sown.get("auxiliary_logits") or ():
-                auxiliary_loss = optax.softmax_cross_entropy(auxiliary, targets)
-                minimised += auxiliary_weight * jnp.mean(auxiliary_loss)
-            return minimised, (logits, loss, updated.get("batch_stats", state.batch_stats))
-
-        gradients, (logits, loss, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+        gradients, (logits, loss, batch_stats) = gradients_of(
+            state, batch, dropout_key, jax.lax.axis_index(AXIS)
+        )
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
         metrics = jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
 
@@ -81,6 +80,60 @@ def make_train_step(
         return state.replace(step=state.step + 1), metrics
 
     return train_step
+
+
+def _loss(model, params, batch_stats, batch, dropout_key, label_smoothing, auxiliary_weight, train):
+    """Returns the mean loss that is minimised, and logits, losses and running statistics."""
+    logits, updated = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        batch.images,
+        train=train,
+        mutable=["batch_stats", "intermediates"],
+        rngs={"dropout": dropout_key},
+    )
+    targets = optax.smooth_labels(_targets(batch, logits.shape[-1]), label_smoothing)
+    loss = optax.softmax_cross_entropy(logits, targets)
+    minimised = jnp.mean(loss)
+    sown = updated.get("intermediates") or {}
+    for auxiliary in sown.get("auxiliary_logits") or ():
+        auxiliary_loss = optax.softmax_cross_entropy(auxiliary, targets)
+        minimised += auxiliary_weight * jnp.mean(auxiliary_loss)
+    return minimised, (logits, loss, updated.get("batch_stats", batch_stats))
+
+
+def _gradients(loss_of, state, batch, dropout_key, place):
+    """Returns the gradients of the loss, and logits, losses and running statistics."""
+    key = jax.random.fold_in(dropout_key, place)
+    return jax.grad(loss_of, has_aux=True)(state.params, state.batch_stats, batch, key)
+
+
+def _mean_gradients(gradients_of, num_parts, state, batch, dropout_key, place):
+    """Returns what `gradients_of` does, computed on one part of the batch after another.
+
+    Gradients and running statistics are the means over the parts, as over as many devices.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), batch)
+    places = num_parts * place + jnp.arange(num_parts)
+
+    def compute(state, parts, places, dropout_key, unroll):
+        def add(total, part):
+            gradients, (logits, loss, batch_stats) = gradients_of(
+                state, part[0], dropout_key, part[1]
+            )
+            return jax.tree.map(jnp.add, total, (gradients, batch_stats)), (logits, loss)
+
+        zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
+        return jax.lax.scan(add, zeros, (parts, places), unroll=unroll)
+
+    # On a CPU, XLA runs convolutions many times slower inside a loop.
+    total, of_parts = jax.lax.platform_dependent(
+        *(state, parts, places, dropout_key),
+        cpu=functools.partial(compute, unroll=num_parts),
+        default=functools.partial(compute, unroll=1),
+    )
+    gradients, batch_stats = jax.tree.map(lambda x: x / num_parts, total)
+    logits, loss = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), of_parts)
+    return gradients, (logits, loss, batch_stats)
 
 
 def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:

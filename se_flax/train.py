@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from se_flax import seeds
-from se_flax.config import check_config, check_devices, leaves
+from se_flax.config import check_config, leaves
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.grid import draw_inputs, png_of
 from se_flax.errors import UserError
@@ -28,6 +28,7 @@ from se_flax.overview import (
     introduction,
     parameter_table,
 )
+from se_flax.parallel import check_devices
 from se_flax.program import Program, build_program, dataset_of_run, with_preparation
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.distributed import check_same, from_first, is_first, on_all

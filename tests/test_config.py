@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from se_flax.config import build_model, check_config, check_devices, default_config
+from se_flax.config import build_model, check_config, default_config
 from se_flax.errors import UserError
+from se_flax.parallel import check_devices
 from se_flax.workdir import read_config, write_config
 
 # Fields that version 0.1 named differently: their old names and some values.

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 
@@ -25,6 +26,8 @@ def row(network="se_resnet50", topology="v5e:2x4", flops=0.0, num_bytes=0.0, est
         "implementation": "se_flax",
         "topology": topology,
         "batch_size": 1024,
+        "remat": False,
+        "accumulate_steps": 1,
         "compiles": True,
         "steps": 1,
         "flops": flops,
@@ -151,18 +154,39 @@ def test_an_interrupted_command_goes_on_with_what_is_missing(tmp_path):
     assert [programs.key(each) for each in results["rows"]] == wanted[:2]
     assert "| se_resnet50 |" in path.with_suffix(".md").read_text()
 
-    missing = command.missing(wanted, results, again=False)
-    assert missing == wanted[2:]
+    assert command.missing(wanted, results) == wanted[2:]
     compiled = []
-    command.compile_each(missing[:1], results, path, compile_one)
+    command.compile_each(wanted[:3], results, path, compile_one)
+    assert compiled == wanted[2:3]
     rows = json.loads(path.read_text())["rows"]
     assert [programs.key(each) for each in rows] == wanted[:3]
 
-    assert command.missing(wanted, results, again=True) == wanted
-    command.compile_each(wanted[:1], results, path, compile_one)
+    compiled = []
+    command.compile_each(wanted[:1], results, path, compile_one, again=True)
+    assert compiled == wanted[:1]
     assert len(json.loads(path.read_text())["rows"]) == 3
     with pytest.raises(UserError, match="libtpu 1, and here is 2; give another --out"):
         command.earlier_results(path, {**VERSIONS, "libtpu": "2"})
+
+
+def test_a_training_program_that_does_not_fit_is_followed_by_what_saves_memory(tmp_path):
+    def compile_one(each):
+        made = row(flops=1.0)
+        if not each.remat and each.accumulate_steps < 8:
+            made |= {"compiles": False, "reason": programs.TOO_LARGE}
+            made |= {"hbm": 48 * 2**30 // each.accumulate_steps, "hbm_available": 15 * 2**30}
+        return {name: made[name] for name in made if name not in dataclasses.asdict(each)}
+
+    results = {"versions": VERSIONS, "rows": []}
+    for what in ("training", "inference"):
+        command.compile_each([program(what=what)], results, tmp_path / "tpu.json", compile_one)
+    assert [programs.key(each).form for each in results["rows"]] == [
+        "se_flax",
+        "se_flax, remat",
+        "se_flax, accumulate_steps=4",
+        "se_flax, accumulate_steps=8",
+        "se_flax",
+    ]
 
 
 def test_a_crash_of_the_compiler_is_a_row():

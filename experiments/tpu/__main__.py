@@ -34,6 +34,7 @@ from experiments.tpu.programs import (
     Program,
     key,
     programs_of,
+    remedies,
     select,
 )
 from se_flax.cli.command import parse_flags, run_command
@@ -130,10 +131,24 @@ def earlier_results(path: pathlib.Path, now: dict[str, str]) -> Results:
     return results
 
 
-def missing(programs: list[Program], results: Results, again: bool = False) -> list[Program]:
-    """Returns the programs that have no result, or all if they are to be compiled again."""
-    done = set() if again else {key(row) for row in results["rows"]}
-    return [program for program in programs if program not in done]
+def missing(
+    programs: list[Program], results: Results, only: set[Program] | None = None
+) -> list[Program]:
+    """Returns the programs that have no result, and those that save memory where one does not fit.
+
+    Args:
+        programs: the programs.
+        results: the results.
+        only: programs whose results count; None for all.
+    """
+    rows = {key(row): row for row in results["rows"]}
+    queue, without = list(programs), []
+    for program in queue:  # which grows
+        if program in rows and (only is None or program in only):
+            queue += remedies(program, rows[program])
+        else:
+            without.append(program)
+    return without
 
 
 def compile_each(
@@ -141,20 +156,25 @@ def compile_each(
     results: Results,
     path: pathlib.Path,
     compile_one: Callable[[Program], dict[str, Any]],
+    again: bool = False,
 ) -> None:
-    """Compiles programs, and saves the results after each.
+    """Compiles the programs that are missing, and saves the results after each.
 
     Args:
         programs: the programs.
         results: earlier results, which get a row for each program.
         path: the results' file; the page is next to it.
         compile_one: compiles a program (see `compile_apart`).
+        again: whether to compile those that have a result as well.
     """
     revision = environment()["git_revision"] or "unknown"
-    for number, program in enumerate(programs, start=1):
-        print(f"[{number}/{len(programs)}] {program.words}", end=": ", flush=True)
+    done: set[Program] = set()
+    while left := missing(programs, results, done if again else None):
+        program = left[0]
+        print(f"{len(left)} left; {program.words}", end=": ", flush=True)
         row = dataclasses.asdict(program) | compile_one(program) | {"revision": revision}
         results["rows"] = [each for each in results["rows"] if key(each) != program] + [row]
+        done.add(program)
         write_json(path, results, indent=1)
         write_text(path.with_suffix(".md"), page(results))
         said = f"{row['compile_seconds']:.0f} s" if row["compiles"] else row["reason"]
@@ -195,16 +215,15 @@ def main(argv: list[str]) -> None:
     if options.list:
         results = json.loads(path.read_text()) if path.exists() else {"rows": []}
         not_yet = missing(programs, results)
-        for program in programs:
+        for program in dict.fromkeys(programs + not_yet):
             print("missing " if program in not_yet else "compiled", program.words)
         return
     results = earlier_results(path, versions())
-    programs = missing(programs, results, options.again)
     jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     path.parent.mkdir(parents=True, exist_ok=True)
     compile_one = functools.partial(compile_apart, seconds=60 * options.minutes)
-    compile_each(programs, results, path, compile_one)
+    compile_each(programs, results, path, compile_one, options.again)
     print(f"\n{page(results)}")
 
 

@@ -26,22 +26,23 @@ from experiments.tpu.programs import (
     OURS,
     RUNS,
     STOCK_NETWORKS,
+    TOO_LARGE,
     Program,
 )
-from se_flax.config import build_model, check_devices
+from se_flax.config import build_model
 from se_flax.data import Dataset, Split
 from se_flax.data.memory import DeviceSplit
 from se_flax.data.preprocessing import Batch
 from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.optim import Hyperparameters
-from se_flax.parallel import AXIS, pmap_train
+from se_flax.parallel import AXIS, check_devices, pmap_train
 from se_flax.program import default_steps_per_dispatch, pure_functions
 
 DTYPE = "bfloat16"
 # What the compiler says of a program that is too large, with the sizes needed and available.
 SIZE = r"[\d.]+[KMGT]?"
-TOO_LARGE = (
+MESSAGES = (
     r"Used {} of {} hbm",
     r"required for HLO temporaries \({}\) exceeds available HBM \({}\)",
 )
@@ -182,6 +183,7 @@ def lower(program: Program, config: ConfigDict, devices: list[Any]) -> Lowered:
         UserError: if the devices cannot share the batch.
     """
     config.batch_size, config.dtype = program.batch_size, DTYPE
+    config.remat, config.accumulate_steps = program.remat, program.accumulate_steps
     check_devices(config, len(devices))
     info = model_info(config.model.name)
     ours = program.implementation == OURS
@@ -238,10 +240,10 @@ def refusal(message: str) -> dict[str, Any]:
     Args:
         message: the compiler's message.
     """
-    for pattern in TOO_LARGE:
+    for pattern in MESSAGES:
         if found := re.search(pattern.format(rf"({SIZE})", rf"({SIZE})"), message):
             needed, available = map(_bytes, found.groups())
-            return {"reason": "does not fit into HBM", "hbm": needed, "hbm_available": available}
+            return {"reason": TOO_LARGE, "hbm": needed, "hbm_available": available}
     return {"reason": " ".join(message.split())[:200]}
 
 

@@ -80,7 +80,9 @@ def page(results: dict[str, Any]) -> str:
         "data set; the compiler counts its loop once, so its numbers are those of one step and of "
         "what is done before and after all steps. Stock Flax is the same network made of Flax's "
         "own layers, without dropout and stochastic depth, trained with SGD "
-        "(`experiments/peers/stock_flax.py`).",
+        "(`experiments/peers/stock_flax.py`). A training program that does not fit is followed by "
+        "those that save memory (`config.remat`, `config.accumulate_steps`); with the second, the "
+        "compiler counts one part of the batch.",
         "",
         "| chip | bfloat16 peak, TFLOP/s | HBM, GiB | bandwidth, GB/s | source |",
         "|---|---|---|---|---|",
@@ -114,7 +116,7 @@ def _table(rows: Iterable[Row], all_rows: dict[Any, Row]) -> Iterator[str]:
         topology = Topology.of(row["topology"])
         images = f"{row['batch_size'] / topology.chips:g}"
         yield (
-            f"| {row['network']} | {row['implementation']} | {images} | "
+            f"| {row['network']} | {key(row).form} | {images} | "
             f"{'yes' if row['compiles'] else row['reason']} | {_hbm(row)} | "
             f"{' | '.join(_work(row))} | {_cost(row, all_rows)} |"
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from se_flax.errors import UserError, nearest
 
 TRAINING, DISPATCH, INFERENCE = PROGRAMS = ("training", "dispatch", "inference")
 OURS, STOCK = IMPLEMENTATIONS = ("se_flax", "stock Flax")
+TOO_LARGE = "does not fit into HBM"
 WITHOUT_SE = "_without_se"
 
 
@@ -35,6 +37,7 @@ class Program:
         implementation: one of `IMPLEMENTATIONS`.
         topology: name of a topology.
         batch_size: images per step, over all chips.
+        remat, accumulate_steps: the fields of the config with these names.
     """
 
     network: str
@@ -42,12 +45,20 @@ class Program:
     implementation: str
     topology: str
     batch_size: int
+    remat: bool = False
+    accumulate_steps: int = 1
 
     @property
     def words(self) -> str:
         """Says what it is."""
         place = f"batch {self.batch_size}, {self.topology}"
-        return f"{self.network}, {self.program}, {self.implementation}, {place}"
+        return f"{self.network}, {self.program}, {self.form}, {place}"
+
+    @property
+    def form(self) -> str:
+        """Says whose it is, and how it saves memory."""
+        parts = f"accumulate_steps={self.accumulate_steps}" if self.accumulate_steps > 1 else ""
+        return ", ".join(filter(None, (self.implementation, "remat" * self.remat, parts)))
 
 
 def _without_se(get_config: Callable[[], ConfigDict]) -> ConfigDict:
@@ -133,6 +144,29 @@ def programs_of(
                         continue
                     wanted.append(Program(network, program, implementation, topology, batch_size))
     return wanted
+
+
+def remedies(program: Program, row: dict[str, Any]) -> list[Program]:
+    """Returns what to compile next if a training program does not fit into HBM.
+
+    That is the same program with maps computed again, and with the batch in as many parts as its
+    memory suggests. If these do not fit either, the parts are halved.
+
+    Args:
+        program: the program.
+        row: its row of the results.
+    """
+    trains = program.implementation == OURS and program.program != INFERENCE
+    if row.get("reason") != TOO_LARGE or not trains or program.remat:
+        return []
+    if program.accumulate_steps == 1:
+        parts = 2 ** math.ceil(math.log2(max(2, row["hbm"] / row["hbm_available"])))
+        others = [dataclasses.replace(program, remat=True)]
+    else:
+        parts, others = 2 * program.accumulate_steps, []
+    if program.batch_size // Topology.of(program.topology).devices % parts:
+        return others
+    return [*others, dataclasses.replace(program, accumulate_steps=parts)]
 
 
 def key(row: dict[str, Any]) -> Program:

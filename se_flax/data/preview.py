@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.cli.config_flag import define_config_flag
-from se_flax.config import check_config, check_devices
+from se_flax.config import check_config
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.grid import captions_of, draw_grid, first_images
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
+from se_flax.parallel import check_devices
 from se_flax.program import dataset_of_run, with_preparation
 
 

@@ -45,6 +45,8 @@ class Network(nn.Module, kw_only=True):
         dtype: computation type; parameters, batch statistics and logits are float32.
         sync_axis: name of the mapped axis (of `jax.pmap`) over which batch statistics are
             averaged; None for no averaging.
+        remat: whether training computes the maps inside each unit again for the gradient, instead
+            of keeping them (see `apply_unit`). The results are the same to rounding.
     """
 
     num_classes: int = 1000
@@ -52,6 +54,7 @@ class Network(nn.Module, kw_only=True):
     se: Callable[..., nn.Module] | None = None
     dtype: DTypeLike = jnp.float32
     sync_axis: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -101,6 +104,22 @@ class Network(nn.Module, kw_only=True):
         """Applies dropout with rate `self.dropout`."""
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
+    def apply_unit(self, unit: Callable[["Network", Images], Map], x: Images, train: bool) -> Map:
+        """Returns unit(self, x), for a unit or a stage of the network.
+
+        In training with `remat`, only x and the output are kept for the gradient.
+
+        Args:
+            unit: a function of a network and its input, which creates submodules of that network.
+            x: the unit's input.
+            train: see `__call__`.
+        """
+
+        def apply(network, x):
+            return unit(network, x)
+
+        return nn.remat(apply)(self, x) if self.remat and train else apply(self, x)
+
     def rescale(self, x: Images, name: str) -> Images:
         """Applies an SE block, if the network has SE blocks."""
         return make_block(self.se, name)(x) if self.se else x
@@ -121,6 +140,11 @@ class Network(nn.Module, kw_only=True):
             dtype=self.dtype,
             axis_name=self.sync_axis,
         )
+
+
+def apply_module(network: Network, x: Images, make: Callable[[], nn.Module], **options: Any) -> Map:
+    """Returns make()(x, **options), where make() is a submodule of the network."""
+    return make()(x, **options)
 
 
 def last(maps: Maps) -> Images:

@@ -12,7 +12,7 @@ from se_flax.errors import UserError
 from se_flax.layers.cpu import residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.layers.squeeze_excite import SqueezeExcite
-from se_flax.models.base import Images, Map, Maps, Network
+from se_flax.models.base import Images, Map, Maps, Network, apply_module
 from se_flax.models.registry import register
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -154,7 +154,8 @@ class EfficientNet(Network, kw_only=True):
         for i, (size, stage) in enumerate(zip(sizes, B0_STAGES, strict=True), start=1):
             _, channels, kernel, stride, expansion = stage
             for j in range(1, size + 1):
-                x = MBConv(
+                unit = functools.partial(
+                    MBConv,
                     channels=round_channels(channels * self.width_coefficient),
                     kernel=kernel,
                     stride=stride if j == 1 else 1,
@@ -165,7 +166,9 @@ class EfficientNet(Network, kw_only=True):
                     se=self.se,
                     symmetric_padding=self.symmetric_padding,
                     name=f"stage{i}_unit{j}",
-                )(x, train)
+                )
+                unit = functools.partial(apply_module, make=unit, train=train)
+                x = self.apply_unit(unit, x, train)
             maps[f"stage{i}"] = x
         x = conv(widths[1], (1, 1), name="head_conv")(x)
         maps["head"] = jax.nn.swish(norm(name="head_bn")(x))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from se_flax.errors import UserError
 from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
-from se_flax.models.base import Images, Logits, Map, Maps, Network
+from se_flax.models.base import Images, Logits, Map, Maps, Network, apply_module
 
 he_normal = nn.initializers.he_normal()
 
@@ -165,7 +165,10 @@ class Inception(Network, kw_only=True):
         maps = {}
         for i, modules in enumerate(self.stages, start=1):
             for entry in modules:
-                x = InceptionModule(entry, layer, projection, self.se, name=entry.name)(x)
+                module = functools.partial(
+                    InceptionModule, entry, layer, projection, self.se, name=entry.name
+                )
+                x = self.apply_unit(functools.partial(apply_module, make=module), x, train)
             maps[f"stage{i}"] = x
         maps[f"stage{len(maps)}"] = apply_layers(self.final, x, layer)
         return maps

@@ -17,7 +17,7 @@ from se_flax.errors import UserError, check_choice
 from se_flax.layers.batch_norm import norm_and_rescale
 from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
-from se_flax.models.base import Images, Map, Maps, Network
+from se_flax.models.base import Images, Map, Maps, Network, apply_module
 from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, SE_PAPER, register
 
 relu = jax.nn.relu
@@ -247,7 +247,8 @@ class ResNet(Network, kw_only=True):
         maps = {}
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             for j in range(1, size + 1):
-                x = self.unit(
+                unit = functools.partial(
+                    self.unit,
                     width=width,
                     stride=2 if i > 1 and j == 1 else 1,
                     conv=conv,
@@ -258,7 +259,8 @@ class ResNet(Network, kw_only=True):
                     se=self.se if self.se_stages is None or i in self.se_stages else None,
                     se_placement=self.se_placement,
                     name=f"stage{i}_unit{j}",
-                )(x)
+                )
+                x = self.apply_unit(functools.partial(apply_module, make=unit), x, train)
             maps[f"stage{i}"] = x
         if self.final_norm:
             maps[f"stage{len(maps)}"] = relu(norm(name="final_bn")(x))

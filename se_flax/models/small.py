@@ -1,11 +1,13 @@
 """Small convolutional networks for CIFAR-10, in which others have tested SE blocks."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from se_flax.layers.cpu import max_pool_2x2
-from se_flax.models.base import Images, Logits, Maps, Network, last
+from se_flax.models.base import Images, Logits, Map, Maps, Network, last
 from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, register
 
 
@@ -39,15 +41,19 @@ class SmallCNN(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage's pooling."""
-        conv = self.make_conv(kernel_size=(3, 3))
         maps = {}
-        for i, width in enumerate(self.widths, start=1):
+        for i in range(1, len(self.widths) + 1):
             x = self.apply_dropout(x, train) if i > 1 else x
-            x = jax.nn.relu(conv(width, padding="SAME", name=f"stage{i}_conv1")(x))
-            x = jax.nn.relu(conv(width, padding="VALID", name=f"stage{i}_conv2")(x))
-            x = max_pool_2x2(self.rescale(x, name=f"stage{i}_se"))
+            x = self.apply_unit(functools.partial(SmallCNN.stage, i=i), x, train)
             maps[f"stage{i}"] = x
         return maps
+
+    def stage(self, x: Images, i: int) -> Map:
+        """Returns the output of stage i, counted from 1, without its dropout."""
+        conv = self.make_conv(kernel_size=(3, 3), features=self.widths[i - 1])
+        x = jax.nn.relu(conv(padding="SAME", name=f"stage{i}_conv1")(x))
+        x = jax.nn.relu(conv(padding="VALID", name=f"stage{i}_conv2")(x))
+        return max_pool_2x2(self.rescale(x, name=f"stage{i}_se"))
 
     def classify(self, maps: Maps, train: bool) -> Logits:
         """Returns the logits after two dense layers."""
@@ -77,17 +83,20 @@ class ThreeLayerCNN(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each layer's pooling."""
-        conv = self.make_conv(kernel_size=(3, 3))
         maps = {}
         first, third = self.widths
         for i, width in enumerate((first, first, third), start=1):
-            if i == 2 and self.se:
-                x = self.rescale(x, name="se")
-            else:
-                x = jax.nn.relu(conv(width, name=f"conv{i}")(x))
-            x = max_pool_2x2(x)
+            layer = functools.partial(ThreeLayerCNN.layer, i=i, width=width)
+            x = self.apply_unit(layer, x, train)
             maps[f"stage{i}"] = x
         return maps
+
+    def layer(self, x: Images, i: int, width: int) -> Map:
+        """Returns the output of the pooling after convolution i, counted from 1."""
+        if i == 2 and self.se:
+            return max_pool_2x2(self.rescale(x, name="se"))
+        conv = self.make_conv(kernel_size=(3, 3))
+        return max_pool_2x2(jax.nn.relu(conv(width, name=f"conv{i}")(x)))
 
     def classify(self, maps: Maps, train: bool) -> Logits:
         """Returns the logits after one dense layer."""

@@ -1,5 +1,7 @@
 """VGG networks (Simonyan & Zisserman, arXiv:1409.1556, table 1), with or without SE blocks."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from se_flax.layers.cpu import max_pool_2x2
-from se_flax.models.base import Images, Logits, Maps, Network, last
+from se_flax.models.base import Images, Logits, Map, Maps, Network, last
 from se_flax.models.registry import register
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -66,18 +68,22 @@ class VGG(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage's pooling."""
-        conv = self.make_conv(padding=1, kernel_init=he_normal)
-        norm = self.make_norm(train)
         maps = {}
-        for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            for j in range(1, size + 1):
-                x = conv(width, (3, 3), name=f"stage{i}_conv{j}")(x)
-                if self.batch_norm:
-                    x = norm(name=f"stage{i}_bn{j}")(x)
-                x = self.rescale(jax.nn.relu(x), name=f"stage{i}_se{j}")
-            x = max_pool_2x2(x)
+        for i in range(1, len(self.stage_sizes) + 1):
+            x = self.apply_unit(functools.partial(VGG.stage, i=i, train=train), x, train)
             maps[f"stage{i}"] = x
         return maps
+
+    def stage(self, x: Images, i: int, train: bool) -> Map:
+        """Returns the output of stage i, counted from 1."""
+        conv = self.make_conv(padding=1, kernel_init=he_normal)
+        norm = self.make_norm(train)
+        for j in range(1, self.stage_sizes[i - 1] + 1):
+            x = conv(self.widths[i - 1], (3, 3), name=f"stage{i}_conv{j}")(x)
+            if self.batch_norm:
+                x = norm(name=f"stage{i}_bn{j}")(x)
+            x = self.rescale(jax.nn.relu(x), name=f"stage{i}_se{j}")
+        return max_pool_2x2(x)
 
     def classify(self, maps: Maps, train: bool) -> Logits:
         """Returns the logits after three dense layers."""
