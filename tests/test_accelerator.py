@@ -61,12 +61,11 @@ def test_parts_run_in_order_and_stop_in_time(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "output" / "last.txt").exists()
 
 
-def test_every_part_is_a_command_whose_options_exist(run_python):
+def test_every_part_is_a_command_whose_options_exist(run_command):
     for name, commands in parts("out", "runs", 2, "a note", False).items():
         for command in commands:
-            modules, options = command[:2], command[2:]
-            shown = run_python(*modules, "--help").stdout
-            for option in options:
+            shown = run_command(command[1], "--help").stdout
+            for option in command[2:]:
                 assert option.partition("=")[0] in shown, (name, option)
 
 

@@ -17,6 +17,8 @@ from se_flax.step import make_train_step
 from se_flax.train import train
 from tests.models.test_base import FAMILIES
 
+SLOW = ("efficientnet_b0", "bn_inception", "vgg16_bn", "resnet50")
+
 
 def some_batch(n=8, size=32):
     generator = np.random.default_rng(0)
@@ -102,10 +104,7 @@ def test_devices_share_the_statistics_of_each_part_if_they_are_to():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("efficientnet_b0", "bn_inception")))
-        for name in FAMILIES
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES],
 )
 def test_a_step_that_computes_maps_again_is_the_same_step(name):
     fields = FAMILIES[name]

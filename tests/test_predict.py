@@ -249,7 +249,7 @@ def test_the_command_prints_a_line_per_photograph(run_python, workdir, folder, t
     assert figure == f"figure of the first 24 of 28 photographs: {output}"
 
 
-def test_bad_options_are_refused_in_one_line(run_python, workdir, folder, tmp_path):
+def test_bad_options_are_refused_in_one_line(run_command, workdir, folder, tmp_path):
     run = f"--workdir={workdir}"
     for options, expected in (
         ((str(folder),), "give either --workdir=DIR"),
@@ -259,7 +259,7 @@ def test_bad_options_are_refused_in_one_line(run_python, workdir, folder, tmp_pa
         ((run, str(tmp_path)), f"there are no photographs in {tmp_path}"),
         (("--model=se_resnet20_cifar", "x.png"), "there is no file or folder x.png"),
     ):
-        process = run_python("-m", "se_flax.predict", *options)
+        process = run_command("se_flax.predict", *options)
         assert (process.returncode, process.stdout) == (2, "")
         (line,) = process.stderr.splitlines()
         assert line.startswith("error: ")
