@@ -296,6 +296,11 @@ FIELDS: dict[str, Field] = {
         "chosen automatically",
     ),
     "log_every_steps": Field(100, _whole(1), "steps between rows of metrics.jsonl"),
+    "profile_steps": Field(
+        0,
+        _whole(0),
+        "steps to trace, after the first dispatch, for TensorBoard's profiler; 0: none",
+    ),
     "eval_every_epochs": Field(1, _whole(1), "epochs between evaluations"),
     "eval_batch_size": Field(500, _whole(1, 2**20), "images evaluated at once, over all devices"),
     "checkpoint_every_minutes": Field(

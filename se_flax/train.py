@@ -35,6 +35,7 @@ from se_flax.runtime.distributed import check_same, from_first, is_first, on_all
 from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import Lock, lock_of
 from se_flax.runtime.paths import Path, to_path
+from se_flax.runtime.profiler import Profiler
 from se_flax.runtime.progress import QUIET_SECONDS, Progress, Startup
 from se_flax.runtime.status import doing
 from se_flax.runtime.storage import persistently, write_json, write_text
@@ -166,6 +167,7 @@ class _Run:
         self._seconds_before = 0.0
         self._monitor = Monitor(self._seeds, program.metrics)
         self._writer = Writers()
+        self._profiler = Profiler(workdir, self._config.profile_steps if is_first() else 0)
         self._progress: Progress
         self._time_left = TimeLeft(
             self._plan.total_steps,
@@ -247,6 +249,7 @@ class _Run:
                 time_left=self._time_left,
             )
             stack.callback(self._progress.close)
+            stack.callback(self._profiler.stop)
             for line in introduction(self._program, params, step, self._workdir):
                 self._progress.say(line)
             for change in changes:
@@ -274,10 +277,14 @@ class _Run:
             if num_steps not in compiled:
                 self._monitor.stop_clock()
                 compiles = self._progress.doing("compiling the training step")
+            else:
+                self._profiler.start()
             with compiles:
                 state, sums = self._program.train(state, step, num_steps)
             step += num_steps
             self._monitor.add(sums, num_steps * self._program.images_per_step)
+            if profile := self._profiler.add(num_steps, sums):
+                self._progress.say(f"profile of the steps up to {step}: {profile}")
             self._check_finite()
             self._saved.poll()
             if num_steps not in compiled:

@@ -68,7 +68,8 @@ INTEGERS = {
     **dict.fromkeys(("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs"), 1),
     **dict.fromkeys(("eval_batch_size", "num_seeds", "augment.num_ops"), 1),
     **dict.fromkeys(("seed", "steps_per_dispatch", "dataset.image_size", "dataset.workers"), 0),
-    **dict.fromkeys(("augment.crop_padding", "augment.cutout"), 0),
+    **dict.fromkeys(("augment.crop_padding", "augment.cutout", "profile_steps"), 0),
+    "accumulate_steps": 1,
     "optimizer.base_batch_size": 0,
 }
 NUMBERS = ("optimizer.learning_rate", "optimizer.epsilon", "optimizer.weight_decay")
@@ -80,7 +81,7 @@ SHARES += ("augment.random_erasing", "schedule.decay_rate", "dataset.crop_pct", 
 SHARES += ("optimizer.decay", "label_smoothing", "validation_fraction")
 FLAGS = ("freeze_backbone", "sync_batch_norm", "dataset.skip_bad", "augment.horizontal_flip")
 FLAGS += ("augment.random_resized_crop", "optimizer.nesterov", "optimizer.decay_norm_and_bias")
-FLAGS += ("schedule.staircase",)
+FLAGS += ("schedule.staircase", "remat")
 CHOICES = ("seed_mode", "dtype", "dataset.interpolation", "augment.policy", "optimizer.name")
 CHOICES += ("schedule.name", "on_nonfinite", "model.name", "dataset.name")
 TUPLES = ("augment.crop_area", "optimizer.lr_multipliers", "schedule.milestones")
