@@ -85,6 +85,7 @@ FLAGS += ("schedule.staircase", "remat")
 CHOICES = ("seed_mode", "dtype", "dataset.interpolation", "augment.policy", "optimizer.name")
 CHOICES += ("schedule.name", "on_nonfinite", "model.name", "dataset.name")
 TUPLES = ("augment.crop_area", "optimizer.lr_multipliers", "schedule.milestones")
+TUPLES += ("dataset.mean", "dataset.std")
 OTHERS = ("init_from", "dataset.data_dir", "dataset.image_dir")
 
 
