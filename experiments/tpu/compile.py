@@ -6,6 +6,7 @@ PROGRAM is a `programs.Program` as JSON. What the compiler says of it is written
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import re
 import sys
@@ -116,7 +117,9 @@ def lower_dispatch(config: ConfigDict, devices: list[Any]) -> Lowered:
         horizontal_flip=True,
     )
     count = CIFAR_SIZES["train"]
-    images = DeviceSplit(_array((count, *size), jnp.uint8), _array((count,), jnp.int32))
+    images = DeviceSplit(
+        _array((count, math.prod(size)), jnp.uint8), _array((count,), jnp.int32), tuple(size)
+    )
     own = _array((len(devices), config.batch_size // len(devices)), jnp.int32)
     return _lower_steps(config, dataset, devices, images, own, steps_of_dispatch(config))
 

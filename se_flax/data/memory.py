@@ -159,15 +159,30 @@ class Dataset:
 
 @flax.struct.dataclass
 class DeviceSplit:
-    """A split as arrays on a device: images uint8 [n, h, w, c], labels int32 [n]."""
+    """A split as arrays on a device.
 
-    images: UInt8[Array, "n h w c"]
+    An image is a row of `pixels`, because TPUs pad the last two axes of an array to multiples of 8
+    and 128: to read single images of 32x32x3, a program would copy all to four times the memory.
+
+    Attributes:
+        pixels: uint8 [n, h * w * c].
+        labels: int32 [n].
+        image_shape: h, w and c.
+    """
+
+    pixels: UInt8[Array, "n hwc"]
     labels: Int[Array, " n"]
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, split: Split) -> "DeviceSplit":
         """Wraps a split that is still on the host; `jax.device_put` moves it to a device."""
-        return cls(split.images, split.labels)
+        n, *image_shape = split.images.shape
+        return cls(split.images.reshape(n, -1), split.labels, tuple(image_shape))
+
+    def images(self, places: Int[Array, " b"]) -> UInt8[Array | np.ndarray, "b h w c"]:
+        """Returns the images at some places."""
+        return self.pixels[places].reshape(-1, *self.image_shape)
 
 
 class MemoryTrainFeed:
@@ -214,7 +229,7 @@ def train_batch(
     positions contains each of the n images once. Image and augmentation depend only on (seed, p).
     """
     chosen = shuffled(rng.key(seed, rng.Stream.ORDER), positions, len(split.labels))
-    return preprocessing.train(seed, split.images[chosen], split.labels[chosen], positions)
+    return preprocessing.train(seed, split.images(chosen), split.labels[chosen], positions)
 
 
 def eval_batch(
@@ -223,4 +238,4 @@ def eval_batch(
     """Returns the images at positions of a split; positions past its end are masked."""
     n = len(split.labels)
     chosen = jnp.minimum(positions, n - 1)
-    return Batch(preprocessing.normalize(split.images[chosen]), split.labels[chosen], positions < n)
+    return Batch(preprocessing.normalize(split.images(chosen)), split.labels[chosen], positions < n)
