@@ -63,15 +63,18 @@ def load_published(
     """
     info = model_info(name)
     weights = source_of_weights(name, weights)
-    # The auxiliary classifier is only used in training.
-    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    overrides = {"auxiliary": False} if has_auxiliary else {}
+    overrides = {"auxiliary": False} if has_auxiliary(name) else {}  # only training uses it
     fields, variables = load_with_fields(name, weights, **overrides)
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = _places_of_classes(class_names, num_classes)
     model = create_model(name, num_classes, **fields)
     known = find_weights(name, weights)
     return PublishedNetwork(info, known, weights, model, variables, places)
+
+
+def has_auxiliary(name: str) -> bool:
+    """Whether a registered network can have an auxiliary classifier."""
+    return any(field.name == "auxiliary" for field in dataclasses.fields(model_info(name).module))
 
 
 def source_of_weights(name: str, weights: str | pathlib.Path | None) -> str | pathlib.Path:

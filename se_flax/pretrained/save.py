@@ -76,7 +76,9 @@ def to_safetensors(
     stated = describe(
         name, len(held["params"]["classifier"]["bias"]), prepared, class_names, fields, layout
     )
-    metadata = {"format": "pt" if layout else OWN_LIBRARY, OWN_LIBRARY: json.dumps(stated)}
+    metadata = {OWN_LIBRARY: json.dumps(stated)}
+    if layout:
+        metadata["format"] = "pt"  # libraries ask for it
     return safetensors.numpy.save(tensors, metadata)
 
 

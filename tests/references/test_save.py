@@ -165,3 +165,54 @@ def test_variables_of_another_network_and_fields_that_are_no_plain_values_are_re
         to_safetensors("resnet18", variables)
     with pytest.raises(UserError, match='overrides of "resnet18" must be plain values'):
         to_safetensors("resnet18", variables, overrides={**SMALL, "unit": jax.nn.relu})
+
+
+def test_the_command_writes_a_run_that_is_read_back_bit_for_bit(run_python, tmp_path):
+    from se_flax.train import train
+    from tests import tiny_run
+
+    config = tiny_run.get_config()
+    config.num_epochs = 1
+    train(config, tmp_path)
+    process = run_python("-m", "se_flax.export", f"--workdir={tmp_path}", "--format=safetensors")
+    assert process.returncode == 0, process.stderr
+    file = tmp_path / "export" / "se_resnet20_cifar.safetensors"
+    run = se_flax.load_run(tmp_path)
+    fields = {"stage_sizes": (1, 1), "widths": (4, 8), "reduction": 2}
+    read = se_flax.load_pretrained("se_resnet20_cifar", file, **fields)
+    jax.tree.map(np.testing.assert_array_equal, read, dict(run.variables))
+    assert class_names(file) == run.classes
+    assert preparation("se_resnet20_cifar", file) == run.preparation
+    # The file is a source of weights for the other commands, too.
+    again = tmp_path / "again.safetensors"
+    options = ["--model=se_resnet20_cifar", f"--weights={file}", "--format=safetensors"]
+    process = run_python("-m", "se_flax.export", *options, f"--output={again}")
+    assert process.returncode == 0, process.stderr
+    assert again.read_bytes() == file.read_bytes()
+    # The layout of a library whose network has other fields is refused.
+    options = [f"--workdir={tmp_path}", "--format=safetensors", "--layout=pytorchcv"]
+    process = run_python("-m", "se_flax.export", *options)
+    assert process.returncode == 2
+    assert "pytorchcv's network differs from this" in process.stderr
+
+
+def test_timms_network_gives_our_logits_with_a_file_of_the_command(run_python, tmp_path):
+    from safetensors.torch import load_file
+
+    from tests.references import torch_models
+
+    variables = variables_of("resnet18", num_classes=5, size=64)
+    variables = jax.tree.map(lambda x: x / np.sqrt(max(1, x[..., 0].size)), variables)
+    own, file = tmp_path / "own.safetensors", tmp_path / "timm.safetensors"
+    own.write_bytes(to_safetensors("resnet18", variables))
+    options = ["--model=resnet18", f"--weights={own}", f"--output={file}"]
+    process = run_python("-m", "se_flax.export", *options, "--format=safetensors", "--layout=timm")
+    assert process.returncode == 0, process.stderr
+    theirs = torch_models.timm.create_model("resnet18", num_classes=5)
+    theirs.load_state_dict(load_file(file), strict=True)
+    images = np.random.default_rng(0).standard_normal((2, 65, 65, 3), np.float32)
+    network = se_flax.create_model("resnet18", 5)
+    ours = jax.jit(lambda variables, x: network.apply(variables, x))(variables, images)
+    expected = torch_models.logits(theirs.eval(), images)
+    assert np.std(expected) > 1e-3 * np.max(np.abs(expected))
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.max(np.abs(expected)))
