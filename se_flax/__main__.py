@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("se_flax.main", "Trains the network of a config, or continues its training."),
     "evaluate": ("se_flax.evaluate", "Evaluates a run's checkpoint, or published weights."),
     "predict": ("se_flax.predict", "Says what is on photographs."),
+    "export": ("se_flax.export", "Writes a network to a file for other programs."),
     "configs": ("se_flax.cli.list_configs", "Lists the configs that come with the package."),
     "pretrained": ("se_flax.pretrained", "Lists published weights that can be read."),
     "burden": ("se_flax.burden", "Counts parameters, memory and multiply-adds of networks."),

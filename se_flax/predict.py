@@ -38,7 +38,7 @@ from se_flax.data.photographs import find_photographs, read_photograph
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.errors import RunError, UserError
 from se_flax.loaded import LoadedRun, load_run, load_weights
-from se_flax.pretrained.class_names import in_words
+from se_flax.pretrained.words import in_words
 from se_flax.runtime.paths import Path, to_path
 from se_flax.runtime.progress import counted
 from se_flax.runtime.status import busy

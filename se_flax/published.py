@@ -15,10 +15,10 @@ from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
-from se_flax.pretrained.class_names import classes_of, in_words
-from se_flax.pretrained.described import description, stated_preparation
+from se_flax.pretrained.described import class_names, stated_preparation
 from se_flax.pretrained.load import check_source, find_file, load_with_fields
 from se_flax.pretrained.synsets import synsets_of
+from se_flax.pretrained.words import classes_of, in_words
 
 LARGEST_SMALL = 32  # input size, in pixels, up to which networks are for small images
 
@@ -65,9 +65,7 @@ def load_published(
     """
     info = model_info(name)
     weights = source_of_weights(name, weights)
-    # The auxiliary classifier is only used in training.
-    has_auxiliary = any(field.name == "auxiliary" for field in dataclasses.fields(info.module))
-    overrides = {"auxiliary": False} if has_auxiliary else {}
+    overrides = {"auxiliary": False} if has_auxiliary(name) else {}  # only training uses it
     fields, variables = load_with_fields(name, weights, **overrides)
     num_classes = len(variables["params"]["classifier"]["bias"])
     places = np.arange(num_classes)
@@ -81,12 +79,12 @@ def load_published(
 def own_classes(network: PublishedNetwork) -> tuple[str, ...]:
     """Returns the name of each output of a network with published weights.
 
-    They are the classes of the data set in the catalogue, or those stated as `label_names`, as timm
-    has them, in the `config.json` of the weights. Other weights with 1000 outputs are taken for
-    ImageNet's. Where nothing is known, a class is named by its number.
+    They are the classes of the data set in the catalogue, or those that the weights state. Other
+    weights with 1000 outputs are taken for ImageNet's. Where nothing is known, a class is named by
+    its number.
     """
     count = network.model.num_classes
-    names = classes_of(network.known.dataset) if network.known else _stated_classes(network.weights)
+    names = classes_of(network.known.dataset) if network.known else class_names(network.weights)
     if names is None and network.known is None and count == 1000:
         names = classes_of("imagenet2012")
     if names is None or len(names) != count:
@@ -94,9 +92,9 @@ def own_classes(network: PublishedNetwork) -> tuple[str, ...]:
     return in_words(names)
 
 
-def _stated_classes(weights: str | pathlib.Path) -> tuple[str, ...] | None:
-    names = description(weights).get("label_names")
-    return tuple(map(str, names)) if isinstance(names, list) else None
+def has_auxiliary(name: str) -> bool:
+    """Whether a registered network can have an auxiliary classifier."""
+    return any(field.name == "auxiliary" for field in dataclasses.fields(model_info(name).module))
 
 
 def source_of_weights(name: str, weights: str | pathlib.Path | None) -> str | pathlib.Path:

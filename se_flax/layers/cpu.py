@@ -4,6 +4,8 @@
 delete this file and use `nn.Conv`, `nn.max_pool` and a plain sum, as other platforms already do.
 """
 
+import contextlib
+import contextvars
 import functools
 import itertools
 import math
@@ -21,6 +23,25 @@ Sizes = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Images = Float[Array, "n h w c"]
 Kernel = Float[Array, "kh kw i o"]
+
+
+_STOCK = contextvars.ContextVar("stock_forms", default=False)
+
+
+@contextlib.contextmanager
+def stock_forms() -> Iterator[None]:
+    """Within it, the functions of this file are XLA's own on all platforms."""
+    token = _STOCK.set(True)
+    try:
+        yield
+    finally:
+        _STOCK.reset(token)
+
+
+def _by_platform(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    if _STOCK.get():
+        return default(*args)
+    return jax.lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
 def conv_general_dilated(
@@ -74,7 +95,7 @@ def conv_general_dilated(
         on_cpu = functools.partial(_depthwise, strides, padding)
     else:
         return xla(lhs, rhs)
-    return jax.lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=xla)
+    return _by_platform(lhs, rhs, cpu=on_cpu, default=xla)
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
@@ -102,7 +123,7 @@ def max_pool(
         padding = jax.lax.padtype_to_pads(x.shape[1:3], window_shape, strides, padding)
     padding = tuple((low, high) for low, high in padding)
     on_cpu = functools.partial(_max_by_slices, window_shape, strides, padding)
-    return jax.lax.platform_dependent(x, cpu=on_cpu, default=xla)
+    return _by_platform(x, cpu=on_cpu, default=xla)
 
 
 max_pool_2x2 = functools.partial(max_pool, window_shape=(2, 2), strides=(2, 2))
@@ -126,9 +147,7 @@ def residual_sum(
         total = shortcut + branch
         return total if activation is None else activation(total)
 
-    return jax.lax.platform_dependent(
-        shortcut, branch, cpu=functools.partial(_stored, add), default=add
-    )
+    return _by_platform(shortcut, branch, cpu=functools.partial(_stored, add), default=add)
 
 
 def _apart(function: Callable[..., Any], *args: Any) -> Any:
@@ -194,7 +213,9 @@ def _ungrouped(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
         form = _pointwise
     elif 0 < min(size, outputs) < positions:
         # Either needs copies: of the kernel's parts, or of the windows. The fewer, the faster.
-        form = _by_positions if size * rhs.shape[3] <= len(lhs) * positions else _by_windows
+        # `jax.export` leaves the batch size open.
+        n = lhs.shape[0] if isinstance(lhs.shape[0], int) else math.inf
+        form = _by_positions if size * rhs.shape[3] <= n * positions else _by_windows
     else:
         form = _dense
     return form(strides, padding, lhs, rhs)
@@ -261,7 +282,7 @@ def _dense(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
 
 
 def _pointwise_weight_gradient(strides, padding, lhs, shape, ct):
-    lhs = lhs[:, :: strides[0], :: strides[1]]
+    lhs = _every(lhs, strides)
     # XLA transposes the first operand. That must be lhs, which is already in memory: ct is an
     # expression, which XLA would evaluate in transposed order.
     return jnp.einsum("nhwi,nhwo->io", lhs, ct)[None, None]
@@ -269,7 +290,12 @@ def _pointwise_weight_gradient(strides, padding, lhs, shape, ct):
 
 @_with_weight_gradient(_pointwise_weight_gradient)
 def _pointwise(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
-    return jnp.einsum("nhwi,io->nhwo", lhs[:, :: strides[0], :: strides[1]], rhs[0, 0])
+    return jnp.einsum("nhwi,io->nhwo", _every(lhs, strides), rhs[0, 0])
+
+
+def _every(x: Images, strides: Sizes) -> Float[Array, "n h2 w2 c"]:
+    """Returns x[:, ::strides[0], ::strides[1]], also where the batch size is left open."""
+    return jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
 
 
 def _windows(strides, padding, lhs, kernel):
@@ -301,9 +327,9 @@ def _by_positions(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     rows, columns = (list(_overlaps(*axis)) for axis in axes)
     pixels = []
     for (row, kernel_row), (column, kernel_column) in itertools.product(rows, columns):
-        window = images[:, row, column].reshape(len(lhs), -1)
+        window = images[:, row, column].reshape(lhs.shape[0], -1)
         pixels.append(window @ rhs[kernel_row, kernel_column].reshape(-1, rhs.shape[3]))
-    result = jnp.stack(pixels, axis=1).reshape(len(lhs), len(rows), len(columns), -1)
+    result = jnp.stack(pixels, axis=1).reshape(lhs.shape[0], len(rows), len(columns), -1)
     return result.astype(lhs.dtype)
 
 

@@ -26,7 +26,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 def pad_shortcut(x: Images, channels: int, stride: int) -> Float[Array, "n h2 w2 channels"]:
     """Subsamples x and appends zero channels (option A of He et al. 2015, section 3.3)."""
-    x = x[:, ::stride, ::stride]
+    x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 

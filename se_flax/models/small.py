@@ -58,7 +58,7 @@ class SmallCNN(Network, kw_only=True):
     def classify(self, maps: Maps, train: bool) -> Logits:
         """Returns the logits after two dense layers."""
         x = self.apply_dropout(last(maps), train)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         x = jax.nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x))
         x = nn.Dropout(self.hidden_dropout, deterministic=not train)(x)
         return self.make_classifier()(x.astype(jnp.float32))
@@ -101,7 +101,7 @@ class ThreeLayerCNN(Network, kw_only=True):
     def classify(self, maps: Maps, train: bool) -> Logits:
         """Returns the logits after one dense layer."""
         x = self.apply_dropout(last(maps), train)
-        return self.make_classifier()(x.reshape(len(x), -1).astype(jnp.float32))
+        return self.make_classifier()(x.reshape(x.shape[0], -1).astype(jnp.float32))
 
 
 register(

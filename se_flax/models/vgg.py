@@ -88,7 +88,7 @@ class VGG(Network, kw_only=True):
     def classify(self, maps: Maps, train: bool) -> Logits:
         """Returns the logits after three dense layers."""
         x = adaptive_average_pool(last(maps), POOLED)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for name in ("fc6", "fc7"):
             x = nn.Dense(4096, kernel_init=dense_init, dtype=self.dtype, name=name)(x)
             x = self.apply_dropout(jax.nn.relu(x), train)

@@ -2,9 +2,10 @@
 
 timm states both in the `config.json` of each of its hub repositories. Other files may have an
 architecture in the metadata of their safetensors, or in the entry `arch` of a PyTorch checkpoint,
-or a `config.json` next to them.
+or a `config.json` next to them. A safetensors file of this package has all of it in its metadata.
 """
 
+import contextlib
 import json
 import pathlib
 import warnings
@@ -27,6 +28,9 @@ from se_flax.pretrained.torch_file import architecture_in
 if TYPE_CHECKING:
     from se_flax.runtime.paths import Path
 
+# The key of what is stated in the metadata of files that this package writes, and the library of
+# those in its own layout.
+OWN_LIBRARY = "se_flax"
 _INTERPOLATIONS = ("bilinear", "bicubic")
 # Arguments of timm's networks that change nothing in an evaluation.
 _HARMLESS = {"num_classes", "in_chans", "pretrained", "pretrained_cfg", "checkpoint_path"}
@@ -85,7 +89,7 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
                 int(size[-1]),
                 float(stated.get("test_crop_pct") or stated.get("crop_pct") or own.crop_pct),
                 interpolation,
-                *(_three_numbers(stated[field]) for field in ("mean", "std")),
+                *(_numbers(stated[field], size[0]) for field in ("mean", "std")),
             )
         )
     except (TypeError, ValueError, IndexError) as error:
@@ -94,9 +98,42 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
         ) from error
 
 
-def _three_numbers(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+def class_names(source: str | pathlib.Path) -> tuple[str, ...] | None:
+    """Returns the name of each class, if they are stated with weights, in the order of the logits.
+
+    Files of `se_flax.export` state them, and some of timm's hub repositories.
+
+    Args:
+        source: a `source` for `load_pretrained`.
+
+    Raises:
+        UserError: if the hub cannot be read.
+    """
+    names = description(source).get("label_names")
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def own_description(source: str | pathlib.Path) -> dict[str, Any] | None:
+    """Returns what a file states that this package wrote in its own layout; None for others."""
+    from se_flax.runtime.paths import to_path
+
+    if pathlib.PurePath(source).suffix != ".safetensors" or str(source).startswith("http"):
+        return None
+    path = to_path(source)
+    if not path.is_file():
+        return None
+    stated = description(path)
+    is_own = stated.get("library") == OWN_LIBRARY and {"architecture", "pretrained_cfg"} <= set(
+        stated
+    )
+    return stated if is_own else None
+
+
+def _numbers(values: Any, channels: int) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != channels:
+        raise ValueError(f"{len(numbers)} values {numbers} are not one for each of {channels}")
+    return numbers
 
 
 def _checked(prepared: Preparation) -> Preparation:
@@ -152,6 +189,8 @@ def description(source: str | pathlib.Path) -> dict[str, Any]:
     if path.is_file():
         config = _config_beside(path)
         metadata = _metadata(local_copy(path))
+        if metadata.get("library") == OWN_LIBRARY:
+            return metadata
         return {**metadata, **(_read_json(config) if config else {})}
     if not is_hub_id(source):
         return {}
@@ -174,8 +213,8 @@ def _read_json(path: "Path") -> dict[str, Any]:
     return _mapping(values)
 
 
-def _metadata(path: pathlib.Path) -> dict[str, str]:
-    """Returns the architecture that a file itself states, if it does."""
+def _metadata(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what a file itself states."""
     if path.suffix in TORCH_SUFFIXES:
         name = architecture_in(path)
         return {"architecture": name} if name else {}
@@ -187,4 +226,7 @@ def _metadata(path: pathlib.Path) -> dict[str, str]:
             metadata = file.metadata() or {}
     except (OSError, safetensors.SafetensorError):  # reading the tensors will report it
         return {}
+    if OWN_LIBRARY in metadata:
+        with contextlib.suppress(ValueError):
+            return _mapping(json.loads(metadata[OWN_LIBRARY]))
     return {key: metadata[key] for key in ("architecture",) if key in metadata}

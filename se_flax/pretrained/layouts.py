@@ -17,6 +17,7 @@ _UNITS = (
 
 TIMM_RESNET = Layout(
     source="torchvision's and timm's",
+    libraries=("torchvision", "timm"),
     rules=(
         ("^stem_conv$", "conv1"),
         ("^stem_bn$", "bn1"),
@@ -25,16 +26,19 @@ TIMM_RESNET = Layout(
         ("se/expand", "se/fc2"),
         ("^classifier$", "fc"),
     ),
+    convolutions=((r".*\.se\.fc\d\.weight", 1),),
 )
 
 CAFFE_RESNET = dataclasses.replace(
     TIMM_RESNET,
     source="pretrainedmodels'",
     rules=(*TIMM_RESNET.rules, ("^fc$", "last_linear")),
+    libraries=("pretrainedmodels",),
 )
 
 RELEASED_SENET = Layout(
     source="timm's legacy and pretrainedmodels'",
+    libraries=("timm", "pretrainedmodels"),
     rules=(
         ("^stem_(conv|bn)$", r"layer0/\g<1>1"),
         (r"^stem_(conv|bn)(\d)$", r"layer0/\1\2"),
@@ -43,10 +47,12 @@ RELEASED_SENET = Layout(
         ("se/expand", "se_module/fc2"),
         ("^classifier$", "last_linear"),
     ),
+    convolutions=((r".*\.se_module\.fc\d\.weight", 1),),
 )
 
 CAFFE_BN_INCEPTION = Layout(
     source="pretrainedmodels'",
+    libraries=("pretrainedmodels",),
     rules=(
         (r"^(inception_\d\w)/", r"\1_"),
         ("/conv$", ""),
@@ -87,6 +93,7 @@ RELEASED_SE_BN_INCEPTION = Layout(
 
 INCEPTION_V3 = Layout(
     source="torchvision's and timm's",
+    libraries=("torchvision", "timm"),
     rules=(
         ("^mixed_", "Mixed_"),
         (r"^conv2d_(1a|2a|2b|4a)", r"Conv2d_\1_3x3"),
@@ -104,6 +111,7 @@ INCEPTION_V3 = Layout(
 
 TIMM_INCEPTION_RESNET = Layout(
     source="timm's",
+    libraries=("timm",),
     rules=(
         (r"^block35_(\d+)", lambda match: f"repeat/{int(match[1]) - 1}"),
         (r"^block17_(\d+)", lambda match: f"repeat_1/{int(match[1]) - 1}"),
@@ -119,10 +127,12 @@ RELEASED_INCEPTION_RESNET = dataclasses.replace(
     TIMM_INCEPTION_RESNET,
     source="pretrainedmodels'",
     rules=(*TIMM_INCEPTION_RESNET.rules, ("^classif$", "last_linear")),
+    libraries=("pretrainedmodels",),
 )
 
 TIMM_EFFICIENTNET = Layout(
     source="timm's",
+    libraries=("timm",),
     rules=(
         ("^stem_conv$", "conv_stem"),
         ("^stem_bn$", "bn1"),
@@ -145,10 +155,12 @@ TIMM_EFFICIENTNET = Layout(
         ("se/reduce", "se/conv_reduce"),
         ("se/expand", "se/conv_expand"),
     ),
+    convolutions=((r".*\.se\.conv_\w+\.weight", 1),),
 )
 
 TORCHVISION_EFFICIENTNET = Layout(
     source="torchvision's",
+    libraries=("torchvision",),
     rules=(
         (r"^stem_(conv|bn)$", r"features/0/\1"),
         (r"^head_(conv|bn)$", r"features/8/\1"),
@@ -167,6 +179,7 @@ TORCHVISION_EFFICIENTNET = Layout(
         ("/expand$", "/fc2"),
         ("^classifier$", "classifier/1"),
     ),
+    convolutions=((r".*\.fc\d\.weight", 1),),
 )
 
 
@@ -186,7 +199,8 @@ def _vgg16_layouts(layers_per_convolution: int) -> tuple[Layout, ...]:
 
     return tuple(
         Layout(
-            source=source,
+            source=f"{library}'s",
+            libraries=(library,),
             rules=(
                 (r"^stage(\d)_(conv|bn)(\d)$", index),
                 ("^classifier$", classifier),
@@ -194,16 +208,20 @@ def _vgg16_layouts(layers_per_convolution: int) -> tuple[Layout, ...]:
                 ("^fc7$", fc7),
             ),
             transforms=((rf"{fc6}\.weight".replace("/", r"\."), channels_last),),
+            convolutions=((r"pre_logits\.fc1\.weight", 7), (r"pre_logits\.fc2\.weight", 1)),
         )
-        for source, fc6, fc7, classifier in (
-            ("torchvision's", "classifier/0", "classifier/3", "classifier/6"),
-            ("timm's", "pre_logits/fc1", "pre_logits/fc2", "head/fc"),
+        for library, fc6, fc7, classifier in (
+            ("torchvision", "classifier/0", "classifier/3", "classifier/6"),
+            ("timm", "pre_logits/fc1", "pre_logits/fc2", "head/fc"),
         )
     )
 
 
 CHENYAOFO_RESNET = dataclasses.replace(
-    TIMM_RESNET, source="chenyaofo/pytorch-cifar-models'", fields=(("projection", True),)
+    TIMM_RESNET,
+    source="chenyaofo/pytorch-cifar-models'",
+    libraries=("chenyaofo",),
+    fields=(("projection", True),),
 )
 
 
@@ -238,12 +256,14 @@ def _reordered(order: np.ndarray, axis: int) -> Transform:
 AKAMASTER_RESNET = dataclasses.replace(
     TIMM_RESNET,
     source="akamaster/pytorch_resnet_cifar10's",
+    libraries=("akamaster",),
     rules=(*TIMM_RESNET.rules, ("^fc$", "linear")),
     transforms=_padding_on_both_sides(),
 )
 
 PYTORCHCV_RESNET = Layout(
     source="pytorchcv's",
+    libraries=("pytorchcv",),
     rules=(
         (r"(unit\d+)/(conv|bn)(\d)$", r"\1/body/conv\3/\2"),
         (r"^stage(\d)_", r"features/stage\1/"),
@@ -253,6 +273,7 @@ PYTORCHCV_RESNET = Layout(
         ("se/expand", "se/conv2"),
         ("^classifier$", "output"),
     ),
+    convolutions=((r".*\.se\.conv\d\.weight", 1),),
 )
 
 PYTORCHCV_PREACT_RESNET = dataclasses.replace(

@@ -19,8 +19,8 @@ from se_flax.pretrained.architectures import (
 )
 from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue, find_weights
-from se_flax.pretrained.convert import Layout, convert
-from se_flax.pretrained.described import stated_architecture
+from se_flax.pretrained.convert import OWN, Layout, convert
+from se_flax.pretrained.described import own_description, stated_architecture
 from se_flax.pretrained.hub import (
     HUB_FILES,
     TORCH_SUFFIXES,
@@ -104,8 +104,7 @@ def load_with_fields(
         UserError: see `load_pretrained`.
     """
     tensors, doubt = _read_checked(name, source)
-    layout = _layout_by_classifier(layouts_of(name), tensors)
-    fields = {**(dict(layout.fields) if layout else {}), **overrides}
+    fields = {**_fields_of_weights(name, source, tensors), **overrides}
     return fields, _variables(name, source, tensors, doubt, None, fields)
 
 
@@ -117,10 +116,11 @@ def _variables(
     num_classes: int | None,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
-    info, layouts = model_info(name), layouts_of(name)
+    layouts = _layouts(name, source)
+    channels, size = _shape_of_images(name, source)
     layout = _layout_by_classifier(layouts, tensors)
-    _check_fields(name, source, layout, {**info.fields, **overrides})
-    own_classes = tensors[layout.classifier_bias].size if layout else None
+    _check_fields(name, source, tensors, overrides)
+    own_classes = tensors[_classifier(layout)].size if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
         have = f"are for {own_classes} classes" if own_classes else "have no classifier"
@@ -133,7 +133,7 @@ def _variables(
     wanted = own_classes or 1000 if num_classes is None else num_classes
     model = create_model(name, wanted, **overrides)
     try:
-        variables = convert(tensors, model, info.input_size, layouts, new_head)
+        variables = convert(tensors, model, size, layouts, new_head, channels)
     except UserError as error:
         raise UserError(f'{source} has no weights for "{name}": {error}') from error
     if doubt:
@@ -148,18 +148,45 @@ def _variables(
     return variables
 
 
+def _layouts(name: str, source: str | pathlib.Path) -> tuple[Layout, ...]:
+    return (OWN,) if own_description(source) else layouts_of(name)
+
+
+def _shape_of_images(name: str, source: str | pathlib.Path) -> tuple[int, int]:
+    """Returns the number of channels, and the height and width, of a network's images."""
+    own = own_description(source)
+    if own is None:
+        return 3, model_info(name).input_size
+    channels, size, _ = own["pretrained_cfg"]["input_size"]
+    return channels, size
+
+
+def _fields_of_weights(
+    name: str, source: str | pathlib.Path, tensors: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Returns the fields in which the network of the weights differs from the registered one."""
+    if own := own_description(source):
+        fields = own.get("model_args", {})
+        return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
+    layout = _layout_by_classifier(layouts_of(name), tensors)
+    return dict(layout.fields) if layout else {}
+
+
 def _check_fields(
-    name: str, source: str | pathlib.Path, layout: Layout | None, fields: dict[str, Any]
+    name: str,
+    source: str | pathlib.Path,
+    tensors: Mapping[str, np.ndarray],
+    overrides: dict[str, Any],
 ) -> None:
     """Raises `UserError` if the weights are for a network with other fields than the given ones."""
-    if layout is None:
-        return
-    for field, value in layout.fields:
-        if fields.get(field) != value:
+    layout = _layout_by_classifier(_layouts(name, source), tensors)
+    given = {**model_info(name).fields, **overrides}
+    for field, value in _fields_of_weights(name, source, tensors).items():
+        if given.get(field) != value:
+            why = "is" if layout is OWN else f"has {layout.source} tensor names, so it is"
             raise UserError(
-                f"{source} has {layout.source} tensor names, so it is for "
-                f'"{name}" with {field}={value!r}; give this field to load_pretrained and '
-                "create_model, or set it in config.model.overrides"
+                f'{source} {why} for "{name}" with {field}={value!r}; give this field to '
+                "load_pretrained and create_model, or set it in config.model.overrides"
             )
 
 
@@ -176,6 +203,8 @@ def _read_checked(
         UserError: before they are read, if it is stated that they are for another network.
     """
     check_source(name, source)
+    if own_description(source):  # `check_source` has compared the networks
+        return read_tensors(source), None
     stated = of_timm = of_hub_id(source)
     if not of_timm:
         # Reading the tensors reports a hub that cannot be reached.
@@ -189,13 +218,22 @@ def _read_checked(
     return tensors, doubt
 
 
+def _classifier(layout: Layout) -> str:
+    return layout.name(("params", "classifier", "bias"))
+
+
 def _layout_by_classifier(layouts: tuple[Layout, ...], names: Collection[str]) -> Layout | None:
-    return next((layout for layout in layouts if layout.classifier_bias in names), None)
+    return next((layout for layout in layouts if _classifier(layout) in names), None)
 
 
 def check_source(name: str, source: str | pathlib.Path) -> None:
     """Raises `UserError` if the source is known not to have weights for a network."""
     own = model_info(name).same_as or name
+    if stated := own_description(source):
+        other = stated["architecture"]
+        if own != (model_info(other).same_as or other):
+            raise UserError(f'{source} has weights for "{other}", not for "{name}"')
+        return
     file = pathlib.PurePath(source).name
     of_others = [
         weights.model

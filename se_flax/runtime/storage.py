@@ -80,13 +80,18 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically (see `write_bytes`)."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically: completely or not at all, even if the power is cut."""
     if is_in_bucket(path):
-        path.write_text(text)
+        path.write_bytes(content)
         return
     partial = path.with_name(path.name + ".tmp")
     try:
-        partial.write_text(text)
+        partial.write_bytes(content)
         sync(partial)
         partial.replace(path)
         sync(path.parent)

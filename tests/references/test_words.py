@@ -2,7 +2,7 @@
 
 import pytest
 
-from se_flax.pretrained.class_names import classes_of
+from se_flax.pretrained.words import classes_of
 
 pytestmark = pytest.mark.references
 

@@ -10,8 +10,8 @@ from se_flax.errors import UserError
 from se_flax.loaded import load_weights
 from se_flax.models import Preparation, model_info
 from se_flax.pretrained.catalogue import catalogue, find_weights
-from se_flax.pretrained.class_names import classes_of, imagenet_words, in_words
 from se_flax.pretrained.synsets import synsets_of
+from se_flax.pretrained.words import classes_of, imagenet_words, in_words
 from se_flax.published import PublishedNetwork, own_classes
 from tests.stand_ins import STATED, publish, tensors_of
 

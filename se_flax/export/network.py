@@ -1,0 +1,75 @@
+"""The networks that can be exported: those of runs, and those with published weights."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+
+from se_flax.loaded import load_run
+from se_flax.models import Preparation, create_model
+from se_flax.pretrained.described import class_names
+from se_flax.pretrained.load import load_with_fields
+from se_flax.published import has_auxiliary, preparation_for, source_of_weights
+from se_flax.runtime.paths import to_path
+from se_flax.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with what its users need.
+
+    Attributes:
+        name: its name in `list_models()`.
+        overrides: fields in which it differs from the network of that name.
+        network, variables: the network.
+        preparation: how its images are prepared. One mean says that they are grey levels.
+        class_names: name of each class, in the order of the logits, if they are known.
+    """
+
+    name: str
+    overrides: dict[str, Any]
+    network: nn.Module
+    variables: dict[str, Any]
+    preparation: Preparation
+    class_names: tuple[str, ...] | None
+
+
+def network_of_run(
+    workdir: str | os.PathLike[str], step: str | int = "best", seed: int | None = None
+) -> TrainedNetwork:
+    """Returns the network of a run; for arguments and errors see `se_flax.load_run`."""
+    run = load_run(workdir, step, seed)
+    model = read_config(to_path(workdir)).model
+    return TrainedNetwork(
+        name=model.name,
+        overrides=model.overrides.to_dict(),
+        network=run.network,
+        variables=run.variables,
+        preparation=run.preparation,
+        class_names=run.classes,
+    )
+
+
+def network_of_weights(name: str, weights: str | pathlib.Path | None = None) -> TrainedNetwork:
+    """Returns a network with published weights, without an auxiliary classifier.
+
+    Args:
+        name: a name in `list_models()`.
+        weights: a `source` for `load_pretrained`; by default the first in the catalogue.
+
+    Raises:
+        UserError: if the weights cannot be read or are not the network's.
+    """
+    weights = source_of_weights(name, weights)
+    overrides = {"auxiliary": False} if has_auxiliary(name) else {}
+    fields, variables = load_with_fields(name, weights, **overrides)
+    return TrainedNetwork(
+        name=name,
+        overrides=fields,
+        network=create_model(name, len(variables["params"]["classifier"]["bias"]), **fields),
+        variables=variables,
+        preparation=preparation_for(name, weights),
+        class_names=class_names(weights),
+    )
