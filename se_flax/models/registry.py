@@ -8,7 +8,7 @@ import importlib.resources
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -249,6 +249,26 @@ def field_type(name: str, field: str, se: str | None = None) -> type:
             f'the field "{field}" of the model "{name}" is not a plain value; set it in Python'
         )
     return plain[0]
+
+
+def field_value(name: str, field: str, overrides: Mapping[str, Any]) -> Any:
+    """Returns the value of a field that `create_model(name, **overrides)` has; None if it lacks it.
+
+    Args:
+        name: name of a network.
+        field: field of the network or of its SE blocks.
+        overrides: see `create_model`.
+    """
+    info = model_info(name)
+    given = {**info.fields, **overrides}
+    if field in given:
+        return given[field]
+    of_network = {known.name: known.default for known in dataclasses.fields(info.module)}
+    if field in of_network:
+        return of_network[field]
+    block = block_of(given.get("se"))
+    parameter = inspect.signature(block).parameters.get(field) if block else None
+    return parameter.default if parameter else None
 
 
 def _check_field(info: ModelInfo, field: str, block: Callable[..., nn.Module] | None) -> None:

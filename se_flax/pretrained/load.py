@@ -11,6 +11,7 @@ import numpy as np
 
 from se_flax.errors import Note, UserError
 from se_flax.models import create_model, model_info
+from se_flax.models.registry import field_value
 from se_flax.pretrained.architectures import (
     check_architecture,
     check_hub_id,
@@ -180,9 +181,8 @@ def _check_fields(
 ) -> None:
     """Raises `UserError` if the weights are for a network with other fields than the given ones."""
     layout = _layout_by_classifier(_layouts(name, source), tensors)
-    given = {**model_info(name).fields, **overrides}
     for field, value in _fields_of_weights(name, source, tensors).items():
-        if given.get(field) != value:
+        if field_value(name, field, overrides) != value:
             why = "is" if layout is OWN else f"has {layout.source} tensor names, so it is"
             raise UserError(
                 f'{source} {why} for "{name}" with {field}={value!r}; give this field to '

@@ -5,6 +5,7 @@ import pytest
 import se_flax
 from se_flax.errors import UserError
 from se_flax.models import model_info
+from se_flax.models.registry import field_value
 
 
 def test_every_backbone_has_an_se_form():
@@ -56,3 +57,16 @@ def test_each_network_has_the_number_of_classes_it_was_published_for():
 def test_hints_to_blocks_are_not_fields_of_a_network():
     with pytest.raises(UserError, match='no field "expansion"'):
         se_flax.create_model("se_resnet18", expansion=2)
+
+
+def test_the_value_of_a_field_is_that_of_the_built_network():
+    for name, overrides, field, value in (
+        ("se_resnet20_cifar", {}, "reduction", 16),
+        ("se_resnet20_cifar", {"reduction": 4}, "reduction", 4),
+        ("se_resnet20_cifar", {}, "zero_init", False),
+        ("efficientnet_b0", {}, "reduction", 4),
+        ("resnet20_cifar", {}, "reduction", None),
+        ("se_resnet50_caffe", {}, "se_placement", "standard"),
+        ("se_resnet50", {"se": "slow_squeeze"}, "reduction", 16),
+    ):
+        assert field_value(name, field, overrides) == value, (name, field)
