@@ -28,28 +28,47 @@ def _resnet(depth: str, preactivation: bool = False) -> Callable[..., ConfigDict
     return config_of
 
 
-# Name, title, config, and (study, model) of results published by a course project or a paper.
+REPRODUCTION = "imgclsmob"
+# Name, title, config, and (study, model) of published results on the same data sets.
 ON_CIFAR = (
-    ("resnet20", "ResNet-20", _resnet("20"), ("Course reproduction", "ResNet (custom)")),
-    ("resnet56", "ResNet-56", _resnet("56"), None),
-    ("resnet110", "ResNet-110", _resnet("110"), None),
+    (
+        *("resnet20", "ResNet-20", _resnet("20")),
+        (("Course reproduction", "ResNet (custom)"), (REPRODUCTION, "ResNet-20")),
+    ),
+    ("resnet56", "ResNet-56", _resnet("56"), ((REPRODUCTION, "ResNet-56"),)),
+    ("resnet110", "ResNet-110", _resnet("110"), ((REPRODUCTION, "ResNet-110"),)),
     (
         *("preact_resnet110", "ResNet-110 with pre-activation", _resnet("110", True)),
-        ("SE paper CIFAR", "ResNet-110"),
+        (("SE paper CIFAR", "ResNet-110"), (REPRODUCTION, "PreResNet-110")),
     ),
     (
         *("preact_resnet164", "ResNet-164 with pre-activation", _resnet("164", True)),
-        ("SE paper CIFAR", "ResNet-164"),
+        (("SE paper CIFAR", "ResNet-164"), (REPRODUCTION, "PreResNet-164(BN)")),
     ),
     (
         *("resnext29", "ResNeXt-29", se_resnext_cifar.get_config),
-        ("Course reproduction", "ResNeXt-29 8x64d"),
+        (("Course reproduction", "ResNeXt-29 8x64d"),),
     ),
-    ("inception_v3", "Inception-v3", se_inception_cifar.get_config, None),
+    ("inception_v3", "Inception-v3", se_inception_cifar.get_config, ()),
     (
         *("small_cnn", "Small CNN", se_small_cnn_cifar.get_config),
-        ("Small CNN", "Keras small CNN"),  # on CIFAR-10
+        (("Small CNN", "Keras small CNN"),),  # on CIFAR-10
     ),
+)
+
+# Published results of networks that no cell trains.
+ELSEWHERE = (
+    *((REPRODUCTION, dataset, "ResNet-164(BN)") for dataset in ("cifar10", "cifar100")),
+    *(
+        (REPRODUCTION, "svhn", model)
+        for model in (
+            *("ResNet-20", "ResNet-56", "ResNet-110", "ResNet-164(BN)"),
+            *("PreResNet-110", "PreResNet-164(BN)"),
+        )
+    ),
+    ("NVIDIA", "imagenet2012", "ResNet-50"),
+    ("NVIDIA", "imagenet2012", "ResNeXt-101 32x4d"),
+    ("NVIDIA", "imagenet2012", "EfficientNet-B0, wider SE blocks instead of its own"),
 )
 
 
@@ -75,8 +94,8 @@ def cells(scale: str) -> list[Cell]:
         for name, title, of, like in ON_CIFAR:
             if scale == "full" or name in networks:
                 group = f"CIFAR-{classes}" if scale != "smoke" else "digits"
-                known = like and (name != "small_cnn" or classes == "10")
-                published = ((like[0], dataset, like[1]),) if known else ()
+                known = like if name != "small_cnn" or classes == "10" else ()
+                published = tuple((source, dataset, model) for source, model in known)
                 add(
                     f"{dataset if scale != 'smoke' else 'digits'}_{name}",
                     group,

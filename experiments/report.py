@@ -1,22 +1,19 @@
 """Turns the results of the studies into a page: python -m experiments.report.
 
 Writes report.md, figures/*.png and report.html, which contains the figures, next to the results.
-What has been run comes first. One line per table names the cells that have not been run.
+A summary comes first, then what has been run. One line per table names the cells that have not been
+run.
 """
 
 import base64
-import csv
 import dataclasses
-import functools
 import json
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import markdown
 import numpy as np
-import scipy.stats
 from absl import app, flags
 
 from experiments import (
@@ -31,8 +28,18 @@ from experiments import (
     stage,
     variants,
 )
-from experiments.report_figures import draw_chart, draw_curves, draw_latency, top1_of
-from experiments.study import SCALES, Cell, Study, read_result, result_path, same_config
+from experiments.compare import (
+    difference_text,
+    paired_difference,
+    results_of,
+    spread,
+    top1_of,
+)
+from experiments.published import elsewhere_lines, published_cell, published_rows
+from experiments.report_figures import draw_chart, draw_curves, draw_latency
+from experiments.report_gates import gates_section
+from experiments.report_summary import summary_lines
+from experiments.study import SCALES, Cell, Study, read_result, result_path
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 from se_flax.runtime.paths import Path, to_path
@@ -47,7 +54,6 @@ STUDIES = (
     no_squeeze.STUDY,
     variants.STUDY,
 )
-PUBLISHED = pathlib.Path(__file__).with_name("published_results.csv")
 
 INTRODUCTION = """\
 Made by `python -m experiments.report` from the files next to this page.
@@ -61,103 +67,6 @@ papers, and from a course project and a repository, which were not reviewed. The
 percent, or errors where marked; the change due to SE is always in accuracy. Their recipes differ
 from ours, and often their networks and data sets do, too, so compare only the change due to SE.\
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A mean with its 95% confidence interval; `low` and `high` are None if n is 1."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-    @property
-    def within_noise(self) -> bool:
-        """Whether the interval contains 0, or there is none."""
-        return self.low is None or self.low <= 0 <= self.high
-
-
-def paired_difference(ours: dict[int, float], baseline: dict[int, float]) -> Interval | None:
-    """Returns the mean of (ours - baseline) over the seeds of both; None if they share no seed.
-
-    The interval is mean -+ t s / sqrt(n), where s is the standard deviation of the n differences,
-    and t the 97.5% quantile of Student's distribution with n - 1 degrees of freedom.
-    """
-    shared = sorted(ours.keys() & baseline.keys())
-    if not shared:
-        return None
-    differences = np.array([ours[seed] - baseline[seed] for seed in shared])
-    n, mean = len(differences), float(differences.mean())
-    if n == 1:
-        return Interval(mean, None, None)
-    half = scipy.stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)
-    return Interval(mean, mean - float(half), mean + float(half))
-
-
-@functools.cache
-def published_rows() -> dict[tuple[str, str, str], list[dict[str, str]]]:
-    """Returns the published results by (study, data set, model)."""
-    rows: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    with PUBLISHED.open(newline="") as file:
-        for row in csv.DictReader(file):
-            rows.setdefault((row["study"], row["dataset"], row["model"]), []).append(row)
-    return rows
-
-
-def published_cell(cell: Cell) -> str:
-    """Returns the published figures to show next to a cell."""
-    table, texts = published_rows(), []
-    for key in cell.published:
-        for row in table[key]:
-            if not row["metric"].startswith("top1"):
-                continue
-            error = " error" if row["metric"] == "top1_err" else ""
-            place = f"{row['dataset']}, "
-            on_cifar = row["dataset"].startswith("cifar")
-            if row["study"].startswith("Course") and on_cifar and "ResNeXt" not in row["model"]:
-                place += "a ResNet of its own, "
-            elif cell.baseline is not None and row["model"] != cell.label:
-                place += f"{row['model']}, "
-            if cell.baseline is None:
-                figures = f"{row['baseline']}{error}"
-            else:
-                change = float(row["se"]) - float(row["baseline"])
-                change = -change if error else change
-                figures = f"{row['se']}{error}, plain {row['baseline']} ({change:+.2f})"
-            texts.append(f"{figures} ({place}{row['source']})")
-    return "; ".join(texts) or "-"
-
-
-def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Returns "mean ± standard deviation", or the value if there is only one."""
-    values = np.array(list(values))
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
-
-
-def difference_text(difference: Interval | None) -> str:
-    """Returns a difference and its interval as text."""
-    if difference is None:
-        return "-"
-    if difference.low is None:
-        return f"{difference.mean:+.2f} (one seed)"
-    if difference.low == difference.high:
-        return f"{difference.mean:+.2f} (the same for all seeds)"
-    text = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return f"{text}, within the noise" if difference.within_noise else text
-
-
-def results_of(study: Study, scale: str, out: Path) -> dict[str, Any]:
-    """Returns the results of each cell by name; None for a cell that has not been run."""
-    results = {}
-    for cell in study.cells(scale):
-        path = result_path(out, study.name, scale, cell.name)
-        results[cell.name] = read_result(path)
-        if results[cell.name] and not same_config(results[cell.name], cell):
-            print(f"left out, because it is the result of another config: {path}")
-            results[cell.name] = None
-    return results
 
 
 def overview(out: Path) -> list[str]:
@@ -183,6 +92,7 @@ def overview(out: Path) -> list[str]:
 def study_section(study: Study, out: Path) -> list[str]:
     """Returns the lines of a study, and draws its figures."""
     lines = [f"## {study.title}", "", study.question]
+    longest = longest_scale(study, out)
     for scale in filter(study.scales.__contains__, SCALES):
         cells = study.cells(scale)
         if scale == "smoke":  # nothing has been published on these images
@@ -200,12 +110,27 @@ def study_section(study: Study, out: Path) -> list[str]:
             lines += provenance(results[cell.name] for cell in of_group)
             published = {cell.label: published_cell(cell) for cell in missing}
             lines += not_run_lines(f"{scale}, {group}", published)
-            name = re.sub(r"\W+", "_", f"{study.name}_{scale}_{group}".lower())
-            for suffix, draw in (("curves", draw_curves), ("chart", draw_chart)):
-                path = out / "figures" / f"{name}_{suffix}.png"
-                if draw(study, of_group, results, path):
-                    lines += ["", f"![{study.title}, {group}: {suffix}](figures/{path.name})"]
+            if scale == longest and len(missing) < len(of_group):
+                lines += figure_lines(study, f"{scale}_{group}", of_group, results, out)
     return [*lines, ""]
+
+
+def longest_scale(study: Study, out: Path) -> str | None:
+    """Returns the longest scale of which a study has results."""
+    scales = [scale for scale in SCALES if scale in study.scales]
+    return next((s for s in reversed(scales) if any(results_of(study, s, out).values())), None)
+
+
+def figure_lines(
+    study: Study, name: str, cells: Sequence[Cell], results: dict[str, Any], out: Path
+) -> list[str]:
+    """Draws the figures of a table, and returns the lines that show them."""
+    stem, lines = re.sub(r"\W+", "_", f"{study.name}_{name}".lower()), []
+    for suffix, draw in (("curves", draw_curves), ("chart", draw_chart)):
+        path = out / "figures" / f"{stem}_{suffix}.png"
+        if draw(study, cells, results, path):
+            lines += ["", f"![{study.title}, {cells[0].group}: {suffix}](figures/{path.name})"]
+    return lines
 
 
 def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
@@ -353,10 +278,13 @@ def speed_section(platform: str, out: Path) -> list[str]:
 
 def report(out: Path) -> str:
     """Returns the page for the results in a folder, first what has been run; draws its figures."""
-    lines = ["# Results", "", INTRODUCTION, "", "Cells run so far:", "", *overview(out), ""]
+    lines = ["# Results", "", *summary_lines(STUDIES, out)]
+    lines += ["## How to read the tables", "", INTRODUCTION, ""]
+    lines += ["Cells run so far:", "", *overview(out), ""]
     sections = [study_section(study, out) for study in STUDIES]
-    sections.append(inference_section(out))
+    sections += [gates_section(out), inference_section(out)]
     sections += [speed_section(platform, out) for platform in ("cpu", "gpu", "tpu")]
+    sections.append(elsewhere_lines(backbones.ELSEWHERE))
     # What has results has a figure, and comes first.
     sections.sort(key=lambda section: not any(line.startswith("![") for line in section))
     for section in sections:
@@ -383,7 +311,7 @@ def html(page: str, folder: Path) -> str:
         data = base64.b64encode((folder / match[1]).read_bytes()).decode()
         return f'src="data:image/png;base64,{data}"'
 
-    body = markdown.markdown(page, extensions=["tables", "md_in_html"])
+    body = markdown.markdown(page, extensions=["tables", "md_in_html", "toc"])
     return _PAGE.format(re.sub(r'src="([^":]+\.png)"', embed, body))
 
 

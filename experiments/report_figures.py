@@ -1,11 +1,14 @@
 """The figures of the report."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from experiments.compare import Interval, top1_of
 from experiments.study import Cell, Study
 from se_flax.analysis import figures
 from se_flax.runtime.paths import Path
@@ -30,9 +33,21 @@ AUGMENTED = {"ResNet-18": "#0072B2", "ResNet-34": "#D55E00", "ResNet-50": "#E69F
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def top1_of(result: dict[str, Any] | None) -> dict[int, float]:
-    """Returns the final top-1 accuracy by seed."""
-    return {each["seed"]: each["final"]["top1"] for each in result["results"]} if result else {}
+@dataclasses.dataclass(frozen=True)
+class ForestRow:
+    """A row of `draw_forest`: a network's difference from the plain one.
+
+    Attributes:
+        group: title of its study.
+        label: label of the network.
+        seeds: difference of each seed.
+        change: their mean and its interval.
+    """
+
+    group: str
+    label: str
+    seeds: Sequence[float]
+    change: Interval
 
 
 def _pyplot():
@@ -77,7 +92,7 @@ def draw_curves(study: Study, cells: Sequence[Cell], results: dict[str, Any], pa
     axes[0].set_ylabel("training loss (epoch's end), nats")
     axes[1].set_ylabel("top-1 on test images, %")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
     return True
 
 
@@ -108,7 +123,7 @@ def _draw_by_row(study: Study, shown: Sequence[Cell], results: dict[str, Any], p
     axis.invert_yaxis()
     axis.set_xlabel("top-1 on test images, %, mean and standard deviation")
     axis.grid(alpha=0.25)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_over_size(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> None:
@@ -142,7 +157,7 @@ def _draw_over_size(study: Study, shown: Sequence[Cell], results: dict[str, Any]
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("top-1 on test images, %")
     axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], path) -> bool:
@@ -171,7 +186,7 @@ def _draw_over_x(study: Study, shown: Sequence[Cell], results: dict[str, Any], p
     axis.set_ylabel("top-1 on test images, %")
     axis.legend(frameon=False)
     axis.grid(alpha=0.25)
-    _save(figure, path)
+    save_png(figure, path)
     return True
 
 
@@ -202,14 +217,77 @@ def draw_latency(cells: Sequence[Any], results: Sequence[Any], path: Path) -> bo
     axis.set_ylabel("ms per image")
     axis.grid(alpha=0.25)
     axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
     return True
 
 
-def _save(figure, path: Path) -> None:
+def draw_forest(rows: Sequence[ForestRow], path: Path) -> None:
+    """Draws a forest plot: the differences from the plain network with their intervals.
+
+    A filled marker is a mean with an interval, a hollow one has none, and the ticks are the seeds.
+    The axis covers the seeds, and the intervals of at least three; longer intervals end in an
+    arrow. The dotted line is the mean of the first row.
+    """
+    pyplot = _pyplot()
+    groups = list(dict.fromkeys(row.group for row in rows))
+    low, high = _forest_limits(rows)
+    figure, axis = pyplot.subplots(figsize=(8.6, 1.1 + 0.23 * (len(rows) + len(groups))))
+    beside_axis = axis.get_yaxis_transform()
+    place, ticks = 0.0, []
+    for group, marker, colour in zip(groups, MARKERS, PALETTE, strict=False):
+        axis.text(-0.44, place, group, fontweight="bold", va="center", transform=beside_axis)
+        for row in (row for row in rows if row.group == group):
+            place += 1
+            ticks.append((place, row.label))
+            _draw_row(axis, row, place, marker, colour, (low, high))
+        place += 1.3
+    axis.axvline(0, color="#000000", linewidth=1)
+    axis.axvline(rows[0].change.mean, color="#000000", linewidth=1, linestyle=":")
+    axis.set_xlim(low, high)
+    axis.set_ylim(place - 0.7, -0.7)
+    axis.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel("top-1 minus that of the plain network with the same seed, points")
+    axis.grid(alpha=0.25)
+    axis.spines["left"].set_visible(False)
+    save_png(figure, path, dpi=115)
+
+
+def _forest_limits(rows: Sequence[ForestRow]) -> tuple[float, float]:
+    shown = [0.0, *(seed for row in rows for seed in row.seeds)]
+    for row in rows:
+        if row.change.has_interval and row.change.n > 2:
+            shown += [row.change.low, row.change.high]
+    margin = 0.12 * max(max(shown) - min(shown), 0.5)
+    return min(shown) - margin, max(shown) + margin
+
+
+def _draw_row(axis, row: ForestRow, place: float, marker: str, colour: str, limits) -> None:
+    low, high = limits
+    if row.change.has_interval:
+        ends = max(row.change.low, low), min(row.change.high, high)
+        axis.plot(ends, (place, place), color=colour, linewidth=1.6, solid_capstyle="butt")
+        for end, arrow, cut in (
+            (ends[0], "<", row.change.low < low),
+            (ends[1], ">", row.change.high > high),
+        ):
+            style = {"marker": arrow, "markersize": 5} if cut else {"marker": "|", "markersize": 8}
+            axis.plot(end, place, color=colour, clip_on=False, **style)
+    axis.plot(row.seeds, [place] * len(row.seeds), "|", color="#000000", markersize=5, alpha=0.6)
+    face = colour if row.change.has_interval else "white"
+    axis.plot(
+        row.change.mean, place, marker, color=colour, markerfacecolor=face, markersize=6, zorder=3
+    )
+
+
+def save_png(figure, path: Path, dpi: int = 100) -> None:
+    """Writes a figure as a PNG file with a palette, which has a third of the size."""
     png = io.BytesIO()
     # Without matplotlib's time and version, equal results give equal files.
-    figure.savefig(png, dpi=100, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(png, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    small = io.BytesIO()
+    palette = Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    palette.save(small, "PNG", optimize=True)
     make_folder(path.parent)
-    path.write_bytes(png.getvalue())
+    path.write_bytes(small.getvalue())
     _pyplot().close(figure)

@@ -22,6 +22,7 @@ OF_A_STUDY = "--scale= --seeds= --out= --runs= --cells= --note="
         *((f"experiments.{study}", OF_A_STUDY) for study in STUDIES.split()),
         ("experiments.inference_time", "--scale= --seeds= --out="),
         ("experiments.report", "--out="),
+        ("experiments.gates", "--runs= --out= --batch_size="),
         ("experiments.speed", "--section="),
         ("experiments.streaming_speed", "--image_dir="),
     ],

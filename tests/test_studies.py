@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import inference_time, report
+from experiments import backbones, inference_time, report
 from experiments import study as study_module
+from experiments.compare import difference_text, paired_difference
+from experiments.published import elsewhere_lines, published_cell, published_rows
 from experiments.study import (
     SCALES,
     Cell,
@@ -33,22 +35,26 @@ def test_every_cell_of_every_study_can_be_run_and_reported(name, scale):
     study = STUDIES[name]
     cells = {cell.name: cell for cell in study.cells(scale)}
     assert len(cells) == len(study.cells(scale)) > 1
-    published = report.published_rows()
+    published = published_rows()
     for cell in cells.values():
         check_config(cell.config)
         assert cell.baseline is None or cells[cell.baseline].baseline is None
         assert all(key in published for key in cell.published)
-    missing = {cell.label: report.published_cell(cell) for cell in cells.values()}
+    missing = {cell.label: published_cell(cell) for cell in cells.values()}
     lines = report.not_run_lines(scale, missing)
     (line,) = (line for line in lines if line.count("Not run yet"))
     assert all(label in line for label in missing)
     assert all(figures in "".join(lines) for figures in missing.values() if figures != "-")
 
 
-def test_every_published_result_is_shown_with_a_cell():
+def test_every_published_result_is_shown_with_a_cell_or_in_the_table_of_other_networks():
     shown = {key for study in STUDIES.values() for c in study.cells("full") for key in c.published}
     shown |= {key for cell in inference_time.cells("full") for key in cell.published}
-    assert report.published_rows().keys() == shown
+    assert not shown & set(backbones.ELSEWHERE)
+    assert published_rows().keys() == shown | set(backbones.ELSEWHERE)
+    page = "\n".join(elsewhere_lines(backbones.ELSEWHERE))
+    assert "| svhn | ResNet-20 | 3.43 error | 3.23 error | +0.20 |" in page
+    assert "| ResNeXt-101 32x4d | 79.47 ± 0.03 | 80.03 ± 0.11 | +0.56 |" in page
 
 
 def cells_of_tiny(scale):
@@ -213,20 +219,18 @@ def test_results_from_before_a_field_came_to_configs_stay_valid(finished):
 def test_the_confidence_interval_is_that_of_a_paired_t_test():
     generator = np.random.default_rng(0)
     ours, plain = generator.normal(70, 1, 5), generator.normal(69, 1, 5)
-    difference = report.paired_difference(
-        dict(enumerate(ours)), {**dict(enumerate(plain)), 9: 50.0}
-    )
+    difference = paired_difference(dict(enumerate(ours)), {**dict(enumerate(plain)), 9: 50.0})
     expected = scipy.stats.ttest_rel(ours, plain).confidence_interval(0.95)
     assert difference.mean == pytest.approx(np.mean(ours - plain))
     assert (difference.low, difference.high) == pytest.approx(tuple(expected))
-    assert report.paired_difference({0: 1.0}, {1: 1.0}) is None
-    one = report.paired_difference({0: 71.0}, {0: 70.0})
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+    one = paired_difference({0: 71.0}, {0: 70.0})
     assert (one.mean, one.low) == (1.0, None)
-    assert report.difference_text(one) == "+1.00 (one seed)"
-    alike = report.paired_difference({0: 71.0, 1: 72.0}, {0: 70.0, 1: 71.0})
-    assert report.difference_text(alike) == "+1.00 (the same for all seeds)"
-    noisy = report.paired_difference({0: 70.0, 1: 71.0}, {0: 71.0, 1: 70.0})
-    assert report.difference_text(noisy).endswith("within the noise")
+    assert difference_text(one) == "+1.00 (one seed)"
+    alike = paired_difference({0: 71.0, 1: 72.0}, {0: 70.0, 1: 71.0})
+    assert difference_text(alike) == "+1.00 (the same for all seeds)"
+    noisy = paired_difference({0: 70.0, 1: 71.0}, {0: 71.0, 1: 70.0})
+    assert difference_text(noisy).endswith("within the noise")
 
 
 def test_the_report_as_html_holds_its_figures(finished, monkeypatch):
