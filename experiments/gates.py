@@ -26,7 +26,7 @@ from se_flax.analysis.subject import normalized, subject_of_run
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.data.from_config import dataset_of
 from se_flax.errors import UserError
-from se_flax.pretrained.class_names import classes_of
+from se_flax.pretrained.words import classes_of
 from se_flax.runtime.paths import Path, to_path
 from se_flax.runtime.storage import make_folder, write_text
 
