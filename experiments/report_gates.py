@@ -51,11 +51,13 @@ def replacement_lines(networks: Sequence[dict[str, Any]]) -> list[str]:
     columns = [*stages, ALL_STAGES]
     head = " | ".join(f"constant in {column}" for column in columns)
     lines = [replacement_sentence(networks[0]), ""]
-    lines += [f"| study | network | top-1, % | {head} |", "|---" * (3 + len(columns)) + "|"]
+    lines += [f"| study | network | blocks the same for all images | top-1, % | {head} |"]
+    lines += ["|---" * (4 + len(columns)) + "|"]
     for each in networks:
         cells = [_change(each["replaced"].get(column)) for column in columns]
-        place = f"| {each['study']} | {each['label']} | {each['top1']:.2f} |"
-        lines.append(f"{place} {' | '.join(cells)} |")
+        dead = f"{len(constant_blocks(each))} of {len(each['blocks'])}"
+        about = f"| {each['study']} | {each['label']} | {dead} | {each['top1']:.2f} |"
+        lines.append(f"{about} {' | '.join(cells)} |")
     return lines
 
 
@@ -86,7 +88,7 @@ def replacement_sentence(network: dict[str, Any]) -> str:
 def depth_sentence(network: dict[str, Any]) -> str:
     """Returns in which blocks the gates differ most and least, and which are constant."""
     blocks = {block["block"]: block for block in network["blocks"]}
-    constant = [name for name, block in blocks.items() if block["between_images"] < DEAD]
+    constant = constant_blocks(network)
     alive = [name for name in blocks if name not in constant]
     text = f"{network['label']}, block by block."
     if alive:
@@ -100,6 +102,11 @@ def depth_sentence(network: dict[str, Any]) -> str:
             "the ReLU of their bottleneck is 0 for all."
         )
     return text
+
+
+def constant_blocks(network: dict[str, Any]) -> list[str]:
+    """Returns the blocks whose gates are the same for all images."""
+    return [block["block"] for block in network["blocks"] if block["between_images"] < DEAD]
 
 
 def _deviations(block: dict[str, Any]) -> str:

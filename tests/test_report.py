@@ -270,6 +270,7 @@ def test_the_report_says_which_stages_need_gates_that_depend_on_the_image(tmp_pa
     page = "\n".join(report_gates.gates_section(tmp_path))
     assert "constant gates in stage 2 change its top-1; what they change in stage 1 is" in page
     assert "In all stages at once: -2.00 [-2.50, -1.50] points." in page
+    assert "| backbones | SE-ResNet-20 | 1 of 3 | 87.00 |" in page
     assert "| -0.10 [-0.30, +0.10], within the noise | -1.00 [-1.30, -0.70] |" in page
     assert "differ most between images in `stage2_unit1/se` (standard deviation 0.050" in page
     assert "In `stage1_unit1/se` they are the same for all images" in page
