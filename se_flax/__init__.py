@@ -27,10 +27,10 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if name in ("layers", "models", "pretrained"):
+    if name in ("layers", "models", "nnx", "pretrained"):
         return importlib.import_module(f"se_flax.{name}")
     raise AttributeError(f"module 'se_flax' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "layers", "models", "pretrained"})
+    return sorted({*globals(), *__all__, "layers", "models", "nnx", "pretrained"})

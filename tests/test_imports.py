@@ -17,6 +17,20 @@ print(sorted(of_a_run & {name.split(".")[0] for name in sys.modules}))
     assert process.stdout.strip() == "[]", process.stderr
 
 
+def test_nnx_is_imported_when_it_is_first_used(run_python):
+    program = """
+import sys
+import flax.linen
+of_flax = "flax.nnx" in sys.modules
+import se_flax
+se_flax.create_model("se_resnet50")
+print(("flax.nnx" in sys.modules) == of_flax, "se_flax.nnx" in sys.modules)
+print(se_flax.nnx.create_model.__module__)
+"""
+    process = run_python("-c", program)
+    assert process.stdout.split() == ["True", "False", "se_flax.nnx"], process.stderr
+
+
 def test_models_and_steps_need_only_jax_and_flax(run_python):
     program = """
 import sys
