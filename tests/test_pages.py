@@ -1,5 +1,7 @@
-"""The commands on the pages of the documentation."""
+"""The commands and the code on the pages of the documentation."""
 
+import ast
+import functools
 import re
 import shlex
 
@@ -8,46 +10,70 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docs" / "tpu.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
+def blocks(language):
+    """Returns (page, text) of each block of code in a language."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [(page.stem, text) for page in PAGES for text in pattern.findall(page.read_text())]
+
+
+@functools.cache
 def commands():
-    """Returns the commands of se_flax and the experiments on the page, as lists of arguments."""
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    found = re.findall(r"python (-m (?:se_flax|experiments)\.[^\n>|&#]*)", text)
-    return [shlex.split(command) for command in found]
+    """Returns the commands of se_flax and of the experiments, as lists of arguments."""
+    text = "\n".join(text for _, text in blocks("bash")).replace("\\\n", " ")
+    text = text.replace("$study", "placement").replace("${dataset}_${network}", "cifar10_resnet20")
+    found = re.findall(r"-m ((?:se_flax|experiments)\.[^\n>|&#]*)", text)
+    return list(dict.fromkeys(found))
 
 
-def test_the_page_has_commands():
-    assert len(commands()) == 5
+def test_the_pages_have_commands_and_code():
+    assert len(commands()) > 40
+    assert len(blocks("python")) > 10
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_a_command_has_options_that_exist_and_a_config_that_is_accepted(command, run_python):
-    module, options = command[1], command[2:]
-    if module != "se_flax.main":
-        process = run_python("-m", module, *options)
+@pytest.fixture(scope="module")
+def help_of(run_command):
+    """Returns what the --help of a module shows."""
+    return functools.cache(lambda module: run_command(module, "--help").stdout)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_has_options_that_exist_and_a_config_that_is_accepted(
+    command, run_command, help_of
+):
+    module, *options = shlex.split(command)
+    if module == "se_flax.main":
+        process = run_command("tests.accepts", *options)
         assert process.returncode == 0, process.stderr
         return
-    code = (
-        "import sys\n"
-        "from absl import flags\n"
-        "import se_flax.main as command\n"
-        "from se_flax.config import check_config\n"
-        "command.define_flags()\n"
-        "flags.FLAGS(['main', *sys.argv[1:]])\n"
-        "check_config(flags.FLAGS.config)\n"
-    )
-    process = run_python("-c", code, *options)
-    assert process.returncode == 0, process.stderr
+    for option in options:
+        name = option.partition("=")[0]
+        assert name in help_of(module) or not name.startswith("--") or name == "--help", option
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_code_can_be_parsed(page, code):
+    ast.parse(code)
+
+
+def test_the_code_in_the_readme_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    ((_, code),) = [block for block in blocks("python") if block[0] == "README"]
+    names = {}
+    exec(code, names)
+    assert names["logits"].shape == (2, 10)
+    again = names["model"].apply(names["variables"], names["images"], train=False)
+    assert not (again == names["logits"]).all()
 
 
 @pytest.mark.slow
 def test_the_run_to_profile_writes_its_trace(run_python, tmp_path):
     (command,) = (each for each in commands() if "--config.profile_steps=20" in each)
-    command = [each for each in command if not each.startswith("--workdir")]
-    process = run_python(*command, f"--workdir={tmp_path}", "--config.num_epochs=3")
+    options = [each for each in shlex.split(command) if not each.startswith("--workdir")]
+    process = run_python("-m", *options, f"--workdir={tmp_path}", "--config.num_epochs=3")
     assert process.returncode == 0, process.stderr
     (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
     planes = jax.profiler.ProfileData.from_file(str(trace)).planes
