@@ -20,8 +20,9 @@ EPOCHS = 10
 WARMUP_EPOCHS = 1
 
 LIMITS = (
-    "It shows differences of a few tenths of a percent with error bars, but only after a short "
-    "training: at the end of a long schedule, the differences between blocks may be others."
+    "It shows only what SE changes in a short training: at the end of a long schedule, the "
+    "differences between blocks may be others. Differences of less than half a percent need more "
+    "than three seeds."
 )
 DESCRIPTION = (
     f"ResNet-20 on CIFAR-10, all 50,000 training images, for {EPOCHS} epochs instead of 200. The "

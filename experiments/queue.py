@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import filelock
+import jax
 from absl import app, flags
 
 from experiments import (
@@ -179,15 +180,15 @@ class Queue:
         return [other for other in self._all if other.config == entry.config]
 
     def expected_seconds(self, jobs: Sequence[tuple[int, Entry]]) -> float | None:
-        """Returns the time that jobs will take, from finished runs; None if there are none.
+        """Returns the time that jobs will take, from finished runs on this device; None if none.
 
         A job takes the mean time of runs of the same cell; if there are none, of the same backbone;
         else of all.
         """
-        measured = []
+        measured, here = [], jax.devices()[0].device_kind
         for entry in self._all:
             for run in self.read(entry)["runs"]:
-                if "copied_from" not in run:
+                if "copied_from" not in run and run.get("device", here) == here:
                     measured.append((entry, run["seconds"] / len(run["seeds"])))
         if not measured:
             return None

@@ -101,9 +101,9 @@ def plain_against_se(compared: Compared) -> list[str]:
 def _published(row: dict[str, str], network: str, helped: bool) -> str:
     """Returns what a published row says, and whether it agrees with ours."""
     if change_of(row) > 0:
-        says = "Published figures show a gain" + (", too" if helped else "")
+        says = "A public reproduction shows a gain" + (", too" if helped else "")
     else:
-        says = "Published figures show no gain" + ("" if helped else ", either")
+        says = "A public reproduction shows no gain" + ("" if helped else ", either")
     link = row["source"].partition(",")[0]
     return (
         f"{says}: {row['se']}% error of SE-{network}, {row['baseline']}% without SE, after a long "
@@ -128,7 +128,9 @@ def extremes(standard: str) -> Callable[[Compared], list[str]]:
         said = [f"Best compared with the plain network: {named[best]}; worst: {named[worst]}."]
         if between := compared.difference(best, worst):
             noise = "is within the noise: " if between.within_noise and between.has_interval else ""
-            said.append(f"The difference between them {noise or 'is '}{amount(between)}.")
+            fewer = between.n < max(changes[best].n, changes[worst].n)
+            paired = ", with the seeds that both have" if fewer else ""
+            said.append(f"The difference between them {noise or 'is '}{amount(between)}{paired}.")
         if standard in changes and standard not in (best, worst):
             said.append(f"The usual block: {named[standard]}.")
         return [*said, _beyond_the_noise(compared, changes)]
@@ -140,7 +142,7 @@ def _beyond_the_noise(compared: Compared, changes: dict[str, Interval]) -> str:
     """Returns which networks differ from the plain one by more than the noise."""
     labels = [compared.cells[name].label for name in changes if not changes[name].within_noise]
     if not labels:
-        return "None of them differs from the plain network beyond the noise."
+        return "No interval shows a difference from the plain network."
     if len(labels) == len(changes):
         return "All of them differ from the plain network beyond the noise."
     return f"Beyond the noise, only these differ from the plain network: {', '.join(labels)}."

@@ -52,6 +52,7 @@ def next_steps(workdir: str | pathlib.Path) -> list[str]:
     folder = shlex.quote(str(workdir))
     return [
         f"next: python -m se_flax.evaluate --workdir={folder}",
+        f"      python -m se_flax.predict --workdir={folder} PHOTOGRAPH",
         f"      python -m se_flax.analysis.confusion --workdir={folder}",
         f"      tensorboard --logdir={folder}",
     ]

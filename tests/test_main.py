@@ -91,14 +91,11 @@ def test_a_run_and_its_evaluation_from_the_command_line(run_python, tmp_path):
     assert process.stderr == ""
     assert "epoch 1/3" in process.stdout
     assert "images/s" in process.stdout
-    *_, evaluate, confusion, tensorboard = process.stdout.splitlines()
+    *_, evaluate, predict, confusion, tensorboard = process.stdout.splitlines()
     assert evaluate == f"next: python -m se_flax.evaluate --workdir={tmp_path}"
-    assert confusion.split() == [
-        "python",
-        "-m",
-        "se_flax.analysis.confusion",
-        f"--workdir={tmp_path}",
-    ]
+    of_run = f"--workdir={tmp_path}"
+    assert predict.split() == ["python", "-m", "se_flax.predict", of_run, "PHOTOGRAPH"]
+    assert confusion.split() == ["python", "-m", "se_flax.analysis.confusion", of_run]
     assert tensorboard.split() == ["tensorboard", f"--logdir={tmp_path}"]
 
     process = run_python("-m", "se_flax.evaluate", f"--workdir={tmp_path}", "--step=latest")

@@ -13,6 +13,7 @@ NETWORKS = sorted({known.computed_by for known in architectures()} - {""})
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # it builds every architecture of three libraries
 def test_the_table_has_every_architecture_with_the_tensors_of_a_network_and_no_others():
     from tests.references import lookalikes
 
