@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import time
@@ -59,6 +60,18 @@ def test_parts_run_in_order_and_stop_in_time(tmp_path, monkeypatch, capsys):
     ]
     assert (tmp_path / "output" / "first.txt").read_text() == "of the first\n"
     assert not (tmp_path / "output" / "last.txt").exists()
+
+
+def test_the_time_to_an_accuracy_leaves_out_the_start_and_the_compilation(tmp_path):
+    times = ((100.0, 50.0), (110.0, 91.0), (120.0, 92.5), (130.0, 92.0))
+    rows = [{"test/top1": top1, "time/seconds": seconds} for seconds, top1 in times]
+    rows.insert(1, {"train/loss": 1.0, "time/seconds": 105.0})
+    assert accelerator.seconds_to(rows, 92) == 30  # three epochs of ten seconds
+    assert accelerator.seconds_to(rows, 94) is None
+    assert accelerator.seconds_to(rows[:1], 50) is None
+    (tmp_path / "a" / "0_1").mkdir(parents=True)
+    (tmp_path / "a" / "0_1" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "| a/0_1 | 30 | - |" in accelerator.times_page(tmp_path)
 
 
 def test_every_part_is_a_command_whose_options_exist(run_command):
