@@ -408,13 +408,13 @@ def main(argv: list[str]) -> None:
     """Runs the queue, or lists it."""
     outlive_output()
     options = flags.FLAGS
+    if options.list or options.processes > 1:  # others need the memory of the GPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     queue = Queue(options.scale, options.seeds, results_folder(), options.studies, options.cells)
     lines = queue.table()  # raises if there are results of another config
     if options.list:
         print("\n".join(lines))
         return
-    if options.processes > 1:  # otherwise this process takes most of a GPU's memory
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     revision = environment()["git_revision"]
     if revision and revision.endswith("+"):
         print(

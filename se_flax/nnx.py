@@ -251,7 +251,7 @@ def _check_hashable(module: nn.Module) -> None:
 
 
 def _takes_train(module: nn.Module) -> bool:
-    """Returns whether the module is told, when it is called, that it is training."""
+    """Whether a call of the module has an argument `train`."""
     called = module.wrapped_module if isinstance(module, AddSE) else module
     return "train" in inspect.signature(type(called).__call__).parameters
 
