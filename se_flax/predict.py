@@ -33,6 +33,7 @@ from se_flax.analysis.heatmaps import check_maps, class_activation_maps, overlay
 from se_flax.analysis.photographs import Panel, draw_photographs, percent
 from se_flax.analysis.subject import png_path
 from se_flax.cli.command import parse_flags, run_command
+from se_flax.cli.trained import check_trained_flags, define_trained_flags
 from se_flax.data.images import CenterCrop
 from se_flax.data.photographs import find_photographs, read_photograph
 from se_flax.data.preprocessing import Preprocessing
@@ -217,15 +218,7 @@ def _shown(path: str) -> str:
 def define_flags() -> None:
     """Declares the options of this command, which may come after the photographs."""
     flags.FLAGS.set_gnu_getopt(True)
-    flags.DEFINE_string("workdir", None, "Folder of a run.")
-    flags.DEFINE_string(
-        "step", None, 'Checkpoint of a run: "best" (the default), "latest" or a step.'
-    )
-    flags.DEFINE_integer("seed", None, "Seed, if a run has several; by default the first.", 0)
-    flags.DEFINE_string("model", None, "Instead of --workdir: network with published weights.")
-    flags.DEFINE_string(
-        "weights", None, "With --model: hub id or file; by default the first in the catalogue."
-    )
+    define_trained_flags()
     flags.DEFINE_string(
         "class_names",
         None,
@@ -287,17 +280,7 @@ def main(argv: list[str]) -> None:
 
 def _check_options(places: list[str]) -> None:
     options = flags.FLAGS
-    if bool(options.workdir) == bool(options.model):
-        raise UserError(
-            "give either --workdir=DIR, for example --workdir=runs/quickstart, or, for published "
-            "weights, --model=NAME"
-        )
-    given, others = ("workdir", ("weights", "class_names"))
-    if options.model:
-        given, others = ("model", ("step", "seed"))
-    for name in others:
-        if options[name].value is not None:
-            raise UserError(f"--{name} cannot be combined with --{given}; remove one of them")
+    check_trained_flags(of_weights=("weights", "class_names"))
     if options.heatmap and not options.output:
         raise UserError("--heatmap draws in the figure of --output=FILE.png; give both, or neither")
     if not places:

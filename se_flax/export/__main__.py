@@ -17,6 +17,7 @@ import json
 from absl import app, flags
 
 from se_flax.cli.command import parse_flags, run_command
+from se_flax.cli.trained import check_trained_flags, define_trained_flags
 from se_flax.errors import UserError
 from se_flax.export import to_onnx, to_safetensors, to_stablehlo
 from se_flax.export.network import TrainedNetwork, network_of_run, network_of_weights
@@ -32,15 +33,7 @@ FORMATS = ("safetensors", "stablehlo", "onnx")
 
 def define_flags() -> None:
     """Declares the options of this command."""
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_string(
-        "step", None, 'Checkpoint of a run: "best" (the default), "latest" or a step.'
-    )
-    flags.DEFINE_integer("seed", None, "Seed, if a run has several; by default the first.", 0)
-    flags.DEFINE_string("model", None, "Instead of --workdir: network with published weights.")
-    flags.DEFINE_string(
-        "weights", None, "With --model: hub id or file; by default the first in the catalogue."
-    )
+    define_trained_flags()
     flags.DEFINE_enum("format", None, FORMATS, "What to write.")
     flags.DEFINE_enum(
         "layout",
@@ -85,16 +78,7 @@ def _check_options() -> str:
     options = flags.FLAGS
     if options.format is None:
         raise UserError(f"--format is missing; give one of {', '.join(FORMATS)}")
-    if bool(options.workdir) == bool(options.model):
-        raise UserError(
-            "give either --workdir=DIR, for example --workdir=runs/quickstart, or, for published "
-            "weights, --model=NAME"
-        )
-    others = ("weights",) if options.workdir else ("step", "seed")
-    for other in others:
-        if options[other].value is not None:
-            given = "workdir" if options.workdir else "model"
-            raise UserError(f"--{other} cannot be combined with --{given}; remove one of them")
+    check_trained_flags()
     if options.layout and options.format != "safetensors":
         raise UserError(
             f"--layout is for --format=safetensors, not {options.format}; remove one of them"
