@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from se_flax.cli.command import parse_flags, run_command
-from se_flax.errors import UserError
+from se_flax.errors import UserError, nearest
 from se_flax.models import create_model, list_models, model_info
 
 _BYTES = 4  # size of a float32
@@ -202,7 +202,10 @@ def main(argv: list[str]) -> None:
     pattern = argv[1] if len(argv) > 1 else "*"
     names = list_models(pattern)
     if not names:
-        raise UserError(f'no model matches "{pattern}"; without a pattern all models are listed')
+        raise UserError(
+            f'no model matches "{pattern}"{nearest(pattern, list_models())}; '
+            "without a pattern all models are listed"
+        )
     print(
         f"{'model':<28}{'input':>6}{'classes':>8}{'parameters':>13}{'MB':>9}{'feature MB':>12}"
         f"{'GMACs':>9}"

@@ -80,3 +80,4 @@ def test_the_command_prints_our_figures_and_the_published(run_python, run_comman
     assert process.stderr == (
         'error: no model matches "none*"; without a pattern all models are listed\n'
     )
+    assert '(did you mean "se_resnet50"?)' in run_command("se_flax.burden", "se_resnet5O").stderr

@@ -36,7 +36,7 @@ def test_results_go_to_a_folder_named_like_the_config(config, expected):
         (["--config.dtype=float16"], {}, "bfloat16"),
         (["--config.seed=4294967296"], {}, "from 0 to 4294967295"),
         (["--config.model.overrides.stage_sizes=(1,1,1)"], {}, "config.model.overrides"),
-        (["--wrokdir=x"], {}, "workdir"),
+        (["--wrokdir=x"], {}, 'there is no option --wrokdir (did you mean "--workdir"?)'),
         (["runs/x"], {}, 'unknown argument "runs/x"'),
         (["--num_processes=2"], {}, "--coordinator_address and --process_id missing"),
         (["--num_processes=2", "--nodistributed"], {}, "--nodistributed cannot be combined with"),

@@ -19,6 +19,7 @@ from se_flax.runtime import compiler
 from se_flax.runtime.terminal import fitted, say_last
 
 USER_ERROR = 2  # exit status after bad input
+READER_GONE = 141  # the status that shells give a program ended by SIGPIPE
 INTERRUPTED = 75  # exit status of a run that was stopped and can be resumed (EX_TEMPFAIL)
 
 
@@ -98,13 +99,18 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     """Wraps a command's main function so that errors are printed on one line.
 
     The exit status is 2 after a `UserError` and `error.status` after a `RunError`. Ctrl-C ends
-    the command immediately, with status 75. Notes are printed on one line each.
+    the command immediately, with status 75. If the output is piped into a program that has ended,
+    such as `head`, the command ends silently, with status 141. Notes are printed on one line each.
     """
 
     def wrapped(argv: list[str]) -> None:
         warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
         try:
             main(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(READER_GONE)
         except UserError as error:
             _exit(error)
         except (StorageError, OSError) as error:

@@ -98,7 +98,14 @@ def clearer(error: Exception, argv: Sequence[str]) -> UserError | None:
         field = re.match(r"--?(?:no)?config\.([\w.]+)", option)
         if field and (unknown := _unknown(field[1])):
             return unknown
+    if isinstance(error, flags.UnrecognizedFlagError):
+        option = f"--{error.flagname}"
+        return UserError(f"there is no option {option}{nearest(option, _options())}")
     return None
+
+
+def _options() -> list[str]:
+    return [f"--{name}" for name in flags.FLAGS]
 
 
 def _unknown(name: str) -> UserError | None:
