@@ -7,6 +7,7 @@ import pytest
 from experiments.tpu import __main__ as command
 from experiments.tpu import chips, page, programs
 from experiments.tpu.compile import refusal
+from experiments.tpu.traffic import hbm_bytes
 from se_flax import create_model
 from se_flax.burden import burden
 from se_flax.errors import UserError
@@ -32,6 +33,7 @@ def row(network="se_resnet50", topology="v5e:2x4", flops=0.0, num_bytes=0.0, est
         "steps": 1,
         "flops": flops,
         "bytes": num_bytes,
+        "hbm_bytes": None,
         "estimate": estimate,
         "hbm": 2**30,
         "compile_seconds": 1.0,
@@ -52,6 +54,39 @@ def test_without_an_estimate_the_time_is_what_the_chip_needs_at_least(estimate):
     assert page.share_of_peak(by_flops) == pytest.approx(1.0)
     assert page.seconds(by_bytes) == (pytest.approx(4.0), "bytes")
     assert page.share_of_peak(by_bytes) == pytest.approx(0.25)
+
+
+def test_bytes_in_hbm_bound_the_time_where_they_are_known():
+    known = row(flops=0.0, num_bytes=819e9, estimate=-1) | {"hbm_bytes": 819e9 / 4}
+    assert page.seconds(known) == (pytest.approx(0.25), "bytes")
+
+
+COMPILED = """HloModule jit_step
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0:T(128)} parameter(0)
+  ROOT %huge = f32[4096]{0:T(128)} negate(%p)
+}
+
+ENTRY %main (a: f32[100], b: bf16[4,50]) -> (f32[100], pred[10]) {
+  %a = f32[100]{0:T(128)} parameter(0)
+  %b = bf16[4,50]{1,0:T(8,128)(2,1)} parameter(1)
+  %start = (f32[100]{0:T(128)S(1)}, f32[100]{0:T(128)}, u32[]{:S(2)}) copy-start(%a)
+  %done = f32[100]{0:T(128)S(1)} copy-done(%start)
+  %part = ((bf16[4,50]{1,0}), bf16[1,50]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%b), slice={[0:1]}
+  %sliced = bf16[1,50]{1,0:S(1)} slice-done(%part)
+  %sum = (f32[100]{0:T(128)}, pred[10]{0:S(1)}) fusion(%done, %a), kind=kLoop, calls=%fused
+  %first = f32[100]{0:T(128)} get-tuple-element(%sum), index=0
+  %scaled = f32[100]{0:T(128)S(1)} multiply(%first, %done), control-predecessors={%b}
+  %back = (f32[100]{0:T(128)}, f32[100]{0:T(128)S(1)}, u32[]{:S(2)}) copy-start(%scaled)
+  ROOT %end = f32[100]{0:T(128)} copy-done(%back)
+}
+"""
+
+
+def test_only_arrays_that_are_not_on_the_chip_count_as_bytes_in_hbm():
+    copied, sliced, fused, multiplied, copied_back = 400, 100, 400 + 400, 400, 400
+    assert hbm_bytes(COMPILED) == copied + sliced + fused + multiplied + copied_back
 
 
 def test_a_chip_of_two_devices_does_the_work_of_both():
@@ -78,7 +113,7 @@ def test_the_page_says_first_that_times_are_estimates_and_shows_what_does_not_co
     text = page.page({"versions": VERSIONS, "rows": rows})
     first = text.splitlines()[0]
     assert "estimates, not measurements" in first
-    assert "| resnet50 | se_flax | 128 | yes | 1.00 of 16 | 197.00 | 819.0 | 2.0000 |" in text
+    assert "| resnet50 | se_flax | 128 | yes | 1.00 of 16 | 197.00 | 819.0 | - | 2.0000 |" in text
     assert "| resnet152 | se_flax | 128 | does not fit into HBM | 32.00 of 16 | - |" in text
     assert "| 2.0000 | bytes | 50.0% | +100.0%, +100.0% |" in text
 

@@ -30,6 +30,7 @@ from experiments.tpu.programs import (
     TOO_LARGE,
     Program,
 )
+from experiments.tpu.traffic import hbm_bytes
 from se_flax.config import build_model
 from se_flax.data import Dataset, Split
 from se_flax.data.memory import DeviceSplit
@@ -227,6 +228,7 @@ def compiled(program: Program, config: ConfigDict) -> dict[str, Any]:
             "compiles": True,
             "flops": costs["flops"],
             "bytes": costs["bytes accessed"],
+            "hbm_bytes": None if steps > 1 else hbm_bytes(executable.as_text()),
             "estimate": costs.get("optimal_seconds"),
             "hbm": memory.argument_size_in_bytes
             + memory.output_size_in_bytes

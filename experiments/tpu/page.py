@@ -36,7 +36,8 @@ def seconds(row: Row) -> tuple[float, str]:
 def least(row: Row) -> tuple[float, str]:
     """Returns the time that the chip needs at least, and what bounds it."""
     chip = Topology.of(row["topology"]).chip
-    return least_seconds(chip, per_chip(row, "flops"), per_chip(row, "bytes"))
+    moved = "bytes" if row["hbm_bytes"] is None else "hbm_bytes"
+    return least_seconds(chip, per_chip(row, "flops"), per_chip(row, moved))
 
 
 def share_of_peak(row: Row) -> float:
@@ -69,11 +70,13 @@ def page(results: dict[str, Any]) -> str:
         "",
         "All numbers are those of one chip. HBM is what the program needs, its arguments "
         "included, next to what the chip has. FLOPs and bytes are the compiler's count of "
-        "operations, and of bytes that they read and write, whether in HBM or on the chip. The "
-        'time is the compiler\'s estimate. Where it has none, the column "time from" says "FLOPs" '
-        'or "bytes": the time is then the larger of FLOPs over the chip\'s peak and bytes over '
-        "its bandwidth. The share of the peak is that of the FLOPs in this time. The cost of SE is "
-        "by how much time and bytes exceed those of the same network without SE blocks.",
+        "operations, and of bytes that they read and write, whether in HBM or on the chip. How "
+        "many of the bytes are in HBM is counted in the text of the compiled program "
+        "(`experiments/tpu/traffic.py`), except for the program of many steps. The time is the "
+        'compiler\'s estimate. Where it has none, the column "time from" says "FLOPs" or "bytes": '
+        "the time is then the larger of FLOPs over the chip's peak and bytes in HBM over its "
+        "bandwidth. The share of the peak is that of the FLOPs in this time. The cost of SE is by "
+        "how much time and bytes exceed those of the same network without SE blocks.",
         "",
         "A training step includes the average of the gradients over all chips, and the update; its "
         "images are given augmented. The program of many steps augments them itself, and holds the "
@@ -107,10 +110,10 @@ def page(results: dict[str, Any]) -> str:
 
 def _table(rows: Iterable[Row], all_rows: dict[Any, Row]) -> Iterator[str]:
     yield (
-        "| network | implementation | images | compiles | HBM, GiB | GFLOP | MB | ms | time from | "
-        "of peak | SE costs: time, bytes |"
+        "| network | implementation | images | compiles | HBM, GiB | GFLOP | MB | in HBM | ms | "
+        "time from | of peak | SE costs: time, bytes |"
     )
-    yield "|---" * 11 + "|"
+    yield "|---" * 12 + "|"
     order = list(RUNS)
     for row in sorted(rows, key=lambda row: order.index(row["network"])):
         topology = Topology.of(row["topology"])
@@ -131,11 +134,12 @@ def _hbm(row: Row) -> str:
 
 def _work(row: Row) -> tuple[str, ...]:
     if not row["compiles"]:
-        return ("-",) * 5
+        return ("-",) * 6
     time, source = seconds(row)
     return (
         f"{per_chip(row, 'flops') / 1e9:.2f}",
         f"{per_chip(row, 'bytes') / 1e6:.1f}",
+        "-" if row["hbm_bytes"] is None else f"{per_chip(row, 'hbm_bytes') / 1e6:.1f}",
         f"{1e3 * time:.4f}",
         source,
         f"{share_of_peak(row):.1%}",
