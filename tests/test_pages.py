@@ -4,9 +4,13 @@ import ast
 import functools
 import re
 import shlex
+import sys
+import types
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import ROOT
 
@@ -67,6 +71,41 @@ def test_the_code_in_the_readme_runs(monkeypatch):
     assert names["logits"].shape == (2, 10)
     again = names["model"].apply(names["variables"], names["images"], train=False)
     assert not (again == names["logits"]).all()
+
+
+def run_page(name, names):
+    """Runs all code on a page, in order; returns its variables."""
+    for page, code in blocks("python"):
+        if page == name:
+            exec(code, names)
+    return names
+
+
+def test_the_code_for_trained_runs_runs(monkeypatch, tmp_path, undisturbed, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(undisturbed)
+    for folder in ("DIR", "photographs"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / folder / "black.png")
+    assert run_page("quickstart", {})["logits"].shape == (5, 10)
+    assert run_page("reproduce", {})["logits"].shape == (1, 10)
+    run_page("predict", {})
+    assert "photographs/black.png (" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_code_for_projects_runs(monkeypatch, tmp_path):
+    rows = []
+    run = types.SimpleNamespace(log=lambda values, step: rows.append((step, values)))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **options: run))
+    monkeypatch.chdir(tmp_path)
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
+    given = {"train_images": images, "train_labels": labels}
+    names = run_page("library", given | {"test_images": images, "test_labels": labels})
+    assert names["gates"].shape == (2, 64)
+    assert names["logits"].shape == (2, 10)
+    assert names["summary"]["steps"] == rows[-1][0] == 20
 
 
 @pytest.mark.slow

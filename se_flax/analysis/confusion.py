@@ -40,7 +40,8 @@ def confusion_matrix(
     """Returns the number of images by true class (rows) and predicted class (columns).
 
     Args:
-        model, variables: the network.
+        model: the network.
+        variables: its variables.
         batches: batches of normalised images [b, h, w, c] and labels [b].
         num_classes: number of classes.
 

@@ -56,7 +56,8 @@ def excitations_by_class(
     """Returns statistics of the gates of each SE block by class.
 
     Args:
-        model, variables: the network.
+        model: the network.
+        variables: its variables.
         batches: batches of normalised images [b, h, w, 3] and labels [b].
         classes: numbers of the classes to report.
 

@@ -46,8 +46,8 @@ def class_activation_maps(
     positions is the logit of the class.
 
     Args:
-        model, variables: a network that ends in a mean over all positions and a dense layer
-            `classifier`.
+        model: a network that ends in a mean over all positions and a dense layer `classifier`.
+        variables: its variables.
         images: batch of normalised images, [n, height, width, c].
         classes: class whose map is computed for each image, [n]; by default the predicted class.
 
@@ -77,7 +77,8 @@ def check_maps(
     """Raises `UserError` if a network has no class activation maps; computes nothing.
 
     Args:
-        model, variables: the network.
+        model: the network.
+        variables: its variables.
         images: images, or their shape and type.
     """
     features = functools.partial(model.apply, train=False, features=True)

@@ -65,10 +65,11 @@ class Dataset:
 
     Attributes:
         name: name of the data set.
-        train, test: training and test images.
+        train: training images.
+        test: test images.
         class_names: name of each class, in the order of the labels.
-        mean, std: mean and standard deviation of each channel of the training images, on a scale
-            of 0 to 1.
+        mean: mean of each channel of the training images, on a scale of 0 to 1.
+        std: standard deviation of each channel, on the same scale.
         horizontal_flip: whether a horizontal flip preserves an image's class (for digits it does
             not).
         validation: images held out of `train`, or None.

@@ -56,9 +56,10 @@ class ModelInfo:
         crop_pct: for its published accuracy, images were resized to a short side of
             input_size / crop_pct, and the centre of size input_size was cropped.
         interpolation: how images are resized, "bilinear" or "bicubic".
-        mean, std: mean and standard deviation of red, green and blue on a scale of 0 to 1.
-            Images are normalised to (image - mean) / std. CIFAR networks have the values of
-            CIFAR-10's training images; other data sets of such images have their own.
+        mean: mean of red, green and blue on a scale of 0 to 1.
+        std: their standard deviation; images are normalised to (image - mean) / std. CIFAR
+            networks have the values of CIFAR-10's training images; other data sets of such images
+            have their own.
         paper: publication.
         same_as: if the same network is registered under two names, the one under which its
             results and weights are listed; otherwise None.

@@ -20,15 +20,16 @@ class PublishedWeights:
         model: name of the network.
         source: location of the weights: id of a hub repository, which is a `source` for
             `load_pretrained`, or the address of a file to download first.
-        input_size, crop_pct, interpolation: how images were resized and cropped to measure the
-            errors, as in `se_flax.models.registry.ModelInfo`. They may differ from those of the
-            network's publication.
+        input_size: size of the images with which the errors were measured, in pixels. It and the
+            next two may differ from those of the network's publication (`ModelInfo`).
+        crop_pct: how these images were cropped.
+        interpolation: how they were resized.
         top1_error: top-1 error in percent on the 50,000 validation images of ImageNet or the test
             images of the other data sets; single crop.
         top5_error: top-5 error, likewise, or None if it was not published.
         dataset: TFDS name of the data set that the weights were trained and evaluated on.
-        mean, std: how images were normalised, as in `ModelInfo`; None if like
-            `model_info(model)`.
+        mean: how images were normalised, as in `ModelInfo`; None if like `model_info(model)`.
+        std: likewise.
         figures: publication of the errors.
     """
 

@@ -1,9 +1,12 @@
 import json
 import re
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -17,6 +20,7 @@ from se_flax.analysis.confusion import (
     per_class_accuracy,
 )
 from se_flax.analysis.excitations import excitations_by_class
+from se_flax.analysis.figures import pyplot
 from se_flax.analysis.heatmaps import (
     check_maps,
     choose_images,
@@ -171,6 +175,17 @@ def test_each_analysis_is_a_command_that_draws(
     if command == "excitations":
         numbers = json.loads(output.with_suffix(".json").read_text())
         assert numbers["classes"] == ["0", "8", "all"]
+
+
+@pytest.mark.parametrize("shell", [None, object()])
+def test_only_in_ipython_does_a_figure_keep_the_backend_that_shows_it(shell, monkeypatch):
+    pyplot()
+    chosen = []
+    monkeypatch.setattr(matplotlib, "use", chosen.append)
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    pyplot()
+    assert chosen == ([] if shell else ["Agg"])
 
 
 def test_figures_go_to_the_run_and_its_tensorboard(run_python, tmp_path, run_of_two_seeds):
