@@ -139,6 +139,19 @@ def own_description(source: str | pathlib.Path) -> dict[str, Any] | None:
     return stated if is_own else None
 
 
+def stated_channels(source: str | pathlib.Path) -> int:
+    """Returns the number of channels of the images that this package states with weights.
+
+    It is 3 for weights of others.
+    """
+    if of_hub_id(source) is None:
+        with contextlib.suppress(UserError):
+            stated = description(source)
+            if {"library", "pretrained_cfg"} <= set(stated):
+                return int(stated["pretrained_cfg"]["input_size"][0])
+    return 3
+
+
 def _numbers(values: Any, channels: int) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if len(numbers) != channels:

@@ -21,7 +21,7 @@ from se_flax.pretrained.architectures import (
 from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.convert import OWN, Layout, convert
-from se_flax.pretrained.described import own_description, stated_architecture
+from se_flax.pretrained.described import own_description, stated_architecture, stated_channels
 from se_flax.pretrained.hub import (
     HUB_FILES,
     TORCH_SUFFIXES,
@@ -132,7 +132,7 @@ def _variables(
 ) -> dict[str, Any]:
     tensors = read.tensors
     layouts = _layouts(name, read)
-    channels, size = _shape_of_images(name, read)
+    channels, size = _shape_of_images(name, source, read)
     layout = _layout_by_classifier(layouts, tensors)
     _check_fields(name, source, read, overrides)
     own_classes = tensors[_classifier(layout)].size if layout else None
@@ -167,10 +167,10 @@ def _layouts(name: str, read: _Read) -> tuple[Layout, ...]:
     return (OWN,) if read.own else layouts_of(name)
 
 
-def _shape_of_images(name: str, read: _Read) -> tuple[int, int]:
+def _shape_of_images(name: str, source: str | pathlib.Path, read: _Read) -> tuple[int, int]:
     """Returns the number of channels, and the height and width, of a network's images."""
     if read.own is None:
-        return 3, model_info(name).input_size
+        return stated_channels(source), model_info(name).input_size
     channels, size, _ = read.own["pretrained_cfg"]["input_size"]
     return channels, size
 
