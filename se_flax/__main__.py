@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("se_flax.evaluate", "Evaluates a run's checkpoint, or published weights."),
     "predict": ("se_flax.predict", "Says what is on photographs."),
     "export": ("se_flax.export", "Writes a network to a file for other programs."),
+    "publish": ("se_flax.publish", "Uploads a run's network to the Hugging Face hub."),
     "configs": ("se_flax.cli.list_configs", "Lists the configs that come with the package."),
     "pretrained": ("se_flax.pretrained", "Lists published weights that can be read."),
     "burden": ("se_flax.burden", "Counts parameters, memory and multiply-adds of networks."),

@@ -12,6 +12,7 @@ OF_A_STUDY = "--scale= --seeds= --out= --runs= --cells= --note="
         ("se_flax.main", "--config= --workdir= --process_id="),
         ("se_flax.evaluate", "--workdir= --model= --image_dir="),
         ("se_flax.predict", "--workdir= --model= --top=5 --json=false --output="),
+        ("se_flax.publish", "--workdir= --repo= --dry_run=false --license=unknown --output="),
         ("se_flax.burden", "--input_size="),
         ("se_flax.pretrained", ""),
         ("se_flax.data.preview", "--config= --output="),

@@ -7,13 +7,18 @@ from absl import flags
 from se_flax.errors import UserError
 
 
-def define_trained_flags() -> None:
-    """Declares --workdir, --step, --seed, --model and --weights."""
+def define_run_flags() -> None:
+    """Declares --workdir, --step and --seed."""
     flags.DEFINE_string("workdir", None, "Folder of a run.")
     flags.DEFINE_string(
         "step", None, 'Checkpoint of a run: "best" (the default), "latest" or a step.'
     )
     flags.DEFINE_integer("seed", None, "Seed, if a run has several; by default the first.", 0)
+
+
+def define_trained_flags() -> None:
+    """Declares --workdir, --step, --seed, --model and --weights."""
+    define_run_flags()
     flags.DEFINE_string("model", None, "Instead of --workdir: network with published weights.")
     flags.DEFINE_string(
         "weights", None, "With --model: hub id or file; by default the first in the catalogue."

@@ -26,6 +26,7 @@ class TrainedNetwork:
         network, variables: the network.
         preparation: how its images are prepared. One mean says that they are grey levels.
         class_names: name of each class, in the order of the logits, if they are known.
+        step: step of a run's checkpoint; 0 for published weights.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TrainedNetwork:
     variables: dict[str, Any]
     preparation: Preparation
     class_names: tuple[str, ...] | None
+    step: int = 0
 
 
 def network_of_run(
@@ -49,6 +51,7 @@ def network_of_run(
         variables=run.variables,
         preparation=run.preparation,
         class_names=run.classes,
+        step=run.step,
     )
 
 

@@ -1,8 +1,9 @@
 """What is stated with published weights: their architecture, and how images are prepared.
 
-timm states both in the `config.json` of each of its hub repositories. Other files may have an
-architecture in the metadata of their safetensors, or in the entry `arch` of a PyTorch checkpoint,
-or a `config.json` next to them. A safetensors file of this package has all of it in its metadata.
+timm states both in the `config.json` of each of its hub repositories, as `se_flax.publish` does.
+Other files may have an architecture in the metadata of their safetensors, or in the entry `arch` of
+a PyTorch checkpoint, or a `config.json` next to them. A safetensors file of this package has all of
+it in its metadata.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, model_info
+from se_flax.pretrained.architectures import of_hub_id
 from se_flax.pretrained.catalogue import find_weights
 from se_flax.pretrained.hub import (
     HUB_FILES,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from se_flax.runtime.paths import Path
 
 # The key of what is stated in the metadata of files that this package writes, and the library of
-# those in its own layout.
+# weights in its own layout.
 OWN_LIBRARY = "se_flax"
 _INTERPOLATIONS = ("bilinear", "bicubic")
 # Arguments of timm's networks that change nothing in an evaluation.
@@ -101,7 +103,7 @@ def stated_preparation(name: str, source: str | pathlib.Path | None) -> Preparat
 def class_names(source: str | pathlib.Path) -> tuple[str, ...] | None:
     """Returns the name of each class, if they are stated with weights, in the order of the logits.
 
-    Files of `se_flax.export` state them, and some of timm's hub repositories.
+    Files of `se_flax.export` and repositories of `se_flax.publish` state them, and some of timm's.
 
     Args:
         source: a `source` for `load_pretrained`.
@@ -114,19 +116,40 @@ def class_names(source: str | pathlib.Path) -> tuple[str, ...] | None:
 
 
 def own_description(source: str | pathlib.Path) -> dict[str, Any] | None:
-    """Returns what a file states that this package wrote in its own layout; None for others."""
+    """Returns what is stated with weights that this package wrote in its own layout.
+
+    They are in a file, or in a repository of the hub. None for others, and if the hub cannot be
+    read, which reading the weights will report.
+    """
     from se_flax.runtime.paths import to_path
 
-    if pathlib.PurePath(source).suffix != ".safetensors" or str(source).startswith("http"):
+    if str(source).startswith("http"):
         return None
     path = to_path(source)
-    if not path.is_file():
-        return None
-    stated = description(path)
+    stated: dict[str, Any] = {}
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            stated = description(path)
+    elif is_hub_id(source) and of_hub_id(source) is None:
+        with contextlib.suppress(UserError):
+            stated = description(source)
     is_own = stated.get("library") == OWN_LIBRARY and {"architecture", "pretrained_cfg"} <= set(
         stated
     )
     return stated if is_own else None
+
+
+def stated_channels(source: str | pathlib.Path) -> int:
+    """Returns the number of channels of the images that this package states with weights.
+
+    It is 3 for weights of others.
+    """
+    if of_hub_id(source) is None:
+        with contextlib.suppress(UserError):
+            stated = description(source)
+            if {"library", "pretrained_cfg"} <= set(stated):
+                return int(stated["pretrained_cfg"]["input_size"][0])
+    return 3
 
 
 def _numbers(values: Any, channels: int) -> tuple[float, ...]:

@@ -56,5 +56,5 @@ def import_package(name: str, package: str | None = None) -> Any:
         return __import__(package)
     except ImportError as error:
         raise UserError(
-            f"reading these weights requires {package}; install it with pip install {package}"
+            f"the package {package} is missing; install it with pip install {package}"
         ) from error

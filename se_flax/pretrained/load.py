@@ -5,7 +5,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from se_flax.pretrained.architectures import (
 from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.convert import OWN, Layout, convert
-from se_flax.pretrained.described import own_description, stated_architecture
+from se_flax.pretrained.described import own_description, stated_architecture, stated_channels
 from se_flax.pretrained.hub import (
     HUB_FILES,
     TORCH_SUFFIXES,
@@ -88,8 +88,8 @@ def load_pretrained(
             message lists tensors that are missing, left over or of the wrong shape. Also if they
             are stated to be for another network.
     """
-    tensors, doubt = _read_checked(name, source)
-    return _variables(name, source, tensors, doubt, num_classes, overrides)
+    read = _read_checked(name, source)
+    return _variables(name, source, read, num_classes, overrides)
 
 
 def load_with_fields(
@@ -104,23 +104,37 @@ def load_with_fields(
     Raises:
         UserError: see `load_pretrained`.
     """
-    tensors, doubt = _read_checked(name, source)
-    fields = {**_fields_of_weights(name, source, tensors), **overrides}
-    return fields, _variables(name, source, tensors, doubt, None, fields)
+    read = _read_checked(name, source)
+    fields = {**_fields_of_weights(name, read), **overrides}
+    return fields, _variables(name, source, read, None, fields)
+
+
+class _Read(NamedTuple):
+    """What was read from a source.
+
+    Attributes:
+        tensors: its tensors by name.
+        doubt: what to tell the user if they may be for another network; None otherwise.
+        own: what is stated with them if they are in our own layout (see `own_description`).
+    """
+
+    tensors: dict[str, np.ndarray]
+    doubt: str | None
+    own: dict[str, Any] | None
 
 
 def _variables(
     name: str,
     source: str | pathlib.Path,
-    tensors: dict[str, np.ndarray],
-    doubt: str | None,
+    read: _Read,
     num_classes: int | None,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
-    layouts = _layouts(name, source)
-    channels, size = _shape_of_images(name, source)
+    tensors = read.tensors
+    layouts = _layouts(name, read)
+    channels, size = _shape_of_images(name, source, read)
     layout = _layout_by_classifier(layouts, tensors)
-    _check_fields(name, source, tensors, overrides)
+    _check_fields(name, source, read, overrides)
     own_classes = tensors[_classifier(layout)].size if layout else None
     new_head = num_classes is not None and num_classes != own_classes
     if new_head:
@@ -137,8 +151,8 @@ def _variables(
         variables = convert(tensors, model, size, layouts, new_head, channels)
     except UserError as error:
         raise UserError(f'{source} has no weights for "{name}": {error}') from error
-    if doubt:
-        warnings.warn(doubt, UncertainNetwork, stacklevel=3)
+    if read.doubt:
+        warnings.warn(read.doubt, UncertainNetwork, stacklevel=3)
     if "auxiliary_classifier" in variables["params"] and not _has_auxiliary(tensors, layouts):
         warnings.warn(
             f"the weights in {source} have no auxiliary classifier; it is newly initialised "
@@ -149,39 +163,33 @@ def _variables(
     return variables
 
 
-def _layouts(name: str, source: str | pathlib.Path) -> tuple[Layout, ...]:
-    return (OWN,) if own_description(source) else layouts_of(name)
+def _layouts(name: str, read: _Read) -> tuple[Layout, ...]:
+    return (OWN,) if read.own else layouts_of(name)
 
 
-def _shape_of_images(name: str, source: str | pathlib.Path) -> tuple[int, int]:
+def _shape_of_images(name: str, source: str | pathlib.Path, read: _Read) -> tuple[int, int]:
     """Returns the number of channels, and the height and width, of a network's images."""
-    own = own_description(source)
-    if own is None:
-        return 3, model_info(name).input_size
-    channels, size, _ = own["pretrained_cfg"]["input_size"]
+    if read.own is None:
+        return stated_channels(source), model_info(name).input_size
+    channels, size, _ = read.own["pretrained_cfg"]["input_size"]
     return channels, size
 
 
-def _fields_of_weights(
-    name: str, source: str | pathlib.Path, tensors: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _fields_of_weights(name: str, read: _Read) -> dict[str, Any]:
     """Returns the fields in which the network of the weights differs from the registered one."""
-    if own := own_description(source):
-        fields = own.get("model_args", {})
+    if read.own:
+        fields = read.own.get("model_args", {})
         return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
-    layout = _layout_by_classifier(layouts_of(name), tensors)
+    layout = _layout_by_classifier(layouts_of(name), read.tensors)
     return dict(layout.fields) if layout else {}
 
 
 def _check_fields(
-    name: str,
-    source: str | pathlib.Path,
-    tensors: Mapping[str, np.ndarray],
-    overrides: dict[str, Any],
+    name: str, source: str | pathlib.Path, read: _Read, overrides: dict[str, Any]
 ) -> None:
     """Raises `UserError` if the weights are for a network with other fields than the given ones."""
-    layout = _layout_by_classifier(_layouts(name, source), tensors)
-    for field, value in _fields_of_weights(name, source, tensors).items():
+    layout = _layout_by_classifier(_layouts(name, read), read.tensors)
+    for field, value in _fields_of_weights(name, read).items():
         if field_value(name, field, overrides) != value:
             why = "is" if layout is OWN else f"has {layout.source} tensor names, so it is"
             raise UserError(
@@ -194,17 +202,14 @@ def _has_auxiliary(tensors: Mapping[str, np.ndarray], layouts: tuple[Layout, ...
     return any(re.match(layout.optional, tensor) for layout in layouts for tensor in tensors)
 
 
-def _read_checked(
-    name: str, source: str | pathlib.Path
-) -> tuple[dict[str, np.ndarray], str | None]:
-    """Returns tensors, and what to tell the user if they may be for another network.
+def _read_checked(name: str, source: str | pathlib.Path) -> _Read:
+    """Reads a source.
 
     Raises:
-        UserError: before they are read, if it is stated that they are for another network.
+        UserError: before the tensors are read, if they are stated to be for another network.
     """
-    check_source(name, source)
-    if own_description(source):  # `check_source` has compared the networks
-        return read_tensors(source), None
+    if own := check_source(name, source):
+        return _Read(read_tensors(source), None, own)
     stated = of_timm = of_hub_id(source)
     if not of_timm:
         # Reading the tensors reports a hub that cannot be reached.
@@ -215,7 +220,7 @@ def _read_checked(
     tensors = read_tensors(source)
     if not stated and not find_weights(name, source):
         doubt = lookalikes(name, source, tensors)
-    return tensors, doubt
+    return _Read(tensors, doubt, None)
 
 
 def _classifier(layout: Layout) -> str:
@@ -226,14 +231,18 @@ def _layout_by_classifier(layouts: tuple[Layout, ...], names: Collection[str]) -
     return next((layout for layout in layouts if _classifier(layout) in names), None)
 
 
-def check_source(name: str, source: str | pathlib.Path) -> None:
-    """Raises `UserError` if the source is known not to have weights for a network."""
+def check_source(name: str, source: str | pathlib.Path) -> dict[str, Any] | None:
+    """Raises `UserError` if the source is known not to have weights for a network.
+
+    Returns what is stated with weights in our own layout (see `own_description`), and None for
+    others.
+    """
     own = model_info(name).same_as or name
     if stated := own_description(source):
         other = stated["architecture"]
         if own != (model_info(other).same_as or other):
             raise UserError(f'{source} has weights for "{other}", not for "{name}"')
-        return
+        return stated
     file = pathlib.PurePath(source).name
     of_others = [
         weights.model
@@ -253,6 +262,7 @@ def check_source(name: str, source: str | pathlib.Path) -> None:
             "the models that have some"
         )
     check_hub_id(name, source)
+    return None
 
 
 def find_file(source: str | pathlib.Path) -> pathlib.Path | None:

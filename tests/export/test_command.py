@@ -1,24 +1,12 @@
 """The command writes files that other programs read, and refuses what it cannot write."""
 
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 import se_flax
-from se_flax.train import train
-from tests import tiny_run
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> pathlib.Path:
-    config = tiny_run.get_config()
-    config.num_epochs = 1
-    workdir = tmp_path_factory.mktemp("run")
-    train(config, workdir)
-    return workdir
 
 
 def test_a_run_is_written_as_stablehlo_with_a_description(workdir, run_python):
