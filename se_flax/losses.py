@@ -56,14 +56,14 @@ class Loss:
         if self.name == "softmax":
             targets = weights * targets if self.class_weights else targets
             losses = optax.softmax_cross_entropy(logits, targets)
-            return losses if batch.scale is None else losses * batch.scale
-        each = optax.sigmoid_binary_cross_entropy(logits, targets)
-        if not self.class_weights:
-            return jnp.mean(each, axis=-1)
-        if batch.labels.ndim == 2:
-            return each @ weights / jnp.sum(weights)
-        of_image = _targets(batch, logits.shape[-1]) @ weights
-        return of_image * batch.scale * jnp.mean(each, axis=-1)
+        else:
+            each = optax.sigmoid_binary_cross_entropy(logits, targets)
+            losses = jnp.mean(each, axis=-1)
+            if self.class_weights and batch.labels.ndim == 2:
+                losses = each @ weights / jnp.sum(weights)
+            elif self.class_weights:
+                losses *= _targets(batch, logits.shape[-1]) @ weights
+        return losses if batch.scale is None else losses * batch.scale
 
     def weighted(self, batch: Batch) -> Batch:
         """Returns a device's share of a batch with what makes a mean over it a weighted mean."""

@@ -103,15 +103,16 @@ class _Batches:
         if self.seed is None:
             return self._read_from(position, draws, out, faults)
         first = shuffled_place(self.seed, position, len(self.source))
-        for after in range(min(_MOST_DAMAGED, len(self.source))):
+        tries = min(_MOST_DAMAGED, len(self.source))
+        for after in range(tries):
             place = (first + after) % len(self.source)
             label = self._read_from(place, draws, out, faults)
             if label is not None:
                 return label
         name = self.source.describe(first)
         raise UserError(
-            f"{name} is damaged ({faults[name]}), and so are the images after it, of which "
-            f"{after:,} were tried; repair them"
+            f"{name} is damaged ({faults[name]}), and so are all of the {tries:,} images from "
+            "there on; repair them"
         )
 
     def _read_from(

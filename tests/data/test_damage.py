@@ -86,7 +86,7 @@ def test_many_are_counted_but_not_all_are_named(capfd):
 
 def test_a_source_without_good_images_ends_the_run():
     with pytest.raises(
-        UserError, match=r"number \d+ is damaged \(.*\), and so are the images after"
+        UserError, match=r"number \d+ is damaged \(.*\), and so are all of the 9 images"
     ):
         train(Damaged(9, set(range(9))), 0, 1)
     with pytest.raises(UserError, match="all 9 images that were to be evaluated are damaged"):
