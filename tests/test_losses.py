@@ -26,7 +26,7 @@ from tests.data.test_streaming import SMALL, Numbers
 WEIGHTS = (0.5, 2.0, 1.25)
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(0, 2, (8, 3)).astype(np.float32)
-LABELS = np.array([0, 0, 1, 2, 2, 0, 1, 0], np.int32)
+LABELS = np.array([0, 0, 0, 2, 2, 1, 1, 0], np.int32)
 SEVERAL = GENERATOR.integers(0, 2, (8, 3)).astype(np.uint8)
 LAM = np.repeat(GENERATOR.uniform(size=4), 2).astype(np.float32)
 SWAPPED = np.arange(8).reshape(-1, 2)[:, ::-1].reshape(-1)
