@@ -7,8 +7,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
+from se_flax.config_checks import check_combinations, check_names_labels
 from se_flax.data.augment import POLICIES
 from se_flax.data.sources import check_dataset_name, known_datasets
 from se_flax.errors import UserError, nearest
@@ -106,6 +107,11 @@ _STD = _sequence(_is_area, "numbers above 0 and at most 1, one per channel, or e
 _MILESTONES = _rising(_sequence(_is_number, "increasing numbers of epochs, of at least 0"))
 _LR_MULTIPLIERS = _sequence(_is_lr_multiplier, "pairs of a pattern and a factor of at least 0")
 _OVERRIDES = Kind(lambda value: isinstance(value, Mapping | ConfigDict), "a dictionary")
+_CHARACTER = Kind(lambda value: isinstance(value, str) and len(value) == 1, "one character")
+_CLASS_WEIGHTS = Kind(
+    lambda x: x in ("", "balanced") or _sequence(lambda w: _is_number(w) and w > 0, "").allows(x),
+    '"balanced", or numbers above 0, one per class, or empty',
+)
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, _whole(0, 2**32 - 1), "seed of every random stream of the run (se_flax.rng)"),
@@ -151,6 +157,21 @@ FIELDS: dict[str, Field] = {
         "",
         _TEXT,
         "folder of images, used instead of name: train/<class>/*.jpg and val/<class>/*.jpg",
+    ),
+    "dataset.labels": Field(
+        "",
+        _TEXT,
+        "CSV file with the classes of the images in image_dir, in which it is if the path is "
+        "relative (see se_flax.data.label_file); empty: an image's folder is its class",
+    ),
+    "dataset.multi_label": Field(
+        False, _FLAG, 'an image can have several classes, or none; needs loss="bce"'
+    ),
+    "dataset.label_separator": Field(
+        ";", _CHARACTER, "labels: character between the classes of an image"
+    ),
+    "dataset.exif_orientation": Field(
+        False, _FLAG, "turn the images of image_dir upright, as their EXIF orientation says"
     ),
     "dataset.skip_bad": Field(False, _FLAG, "leave out images of image_dir that cannot be read"),
     "dataset.image_size": Field(
@@ -275,6 +296,17 @@ FIELDS: dict[str, Field] = {
     "schedule.staircase": Field(
         True, _FLAG, "exponential: drop once every decay_epochs epochs, not smoothly"
     ),
+    "loss": Field(
+        "softmax",
+        _one_of("softmax", "bce"),
+        'cross entropy of the softmax; "bce": of the sigmoid of each class (se_flax.losses)',
+    ),
+    "class_weights": Field(
+        "",
+        _CLASS_WEIGHTS,
+        'weight of each class in the loss, in training; "balanced": all classes together weigh the '
+        "same (se_flax.class_weights); empty: every image weighs the same",
+    ),
     "label_smoothing": Field(0.0, _FRACTION, "share of the target that is spread over all classes"),
     "auxiliary_weight": Field(
         0.4, _number(), "weight of the loss of auxiliary logits, in networks that have them"
@@ -308,14 +340,6 @@ FIELDS: dict[str, Field] = {
     ),
 }
 
-# Fields of a network that are not set as overrides, and what decides them.
-_NOT_OVERRIDES = {
-    "dtype": "config.dtype",
-    "num_classes": "the data set",
-    "sync_axis": "config.sync_batch_norm",
-    "remat": "config.remat",
-}
-
 # Fields that act on streamed images only, with the values that data sets in memory accept.
 STREAMED_ONLY = {
     "dataset.image_size": 0,
@@ -343,7 +367,9 @@ def nested(values: Mapping[str, Any]) -> ConfigDict:
         section = tree
         for key in path:
             section = section.setdefault(key, {})
-        section[leaf] = value
+        # Alone of all fields, it can hold a text or a tuple.
+        any_type = name == "class_weights"
+        section[leaf] = FieldReference(value, field_type=object) if any_type else value
     config = ConfigDict(tree)
     config.lock()
     config.model.overrides.unlock()
@@ -382,7 +408,9 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
             )
         if not field.kind.allows(given[name]):
             raise UserError(f"config.{name} must be {field.kind.expected}, not {given[name]!r}")
-    _check_combinations(config)
+    check_combinations(config)
+    if names_dataset:
+        check_names_labels(config)
     if names_dataset and not config.dataset.image_dir:
         check_dataset_name(config.dataset.name)
         if config.dataset.name in known_datasets():
@@ -390,33 +418,6 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
     build_model(config, num_classes=2)
     if config.init_from:
         check_source(config.model.name, config.init_from)
-
-
-def _check_combinations(config: ConfigDict) -> None:
-    if config.seed + config.num_seeds > 2**32:
-        raise UserError(
-            f"config.seed ({config.seed}) leaves no room for config.num_seeds "
-            f"({config.num_seeds}): the last seed must be below 4294967296"
-        )
-    if config.augment.crop_padding and config.augment.random_resized_crop:
-        raise UserError(
-            f"config.augment.crop_padding={config.augment.crop_padding} and "
-            "config.augment.random_resized_crop=True are two ways to crop; set crop_padding to 0, "
-            "or random_resized_crop to False"
-        )
-    mean, std = config.dataset.mean, config.dataset.std
-    if len(mean) != len(std):
-        raise UserError(
-            f"config.dataset.mean={tuple(mean)} and config.dataset.std={tuple(std)} must have as "
-            "many values; set both, or neither"
-        )
-    for name, value in config.model.overrides.items():
-        if name in _NOT_OVERRIDES:
-            raise UserError(
-                f"config.model.overrides.{name} cannot be set; {_NOT_OVERRIDES[name]} decides it"
-            )
-        if not isinstance(value, bool | int | float | str | tuple | list):
-            raise UserError(f"config.model.overrides.{name} must be a plain value, not {value!r}")
 
 
 def check_held_in_memory(config: ConfigDict, dataset: str) -> None:

@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from se_flax import seeds
 from se_flax.cli.command import parse_flags, run_command
+from se_flax.data.damage import Damage
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
+from se_flax.data.image_source import ImageSource
 from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages, evaluation_split
-from se_flax.data.streaming import ImageSource, StreamedEvalFeed, eval_batch
+from se_flax.data.streaming import StreamedEvalFeed, eval_batch
 from se_flax.errors import UserError
 from se_flax.metrics import total
 from se_flax.models import Preparation, list_models, model_info
@@ -52,8 +54,11 @@ def evaluate_workdir(
     data_dir: str | None = None,
     image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
+    labels: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; every image of the split counts exactly once.
+
+    Images that turn out damaged when they are decoded are named, and left out.
 
     Args:
         workdir: folder of the run, on a disk or in a bucket ("gs://BUCKET/FOLDER").
@@ -65,16 +70,21 @@ def evaluate_workdir(
             the names of the run's classes, and the images are resized, cropped and normalised like
             the run's, whose own data set is not needed.
         skip_bad: whether to skip unreadable images in `image_dir` instead of raising.
+        labels: CSV file with the classes of the images in `image_dir` (see
+            `se_flax.data.label_file`; the splits in it do not matter), instead of a folder per
+            class.
 
     Returns:
-        `loss` in nats; `top1`, `top3` and `top5` accuracy in percent; `step`, `model`, `dataset`,
-        `split`, the number of `images` and `num_classes`. For a run of several seeds the results
-        are means, and `per_seed` has the results of each seed. Each seed has its own "best" step.
+        `loss` in nats; `top1`, `top3` and `top5` accuracy in percent, or for images of several
+        classes `mAP` and `label_accuracy` (see `se_flax.label_metrics`); `step`, `model`,
+        `dataset`, `split`, the number of `images` and `num_classes`. For a run of several seeds the
+        results are means, and `per_seed` has the results of each seed. Each seed has its own "best"
+        step.
 
     Raises:
         UserError: if the run, checkpoint or split does not exist, or images cannot be read.
     """
-    run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
+    run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad, labels)
     run.check_split(split)
     results = run.program.evaluate(run.state, split)
     each = [
@@ -85,7 +95,7 @@ def evaluate_workdir(
         "model": run.program.config.model.name,
         "dataset": run.program.dataset.name,
         "split": split,
-        "images": run.program.sizes[split],
+        "images": run.program.sizes[split] - len(getattr(run.program.dataset, "damage", ())),
         "num_classes": run.program.dataset.num_classes,
         "step": seeds.one_or_all(run.steps),
         **seeds.mean(results),
@@ -137,7 +147,8 @@ def evaluate_pretrained(
         lambda variables, shared, own: eval_step(variables, eval_batch(preprocessing, shared, own))
     )
     renamed = Renamed(source, loaded.places, loaded.class_names(source.class_names))
-    feed = StreamedEvalFeed(renamed, CenterCrop.of(prepared), batch_size)
+    damage = Damage()
+    feed = StreamedEvalFeed(renamed, CenterCrop.of(prepared), batch_size, damage=damage)
     variables = replicate(loaded.variables)
     batches = tqdm(feed, name, leave=False, disable=None)
     means = total([evaluate(variables, *inputs) for inputs in batches]).means()
@@ -148,7 +159,7 @@ def evaluate_pretrained(
     return {
         "model": name,
         "weights": str(weights),
-        "images": len(source),
+        "images": len(source) - len(damage),
         "input_size": prepared.size,
         "crop_pct": prepared.crop_pct,
         "interpolation": prepared.interpolation,
@@ -204,6 +215,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("dataset", None, "With --model: TFDS data set to evaluate on.")
     flags.DEFINE_string("image_dir", None, "Folder with one folder per class to evaluate on.")
+    flags.DEFINE_string(
+        "labels",
+        None,
+        "With --workdir and --image_dir: CSV file with the classes of the images, instead of a "
+        "folder per class.",
+    )
     flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
     flags.DEFINE_integer("batch_size", None, "With --model: batch size, by default 64.", 1)
     flags.DEFINE_integer("input_size", None, "With --model: height and width of the crop.", 1)
@@ -240,6 +257,8 @@ def main(argv: list[str]) -> None:
         _refuse("--workdir", _OF_WEIGHTS)
         if options.image_dir:
             _refuse("--image_dir", ("split", "data_dir"))
+        elif options.labels:
+            raise UserError("--labels is for the images of --image_dir=DIR; give both, or neither")
         with busy("evaluating"):
             results = evaluate_workdir(
                 options.workdir,
@@ -248,6 +267,7 @@ def main(argv: list[str]) -> None:
                 data_dir=options.data_dir,
                 image_dir=options.image_dir,
                 skip_bad=options.skip_bad,
+                labels=options.labels,
             )
         images = results["dataset"]
         if not options.image_dir:
@@ -264,7 +284,7 @@ def main(argv: list[str]) -> None:
         )
 
 
-_OF_RUNS = ("workdir", "step")
+_OF_RUNS = ("workdir", "step", "labels")
 _OF_PREPARATION = ("input_size", "crop_pct", "interpolation", "mean", "std")
 _OF_WEIGHTS = ("weights", "dataset", "batch_size", *_OF_PREPARATION)
 
@@ -305,7 +325,8 @@ def _main_pretrained() -> None:
     given = _given_preparation()
     if options.image_dir:
         shown = options.image_dir
-        source = ImageFolder.of(options.image_dir).checked(options.skip_bad)
+        with busy("listing the images"):
+            source = ImageFolder.of(options.image_dir).checked(options.skip_bad)
     else:
         split = options.split or evaluation_split(options.dataset, options.data_dir)
         shown = f"{options.dataset} {split}"

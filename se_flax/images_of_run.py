@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.from_config import preparation_of
+from se_flax.data.image_source import ImageSource
 from se_flax.data.images import CenterCrop
-from se_flax.data.streaming import ImageSource, StreamedDataset
+from se_flax.data.streaming import StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
 from se_flax.old_configs import streams_images

@@ -34,6 +34,9 @@ class LoadedRun:
         classes: name of each class, in the order of the logits.
         preparation: how its images are prepared. One mean says that they are grey levels.
         step: step of the checkpoint; 0 for published weights.
+        loss: `config.loss` of the run, "softmax" or "bce".
+        multi_label: whether an image can have several classes, or none.
+        exif_orientation: whether files are turned as their EXIF orientation says.
     """
 
     network: nn.Module
@@ -41,6 +44,13 @@ class LoadedRun:
     classes: tuple[str, ...]
     preparation: Preparation
     step: int
+    loss: str = "softmax"
+    multi_label: bool = False
+    exif_orientation: bool = False
+
+    def probabilities(self, logits: Float[Array, "n classes"]) -> Float[Array, "n classes"]:
+        """Returns the probability of each class: the softmax, or with "bce" each one's sigmoid."""
+        return jax.nn.sigmoid(logits) if self.loss == "bce" else jax.nn.softmax(logits)
 
     def prepare(self, images: Image | Iterable[Image]) -> Float[Array, "n size size c"]:
         """Returns images, resized, cropped and normalised as in the run's evaluations.
@@ -64,7 +74,7 @@ class LoadedRun:
         if isinstance(images, str | os.PathLike | bytes) or (is_array and images.ndim < 4):
             images = [images]
         crop = CenterCrop.of(own, len(own.mean))
-        cropped = [crop(_pixels(image)) for image in images]
+        cropped = [crop(_pixels(image, self.exif_orientation)) for image in images]
         if not cropped:
             raise UserError("there are no images to prepare; give at least one")
         return Preprocessing(own.mean, own.std).normalize(np.stack(cropped))
@@ -109,6 +119,9 @@ def load_run(
         classes=run.program.dataset.class_names,
         preparation=preparation,
         step=run.steps[place],
+        loss=run.program.config.loss,
+        multi_label=run.program.config.dataset.multi_label,
+        exif_orientation=run.program.config.dataset.exif_orientation,
     )
 
 
@@ -148,7 +161,7 @@ def load_weights(
     )
 
 
-def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
+def _pixels(image: Image, upright: bool) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image as RGB; raises `UserError` if it is none."""
     from se_flax.data.images import decode
     from se_flax.runtime.paths import read_bytes, to_path
@@ -162,10 +175,10 @@ def _pixels(image: Image) -> UInt8[np.ndarray, "h w 3"]:
             )
         return decode(shaped)
     if isinstance(image, bytes):
-        return decode(image)
+        return decode(image, upright)
     path = to_path(image)
     try:
-        return decode(read_bytes(path))
+        return decode(read_bytes(path), upright)
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; give the path of an image"

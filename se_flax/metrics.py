@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, cast
 
 import flax.struct
 import jax
@@ -12,19 +13,69 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
-@flax.struct.dataclass
-class Metrics:
-    """Sums over images; dividing by `count` gives means.
+class Sums:
+    """What metrics of any kind share: sums over images; dividing by `count` gives means.
 
     Attributes:
-        loss: sum of the cross entropy (in training, with label smoothing), in nats.
-        top1, top3, top5: number of images whose label is among the 1, 3, 5 largest logits.
+        shares: names of the sums whose means are shown in percent.
+        loss: sum of the loss (in training, with label smoothing and class weights), in nats.
         count: number of images.
         skipped: number of updates skipped because the loss or the gradient was not finite;
             their images do not count.
         first_skipped: step, loss in nats and gradient norm of the first of those updates.
     """
 
+    shares: ClassVar[tuple[str, ...]]
+    loss: Float[Array, ""]
+    count: Float[Array, ""]
+    skipped: Float[Array, ""]
+    first_skipped: Float[Array, "3"]
+    replace: Callable[..., Any]
+
+    @classmethod
+    def zero(cls) -> Any:
+        """The metrics of no images, on the host."""
+        names = [field.name for field in dataclasses.fields(cast(Any, cls))]
+        return cls(**dict.fromkeys(names, np.zeros(())) | {"first_skipped": np.zeros(3)})
+
+    def if_finite(
+        self, is_finite: Bool[Array, ""], step: Int[Array, ""], norm: Float[Array, ""]
+    ) -> Any:
+        """Returns these metrics if the step is finite, otherwise those of a skipped update."""
+        loss = self.loss / self.count
+        first = jnp.stack([step.astype(jnp.float32), loss, norm])
+        skipped = jax.tree.map(jnp.zeros_like, self)
+        skipped = skipped.replace(skipped=jnp.ones(()), first_skipped=first)
+        return jax.tree.map(functools.partial(jnp.where, is_finite), self, skipped)
+
+    def __add__(self, other: Any) -> Any:
+        total = jax.tree.map(lambda x, y: x + y, self, other)
+        before = self.skipped[..., None] > 0
+        where = jnp.where if isinstance(total.loss, jax.Array) else np.where
+        return total.replace(first_skipped=where(before, self.first_skipped, other.first_skipped))
+
+    def on_host(self) -> Any:
+        """Waits for the sums, and returns them as float64 NumPy arrays."""
+        return jax.tree.map(lambda x: np.asarray(x, float), jax.device_get(self))
+
+    def means(self) -> dict[str, float]:
+        """Returns the loss in nats and the `shares` in percent; NaN without images."""
+        sums = vars(self.on_host())
+        count = sums["count"] if sums["count"] > 0 else np.nan
+        means = {name: 100 * sums[name] / count for name in self.shares}
+        return {"loss": float(sums["loss"] / count)} | {k: float(x) for k, x in means.items()}
+
+
+@flax.struct.dataclass
+class Metrics(Sums):
+    """The metrics of images of one class each.
+
+    Attributes:
+        top1, top3, top5: number of images whose label is among the 1, 3, 5 largest logits.
+        loss, count, skipped, first_skipped: see `Sums`.
+    """
+
+    shares: ClassVar[tuple[str, ...]] = ("top1", "top3", "top5")
     loss: Float[Array, ""]
     top1: Float[Array, ""]
     top3: Float[Array, ""]
@@ -32,12 +83,6 @@ class Metrics:
     count: Float[Array, ""]
     skipped: Float[Array, ""]
     first_skipped: Float[Array, "3"]
-
-    @classmethod
-    def zero(cls) -> "Metrics":
-        """The metrics of no images, on the host."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**dict.fromkeys(names, np.zeros(())) | {"first_skipped": np.zeros(3)})
 
     @classmethod
     def of(
@@ -57,36 +102,10 @@ class Metrics:
             first_skipped=jnp.zeros(3),
         )
 
-    def if_finite(
-        self, is_finite: Bool[Array, ""], step: Int[Array, ""], norm: Float[Array, ""]
-    ) -> "Metrics":
-        """Returns these metrics if the step is finite, otherwise those of a skipped update."""
-        loss = self.loss / self.count
-        zero, first = jnp.zeros(()), jnp.stack([step.astype(jnp.float32), loss, norm])
-        skipped = Metrics(zero, zero, zero, zero, zero, jnp.ones(()), first)
-        return jax.tree.map(functools.partial(jnp.where, is_finite), self, skipped)
 
-    def __add__(self, other: "Metrics") -> "Metrics":
-        total = jax.tree.map(lambda x, y: x + y, self, other)
-        before = self.skipped[..., None] > 0
-        where = jnp.where if isinstance(total.loss, jax.Array) else np.where
-        return total.replace(first_skipped=where(before, self.first_skipped, other.first_skipped))
-
-    def on_host(self) -> "Metrics":
-        """Waits for the sums, and returns them as float64 NumPy arrays."""
-        return jax.tree.map(lambda x: np.asarray(x, float), jax.device_get(self))
-
-    def means(self) -> dict[str, float]:
-        """Returns the loss in nats and top-1/3/5 accuracies in percent; NaN without images."""
-        sums = vars(self.on_host())
-        count = sums["count"] if sums["count"] > 0 else np.nan
-        means = {name: 100 * sums[name] / count for name in ("top1", "top3", "top5")}
-        return {"loss": float(sums["loss"] / count)} | {k: float(x) for k, x in means.items()}
-
-
-def total(each: Iterable[Metrics]) -> Metrics:
-    """Returns the sum of one or more metrics."""
-    return functools.reduce(Metrics.__add__, each)
+def total(each: Iterable[Any]) -> Any:
+    """Returns the sum of one or more metrics of one kind."""
+    return functools.reduce(operator.add, each)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +128,7 @@ class Meter:
 
     Args:
         state: the `state()` of the run that this one continues.
+        kind: the class of the metrics.
 
     Attributes:
         skipped: number of updates skipped so far.
@@ -116,7 +136,7 @@ class Meter:
         first_in_a_row: the first of those.
     """
 
-    def __init__(self, state: dict[str, Any] | None = None):
+    def __init__(self, state: dict[str, Any] | None = None, kind: type[Sums] = Metrics):
         state = dict(
             state or {"total_skipped": 0, "skipped_in_a_row": 0, "first_in_a_row": [0, 0, 0]}
         )
@@ -124,10 +144,11 @@ class Meter:
         self.skipped_in_a_row = state.pop("skipped_in_a_row")
         self.first_in_a_row = _skipped(state.pop("first_in_a_row"))
         sums = {name: np.asarray(value, float) for name, value in state.items()}
-        self._sums = Metrics(**sums) if sums else Metrics.zero()
-        self._last_row = dict.fromkeys(("loss", "top1", "top3", "top5"), float("nan"))
+        self._kind = kind
+        self._sums = kind(**sums) if sums else kind.zero()
+        self._last_row = dict.fromkeys(("loss", *kind.shares), float("nan"))
 
-    def add(self, metrics: Metrics) -> None:
+    def add(self, metrics: Sums) -> None:
         """Adds the metrics of one or more steps, already on the host."""
         skipped = int(metrics.skipped)
         self.skipped += skipped
@@ -150,7 +171,7 @@ class Meter:
 
     def finish_row(self) -> dict[str, float]:
         """Returns the means since the last row, and starts a new one."""
-        self._last_row, self._sums = self._sums.means(), Metrics.zero()
+        self._last_row, self._sums = self._sums.means(), self._kind.zero()
         return dict(self._last_row)
 
     def state(self) -> dict[str, Any]:

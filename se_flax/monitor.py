@@ -7,7 +7,7 @@ import optax
 
 from se_flax import seeds
 from se_flax.errors import RunDiverged
-from se_flax.metrics import Meter, Metrics
+from se_flax.metrics import Meter, Metrics, Sums
 from se_flax.runtime.progress import Stopwatch
 
 # With on_nonfinite="skip", a run ends after this many skipped updates in a row.
@@ -24,6 +24,7 @@ class Monitor:
         networks: the seeds of the networks.
         read: waits for the result of a dispatch, and returns the metrics of each network.
         states: the `states()` of the run that this one continues.
+        kind: the class of the metrics.
 
     Attributes:
         stopwatch: counts the images of the dispatches that have been read.
@@ -32,11 +33,12 @@ class Monitor:
     def __init__(
         self,
         networks: Sequence[int],
-        read: Callable[[Any], list[Metrics]],
+        read: Callable[[Any], list[Any]],
         states: Sequence[dict[str, Any]] | None = None,
+        kind: type[Sums] = Metrics,
     ):
         self._seeds, self._read = networks, read
-        self._meters = [Meter(state) for state in states or [None] * len(networks)]
+        self._meters = [Meter(state, kind) for state in states or [None] * len(networks)]
         self._pending: tuple[Any, int] | None = None
         self.stopwatch = Stopwatch()
 

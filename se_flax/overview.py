@@ -90,6 +90,8 @@ def conclusion(
     chosen_on = "the same images" if split == "test" else f"{sizes[split]:,} {split} images"
     yield f"on {sizes['test']:,} test images (best step chosen on {chosen_on}):"
     final_steps = [program.plan.total_steps]
+    if damaged := len(getattr(program.dataset, "damage", ())):
+        yield f"  {counted(damaged, 'image')} could not be decoded since the start of this command"
     for name, steps, results in (("final", final_steps, final), ("best", best_steps, best)):
         title = f"  {name}, {format_steps(steps)}"
         yield format_results(title, results, program.dataset.num_classes)

@@ -57,10 +57,14 @@ Skip = Callable[[Path, str], object]
 class Prediction:
     """The likeliest classes of a photograph, the likeliest first.
 
+    Of a network for images of several classes, these are the classes whose probability is above
+    0.5, which may be none.
+
     Attributes:
         path: of the photograph.
         classes: their names; ImageNet's classes are named in words.
-        probabilities: the softmax of their logits, over all of the network's classes.
+        probabilities: the softmax of their logits, over all of the network's classes; for a network
+            trained with `config.loss="bce"`, the sigmoid of each logit.
         indices: their places in the order of the logits, from 0.
     """
 
@@ -90,7 +94,7 @@ def predict(
         loaded: the network, of `load_run`, or of `se_flax.loaded.load_weights`.
         places: files and folders, or one of them; see
             `se_flax.data.photographs.find_photographs`.
-        top: number of classes; all of them, if there are fewer.
+        top: largest number of classes.
         batch_size: number of photographs that are computed at once.
         skip: called with the path of each photograph or folder that cannot be read, and the reason.
 
@@ -119,7 +123,7 @@ def _predictions(
     @jax.jit
     def compute(variables, images):
         images = preprocessing.normalize(images)
-        return jax.nn.softmax(loaded.network.apply(variables, images, train=False))
+        return loaded.probabilities(loaded.network.apply(variables, images, train=False))
 
     variables = jax.device_put(loaded.variables)
     batch = np.zeros((batch_size, own.size, own.size, len(own.mean)), np.uint8)
@@ -134,6 +138,8 @@ def _predictions(
                     "other weights"
                 )
             best = np.argsort(-share, kind="stable")[:top].tolist()
+            if loaded.multi_label:
+                best = [k for k in best if share[k] > 0.5]
             classes = tuple(names[k] for k in best)
             yield Prediction(path, classes, tuple(share[best].tolist()), tuple(best))
 
@@ -188,9 +194,12 @@ def draw(loaded: LoadedRun, predictions: Sequence[Prediction], heatmap: bool = F
         own = loaded.preparation
         crops = np.stack([CenterCrop.of(own, len(own.mean))(each) for each in photographs])
         images = Preprocessing(own.mean, own.std).normalize(jnp.asarray(crops))
-        classes = np.array([found.indices[0] for found in predictions])
+        classes = np.array([found.indices[0] if found.indices else 0 for found in predictions])
         found, _ = class_activation_maps(loaded.network, loaded.variables, images, classes)
-        maps = [overlay(crop, each) for crop, each in zip(crops, found, strict=True)]
+        maps = [
+            overlay(crop, each) if of_one.indices else None
+            for crop, each, of_one in zip(crops, found, predictions, strict=True)
+        ]
     panels = [
         Panel(
             _shown(found.path.name),
@@ -226,7 +235,13 @@ def define_flags() -> None:
         "network's outputs. It is needed only for weights that are neither in the catalogue nor "
         "for ImageNet, whose classes are otherwise numbered.",
     )
-    flags.DEFINE_integer("top", 5, "Number of classes for each photograph.", 1)
+    flags.DEFINE_integer(
+        "top",
+        5,
+        "Number of classes for each photograph; with a network for images of several classes, at "
+        "most this many, each with a probability above 0.5.",
+        1,
+    )
     flags.DEFINE_bool("json", False, "Print one JSON object per photograph, in a line of its own.")
     flags.DEFINE_string(
         "output",
@@ -242,7 +257,8 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     _check_options(argv[1:])
     output = png_path(options.output) if options.output else None
-    paths, useless = find_photographs(argv[1:])
+    with busy("looking for photographs"):
+        paths, useless = find_photographs(argv[1:])
     with busy("opening the network"):
         loaded = _load()
         if options.heatmap:
@@ -312,7 +328,7 @@ def _line(found: Prediction, as_json: bool) -> str:
         return json.dumps({"file": path, **{name: getattr(found, name) for name in names}})
     pairs = zip(found.classes, found.probabilities, strict=True)
     classes = ", ".join(f"{percent(share)} {name}" for name, share in pairs)
-    return fitted(f"{path}: {classes}", sys.stdout)
+    return fitted(f"{path}: {classes or 'no class is likely'}", sys.stdout)
 
 
 def _save(figure: Any, path: Path) -> None:

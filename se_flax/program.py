@@ -11,13 +11,22 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from se_flax.class_weights import class_weights_of
 from se_flax.config import build_model, check_held_in_memory
-from se_flax.data.dataset import EvalFeed, ImageDataset, TrainFeed, normalized_by
+from se_flax.data.dataset import (
+    EvalFeed,
+    ImageDataset,
+    TrainFeed,
+    check_labels,
+    is_multi_label,
+    normalized_by,
+)
 from se_flax.data.from_config import dataset_of
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.errors import UserError
 from se_flax.init_from import published_variables, unset_preparation, with_published
-from se_flax.metrics import Metrics
+from se_flax.label_metrics import chosen_by, kind_of_metrics
+from se_flax.metrics import Sums
 from se_flax.optim import (
     Hyperparameters,
     learning_rate_schedule,
@@ -129,12 +138,22 @@ class Program:
             feed.prefetch(step + num_steps)
         return state, sums
 
-    def metrics(self, sums: Any) -> list[Metrics]:
+    @property
+    def metrics_kind(self) -> type[Sums]:
+        """The class of the training metrics."""
+        return kind_of_metrics(is_multi_label(self.dataset))
+
+    @property
+    def chosen_by(self) -> str:
+        """Name of the metric by which the best checkpoint is chosen."""
+        return chosen_by(is_multi_label(self.dataset))
+
+    def metrics(self, sums: Any) -> list[Sums]:
         """Waits for the metrics of `train`, and returns those of each network."""
         return self.networks.metrics(sums)
 
     def evaluate(self, state: Any, split: str) -> list[dict[str, float]]:
-        """Returns loss and top-1/3/5 of each network over exactly the images of a split."""
+        """Returns the metrics of each network over exactly the images of a split."""
         if split not in self._eval_feeds:
             feed = self.dataset.eval_feed(split, self.config.eval_batch_size)
             self._eval_feeds[split] = feed
@@ -155,10 +174,11 @@ def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> I
         dataset: used instead of the data set that the config names.
 
     Raises:
-        UserError: see `dataset_of` and `normalized_by`; also if the config sets a field that has no
-            effect on this data set, or the validation split cannot be held out.
+        UserError: see `dataset_of`, `check_labels` and `normalized_by`; also if the config sets a
+            field that has no effect on this data set, or the validation split cannot be held out.
     """
     dataset = dataset_of(config) if dataset is None else dataset
+    check_labels(dataset, config.dataset.multi_label)
     if dataset.on_device:
         check_held_in_memory(config, dataset.name)
     if config.dataset.mean:
@@ -184,8 +204,8 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     """Returns the program that runs a config on a data set; compiles nothing yet.
 
     Raises:
-        UserError: if the seeds cannot be trained as `config.seed_mode` says, or the run sees more
-            than 2^31 - 1 images.
+        UserError: if the seeds cannot be trained as `config.seed_mode` says, the run sees more than
+            2^31 - 1 images, or the class weights do not fit the classes.
     """
     plan = _plan(config, dataset)
     peak = peak_learning_rate(config.optimizer, config.batch_size)
@@ -228,13 +248,15 @@ def pure_functions(
     make_step = functools.partial(
         make_train_step,
         model,
+        loss=config.loss,
         label_smoothing=config.label_smoothing,
+        class_weights=class_weights_of(config, dataset),
         auxiliary_weight=config.auxiliary_weight,
         ema_decay=config.ema_decay,
         freeze_backbone=config.freeze_backbone,
         accumulate_steps=config.accumulate_steps,
     )
-    eval_step = make_eval_step(model)
+    eval_step = make_eval_step(model, config.loss)
 
     def init(seed):
         return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)

@@ -9,8 +9,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from se_flax.data.image_source import ImageSource
 from se_flax.data.sources import statistics_of
-from se_flax.data.streaming import ImageSource
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, create_model, model_info
 from se_flax.models.registry import ModelInfo

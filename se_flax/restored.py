@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from ml_collections import ConfigDict
 
 from se_flax.config import build_model, check_config
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
+from se_flax.data.label_file import LabelFile, label_path
 from se_flax.data.sources import check_dataset_name
 from se_flax.errors import UserError
 from se_flax.images_of_run import preparation_of_run, prepared_alike
+from se_flax.label_metrics import chosen_by
 from se_flax.models import Preparation
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
@@ -75,6 +78,7 @@ def restore_run(
     data_dir: str | None = None,
     image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
+    labels: str | os.PathLike[str] | None = None,
 ) -> RestoredRun:
     """Restores a run; for arguments and errors see `se_flax.evaluate.evaluate_workdir`."""
     workdir = to_path(workdir)
@@ -84,11 +88,33 @@ def restore_run(
     config = _config_of(workdir, data_dir, names_dataset=False)
 
     def images(progress: Mapping[str, Any]) -> ImageDataset:
-        source = ImageFolder.of(image_dir, tuple(progress["class_names"])).checked(skip_bad)
+        names = tuple(progress["class_names"])
+        source = _other_images(config, to_path(image_dir), labels, names).checked(skip_bad)
         prepared = preparation_of_run(workdir, config, progress)
         return prepared_alike(str(image_dir), source, prepared, config.dataset.workers)
 
     return _restored(workdir, config, step, images)
+
+
+def _other_images(
+    config: ConfigDict,
+    image_dir: Path,
+    labels: str | os.PathLike[str] | None,
+    class_names: tuple[str, ...],
+) -> ImageFolder:
+    """Returns images in another folder than the run's, with the classes of the run."""
+    upright = config.dataset.exif_orientation
+    if labels is not None:
+        separator = config.dataset.label_separator
+        file = LabelFile.read(label_path(image_dir, labels), separator, class_names)
+        file.check(config.dataset.multi_label)
+        return file.images(image_dir, exif_orientation=upright)
+    if config.dataset.multi_label:
+        raise UserError(
+            f"the run was trained on images of several classes, which the folders of {image_dir} "
+            "do not show; give a CSV file with --labels=FILE (see se_flax.data.label_file)"
+        )
+    return ImageFolder.of(image_dir, class_names, upright)
 
 
 def restore_without_images(
@@ -111,7 +137,9 @@ def restore_without_images(
 
     def images(progress: Mapping[str, Any]) -> ImageDataset:
         found.append(preparation_of_run(workdir, config, progress, dataset))
-        nothing = ImageFolder(workdir, tuple(progress["class_names"]), (), ())
+        names = tuple(progress["class_names"])
+        labels = np.zeros((0, len(names)), np.uint8) if config.dataset.multi_label else ()
+        nothing = ImageFolder(workdir, names, (), labels)
         return prepared_alike(config.dataset.name, nothing, found[0])
 
     return _restored(workdir, config, step, images), found[0]
@@ -127,7 +155,9 @@ def _restored(
     if not has_checkpoint(workdir):
         raise UserError(f"{workdir} has no checkpoint yet; train the run first")
     seeds = range(config.seed, config.seed + config.num_seeds)
-    with Checkpoints(workdir, metrics_to_choose_by(seeds), read_only=True) as saved:
+    config.class_weights = ""  # they only act in training
+    metrics = metrics_to_choose_by(seeds, chosen_by(config.dataset.multi_label))
+    with Checkpoints(workdir, metrics, read_only=True) as saved:
         steps = _steps(workdir, saved, step, len(seeds))
         progress = saved.progress(steps[0])
         held_out_as_now = "format" in progress or not config.validation_fraction

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from se_flax.data.dataset import Inputs
-from se_flax.metrics import Metrics, total
+from se_flax.metrics import Sums, total
 from se_flax.parallel import pmap_eval, pmap_train, replicate
 from se_flax.state import TrainState
 
-Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
-Evaluate = Callable[[dict[str, Any], Any, Any], Metrics]
+Step = Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
+Evaluate = Callable[[dict[str, Any], Any, Any], Any]
 
 
 @runtime_checkable
@@ -42,11 +42,11 @@ class Networks(Protocol):
     def train(self, state: Any, inputs: Sequence[Inputs], num_steps: int) -> tuple[Any, Any]:
         """Returns the state after some steps, and the sums for `metrics`. Donates the old state."""
 
-    def metrics(self, sums: Any) -> list[Metrics]:
+    def metrics(self, sums: Any) -> list[Sums]:
         """Waits for the metrics of `train`, and returns those of each network."""
 
     def evaluate(self, state: Any, batches: Iterable[Inputs]) -> list[dict[str, float]]:
-        """Returns loss and top-1/3/5 of each network (see `Metrics.means`)."""
+        """Returns the metrics of each network (see `Metrics.means` and `Scored.means`)."""
 
     def variables(self, state: Any) -> list[dict[str, Any]]:
         """Returns the variables of each network."""
@@ -223,9 +223,9 @@ def name_of(seed: int) -> str:
     return f"seed{seed}/"
 
 
-def metrics_to_choose_by(seeds: Sequence[int]) -> tuple[str, ...]:
+def metrics_to_choose_by(seeds: Sequence[int], metric: str = "top1") -> tuple[str, ...]:
     """Returns, for each network, the name of the metric whose best checkpoint is kept."""
-    return ("top1",) if len(seeds) == 1 else tuple(f"{name_of(seed)}top1" for seed in seeds)
+    return (metric,) if len(seeds) == 1 else tuple(f"{name_of(seed)}{metric}" for seed in seeds)
 
 
 def one_or_all(values: Sequence[Any]) -> Any:

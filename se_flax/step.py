@@ -1,17 +1,18 @@
 """The training step and the evaluation step: pure functions of one device's share of a batch."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from se_flax import rng
 from se_flax.data.preprocessing import Batch
+from se_flax.label_metrics import LabelMetrics, Scored
+from se_flax.losses import Loss
 from se_flax.metrics import Metrics
 from se_flax.parallel import AXIS
 from se_flax.state import TrainState
@@ -21,12 +22,14 @@ def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     *,
+    loss: str = "softmax",
     label_smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
     auxiliary_weight: float = 0.0,
     ema_decay: float = 0.0,
     freeze_backbone: bool = False,
     accumulate_steps: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics | LabelMetrics]]:
     """Returns the training step.
 
     Gradients and batch statistics are averaged over the mapped axis `AXIS`, and metrics are summed,
@@ -36,7 +39,7 @@ def make_train_step(
     Args:
         model: the network.
         optimizer: see `se_flax.optim.make_optimizer`.
-        label_smoothing: share of the target that is spread over all classes.
+        loss, label_smoothing, class_weights: see `se_flax.losses.Loss`.
         auxiliary_weight: weight of the loss of the `auxiliary_logits` that a network sows
             (Inception-v3). The minimised loss includes it; the loss in the metrics does not.
         ema_decay: decay of the moving average, if the state has one.
@@ -48,10 +51,11 @@ def make_train_step(
             batch statistics, and the running statistics become the mean of those after each part.
     """
 
+    minimised = Loss(loss, label_smoothing, tuple(class_weights))
     loss_of = functools.partial(
         _loss,
         model,
-        label_smoothing=label_smoothing,
+        minimised,
         auxiliary_weight=auxiliary_weight,
         train=not freeze_backbone,
     )
@@ -59,13 +63,15 @@ def make_train_step(
     if accumulate_steps > 1:
         gradients_of = functools.partial(_mean_gradients, gradients_of, accumulate_steps)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics | LabelMetrics]:
+        batch = minimised.weighted(batch)
         dropout_key = jax.random.fold_in(rng.key(state.seed, rng.Stream.DROPOUT), state.step)
         gradients, (logits, loss, batch_stats) = gradients_of(
             state, batch, dropout_key, jax.lax.axis_index(AXIS)
         )
         gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
-        metrics = jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
+        kind = LabelMetrics if batch.labels.ndim == 2 else Metrics
+        metrics = jax.lax.psum(kind.of(logits, batch.labels, loss, batch.mask), AXIS)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -82,7 +88,7 @@ def make_train_step(
     return train_step
 
 
-def _loss(model, params, batch_stats, batch, dropout_key, label_smoothing, auxiliary_weight, train):
+def _loss(model, loss_of, params, batch_stats, batch, dropout_key, auxiliary_weight, train):
     """Returns the mean loss that is minimised, and logits, losses and running statistics."""
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -91,13 +97,12 @@ def _loss(model, params, batch_stats, batch, dropout_key, label_smoothing, auxil
         mutable=["batch_stats", "intermediates"],
         rngs={"dropout": dropout_key},
     )
-    targets = optax.smooth_labels(_targets(batch, logits.shape[-1]), label_smoothing)
-    loss = optax.softmax_cross_entropy(logits, targets)
+    targets = loss_of.targets(batch, logits.shape[-1])
+    loss = loss_of.of(logits, targets, batch)
     minimised = jnp.mean(loss)
     sown = updated.get("intermediates") or {}
     for auxiliary in sown.get("auxiliary_logits") or ():
-        auxiliary_loss = optax.softmax_cross_entropy(auxiliary, targets)
-        minimised += auxiliary_weight * jnp.mean(auxiliary_loss)
+        minimised += auxiliary_weight * jnp.mean(loss_of.of(auxiliary, targets, batch))
     return minimised, (logits, loss, updated.get("batch_stats", batch_stats))
 
 
@@ -136,14 +141,6 @@ def _mean_gradients(gradients_of, num_parts, state, batch, dropout_key, place):
     return gradients, (logits, loss, batch_stats)
 
 
-def _targets(batch: Batch, num_classes: int) -> Float[Array, "b num_classes"]:
-    targets = jax.nn.one_hot(batch.labels, num_classes)
-    if batch.lam is None:
-        return targets
-    lam = batch.lam[:, None]
-    return lam * targets + (1 - lam) * jax.nn.one_hot(batch.mix_labels, num_classes)
-
-
 def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:
     """Returns the next moving average; in the first steps its decay is lower, as in TensorFlow."""
     if state.ema is None:
@@ -152,12 +149,27 @@ def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) 
     return optax.incremental_update(variables, state.ema, 1 - jnp.minimum(decay, at_most))
 
 
-def make_eval_step(model: nn.Module) -> Callable[[dict[str, Any], Batch], Metrics]:
-    """Returns the evaluation step, which sums metrics over all devices."""
+def make_eval_step(
+    model: nn.Module, loss: str = "softmax"
+) -> Callable[[dict[str, Any], Batch], Metrics | Scored]:
+    """Returns the evaluation step, which sums metrics over all devices.
 
-    def eval_step(variables: dict[str, Any], batch: Batch) -> Metrics:
+    Every class weighs the same in its loss, and labels are not smoothed.
+
+    Args:
+        model: the network.
+        loss: see `se_flax.losses.Loss`.
+    """
+    measured = Loss(loss)
+
+    def eval_step(variables: dict[str, Any], batch: Batch) -> Metrics | Scored:
         logits = model.apply(variables, batch.images, train=False)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        return jax.lax.psum(Metrics.of(logits, batch.labels, loss, batch.mask), AXIS)
+        if loss == "softmax":
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        else:
+            losses = measured.of(logits, measured.targets(batch, logits.shape[-1]), batch)
+        if batch.labels.ndim == 2:
+            return Scored.of(logits, batch.labels, losses, batch.mask, AXIS)
+        return jax.lax.psum(Metrics.of(logits, batch.labels, losses, batch.mask), AXIS)
 
     return eval_step

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from se_flax import seeds
 from se_flax.config import check_config, leaves
-from se_flax.data.dataset import ImageDataset
+from se_flax.data.dataset import ImageDataset, is_multi_label
 from se_flax.data.grid import draw_inputs, png_of
 from se_flax.errors import UserError
 from se_flax.images_of_run import stored_preparation
@@ -121,6 +121,7 @@ def _checked(config: ConfigDict, dataset: ImageDataset | None) -> ConfigDict:
     config = config.copy_and_resolve_references()
     if dataset is not None:
         config.dataset.name = dataset.name
+        config.dataset.multi_label = is_multi_label(dataset)
     check_config(config, names_dataset=dataset is None)
     check_devices(config, jax.device_count())
     check_same("config", config_as_json(config))
@@ -141,7 +142,7 @@ def _opened(program: Program, workdir: Path, startup: Startup) -> Iterator["_Run
         interrupt = stack.enter_context(Interrupt())
         lock = lock_of(workdir)
         from_first(lambda: _enter(lock, stack))
-        metrics = seeds.metrics_to_choose_by(program.networks.seeds)
+        metrics = seeds.metrics_to_choose_by(program.networks.seeds, program.chosen_by)
         saved = stack.enter_context(Checkpoints(workdir, metrics))
         yield _Run(program, workdir, lock, startup, interrupt, saved, abstract)
 
@@ -165,7 +166,7 @@ class _Run:
         self._saved: Checkpoints = saved
         self._abstract = abstract
         self._seconds_before = 0.0
-        self._monitor = Monitor(self._seeds, program.metrics)
+        self._monitor = Monitor(self._seeds, program.metrics, None, program.metrics_kind)
         self._writer = Writers()
         self._profiler = Profiler(workdir, self._config.profile_steps if is_first() else 0)
         self._progress: Progress
@@ -194,8 +195,9 @@ class _Run:
                 "streams; it can be evaluated, but not continued; give another --workdir"
             )
         self._seconds_before = carried["seconds"]
-        self._monitor = Monitor(self._seeds, self._program.metrics, carried.get("meters"))
-        return self._program.networks.restore(arrays), latest
+        program, meters = self._program, carried.get("meters")
+        self._monitor = Monitor(self._seeds, program.metrics, meters, program.metrics_kind)
+        return program.networks.restore(arrays), latest
 
     def _check_fits(self, carried: dict[str, Any]) -> None:
         names = list(self._program.dataset.class_names)

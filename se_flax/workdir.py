@@ -18,6 +18,8 @@ _FIXED = (
     "model.overrides",
     "dataset.name",
     "dataset.image_dir",
+    "dataset.labels",
+    "dataset.multi_label",
     "dataset.image_size",
     "dataset.mean",
     "dataset.std",

@@ -11,7 +11,17 @@ ALLOWED = {
     "layers": ("errors",),
     "models": ("errors", "layers"),
     "pretrained": ("errors", "layers", "models", "runtime.paths", "cli"),
-    "data": ("errors", "models", "rng", "parallel", "runtime.compiler", "runtime.paths", "cli"),
+    "data": (
+        "errors",
+        "models",
+        "rng",
+        "parallel",
+        "runtime.compiler",
+        "runtime.paths",
+        "cli",
+        "runtime.status",
+        "runtime.terminal",
+    ),
     "runtime": ("errors",),
 }
 # A command that draws what a config feeds the network.

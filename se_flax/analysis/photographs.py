@@ -48,7 +48,7 @@ def draw_photographs(panels: Sequence[Panel], preparation: Preparation) -> Any:
     across = 2 if has_maps else 1
     columns = min(len(panels), _COLUMNS // across)
     rows = math.ceil(len(panels) / columns)
-    bars = max(len(panel.classes) for panel in panels)
+    bars = max(1, *(len(panel.classes) for panel in panels))
     cell_width = across * (_SIDE + _SPACE)
     cell_height = _CAPTION + _SIDE + _BAR * bars + 2 * _SPACE
     width, height = columns * cell_width + _SPACE, rows * cell_height + 2 * _CAPTION

@@ -16,12 +16,12 @@ from absl import flags
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from se_flax.data.dataset import HostImages, ImageDataset
+from se_flax.data.batches import host_images
+from se_flax.data.dataset import HostImages, ImageDataset, is_multi_label
 from se_flax.data.folders import ImageFolder
 from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages, evaluation_split
-from se_flax.data.streaming import host_images
 from se_flax.errors import UserError, nearest
 from se_flax.published import (
     Renamed,
@@ -106,6 +106,11 @@ def subject_of_run(
     run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad)
     place = run.place_of(seed)
     run.check_split(split)
+    if is_multi_label(run.program.dataset):
+        raise UserError(
+            f"{workdir} was trained on images of several classes, but this needs one class for "
+            "each image; python -m se_flax.evaluate shows how good such a network is"
+        )
     name, dataset = run.program.config.model.name, run.program.dataset
     if len(run.seeds) > 1:
         name = f"{name}, seed {run.seeds[place]}"

@@ -13,7 +13,8 @@ from se_flax.errors import UserError
 
 # Inputs of a step: arrays that all devices share, and arrays [devices, ...], one row per device.
 Inputs = tuple[Any, Any]
-HostImages = tuple[UInt8[np.ndarray, "b h w c"], Int[np.ndarray, " b"]]
+HostLabels = Int[np.ndarray, " b"] | UInt8[np.ndarray, "b classes"]
+HostImages = tuple[UInt8[np.ndarray, "b h w c"], HostLabels]
 
 
 @runtime_checkable
@@ -43,6 +44,9 @@ class EvalFeed(Protocol):
 @runtime_checkable
 class ImageDataset(Protocol):
     """A classification data set.
+
+    If its images can have several classes, or none, it also has `multi_label = True`, and its
+    labels are uint8 [n, num_classes]: 1 for the classes of an image, and 0 for the others.
 
     Attributes:
         on_device: whether the images are stored on the devices. If so, one dispatch can run
@@ -123,6 +127,39 @@ class ImageDataset(Protocol):
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
         """Yields batches of a split in order: cropped images, not normalised, and labels."""
+
+
+def is_multi_label(images: Any) -> bool:
+    """Whether an image of a data set, or of a source, can have several classes, or none.
+
+    Only what has an attribute `multi_label` can.
+    """
+    return bool(getattr(images, "multi_label", False))
+
+
+def known_labels(split: Any) -> Int[np.ndarray, "n ..."] | UInt8[np.ndarray, "n classes"] | None:
+    """Returns the labels of a split's images in order; None if only its images have them."""
+    labels = getattr(split, "labels", None)
+    return None if labels is None else np.asarray(labels)
+
+
+def check_labels(dataset: ImageDataset, multi_label: bool) -> None:
+    """Raises `UserError` unless images have several classes where the config says so.
+
+    Args:
+        dataset: of the run.
+        multi_label: `config.dataset.multi_label`.
+    """
+    if is_multi_label(dataset) != multi_label:
+        several = "several classes for an image" if not multi_label else "one class for each image"
+        needed = (
+            'set config.dataset.multi_label=True and config.loss="bce"'
+            if not multi_label
+            else "set it to False"
+        )
+        raise UserError(
+            f"{dataset.name} has {several}, but config.dataset.multi_label={multi_label}; {needed}"
+        )
 
 
 def num_batches(size: int, batch_size: int) -> int:

@@ -4,7 +4,9 @@ from ml_collections import ConfigDict
 
 from se_flax.data.dataset import ImageDataset
 from se_flax.data.folders import ImageFolder
+from se_flax.data.image_source import ImageSource
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
+from se_flax.data.label_file import LabelFile, label_path
 from se_flax.data.sources import (
     TfdsImages,
     evaluation_split,
@@ -12,7 +14,7 @@ from se_flax.data.sources import (
     load_dataset,
     statistics_of,
 )
-from se_flax.data.streaming import ImageSource, StreamedDataset
+from se_flax.data.streaming import StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
 from se_flax.runtime.paths import resolved, to_path
@@ -22,8 +24,9 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
     """Returns the data set of a run; downloads and prepares it first if necessary.
 
     Data sets in `known_datasets()` are read into memory. All others are streamed: the folders
-    `train` and `val` in `config.dataset.image_dir` if it is set, and otherwise the TFDS data set
-    `config.dataset.name`, evaluated on its split `validation` or, if it has none, `test`.
+    `train` and `val` in `config.dataset.image_dir` if it is set, or the images in it that the file
+    `config.dataset.labels` lists; and otherwise the TFDS data set `config.dataset.name`, evaluated
+    on its split `validation` or, if it has none, `test`.
 
     Raises:
         UserError: if the data set is not available, or has images that cannot be used.
@@ -32,22 +35,30 @@ def dataset_of(config: ConfigDict) -> ImageDataset:
     if not options.image_dir and options.name in known_datasets():
         return load_dataset(options.name, options.data_dir)
     if options.image_dir:
-        directory = to_path(options.image_dir)
-        for split in ("train", "val"):
-            if not (directory / split).is_dir():
-                raise UserError(
-                    f"{directory} has no folder {split}; it must have the folders train and val, "
-                    "each with a folder of images per class"
-                )
-        train = ImageFolder.of(directory / "train")
-        test = ImageFolder.of(directory / "val", train.class_names)
-        train, test = (source.checked(options.skip_bad) for source in (train, test))
-        name = resolved(directory).name
+        train, test = (source.checked(options.skip_bad) for source in _folders(options))
+        name = resolved(to_path(options.image_dir)).name
     else:
         name = options.name
         test_split = evaluation_split(name, options.data_dir)
         train, test = (TfdsImages(name, split, options.data_dir) for split in ("train", test_split))
     return streamed(config, name, train, test)
+
+
+def _folders(options: ConfigDict) -> tuple[ImageFolder, ImageFolder]:
+    """Returns the training and test images in `config.dataset.image_dir`."""
+    directory, upright = to_path(options.image_dir), options.exif_orientation
+    if options.labels:
+        file = LabelFile.read(label_path(directory, options.labels), options.label_separator)
+        file.check(options.multi_label)
+        return file.images(directory, "train", upright), file.images(directory, "val", upright)
+    for split in ("train", "val"):
+        if not (directory / split).is_dir():
+            raise UserError(
+                f"{directory} has no folder {split}; it must have the folders train and val, "
+                "each with a folder of images per class"
+            )
+    train = ImageFolder.of(directory / "train", exif_orientation=upright)
+    return train, ImageFolder.of(directory / "val", train.class_names, upright)
 
 
 def streamed(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from se_flax.data.dataset import ImageDataset, Inputs
@@ -74,13 +74,19 @@ def draw_grid(
 
 
 def captions_of(batch: Batch, names: tuple[str, ...]) -> list[str]:
-    """Returns each image's class, or for a mixed image both classes with percentages."""
-    labels: Int[np.ndarray, " b"] = np.asarray(batch.labels)
+    """Returns each image's class or classes, of a mixed image those of both with percentages."""
+    own = [_named(label, names) for label in np.asarray(batch.labels)]
     if batch.lam is None:
-        return [names[label] for label in labels]
+        return own
+    others = [_named(label, names) for label in np.asarray(batch.mix_labels)]
     return [
-        f"{100 * lam:.0f} {names[label]}, {100 * (1 - lam):.0f} {names[other]}"
-        for label, other, lam in zip(
-            labels, np.asarray(batch.mix_labels), np.asarray(batch.lam), strict=True
-        )
+        f"{100 * lam:.0f} {label}, {100 * (1 - lam):.0f} {other}"
+        for label, other, lam in zip(own, others, np.asarray(batch.lam), strict=True)
     ]
+
+
+def _named(label: Any, names: tuple[str, ...]) -> str:
+    """Returns the name of an image's class, or of all its classes."""
+    if np.ndim(label) == 0:
+        return names[label]
+    return "+".join(names[k] for k in np.flatnonzero(label)) or "none"

@@ -1,39 +1,124 @@
 """Decoding and cropping images on the host."""
 
 import dataclasses
+import io
 import math
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from se_flax.errors import UserError
 from se_flax.models import Preparation
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# EXIF orientation is ignored, as in the evaluations of published weights.
+# OpenCV does not turn all formats upright.
 _AS_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _TRIES = 10
 
 
-def decode(image: bytes | np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+# TIFF (also BigTIFF) and GIF. OpenCV clips real numbers in TIFF, and mixes the images of a GIF.
+_BY_PILLOW = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
+
+
+def decode(image: bytes | np.ndarray, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """Returns an image as RGB.
+
+    Grey levels and palettes become RGB, and transparency is dropped, as by Pillow's
+    `convert("RGB")` (which torchvision's `ImageFolder` calls). Values of 16 bits are divided by
+    256, and real numbers scaled as by `eight_bits`. Of an animation, the first image is taken. A
+    colour profile (ICC) is ignored.
 
     Args:
         image: encoded image, or an array of uint8 [h, w, 1 or 3].
+        upright: whether to turn an encoded image as its EXIF orientation says.
 
     Raises:
         UserError: if the image cannot be decoded.
     """
     if isinstance(image, np.ndarray):
         return np.broadcast_to(image, (*image.shape[:2], 3))
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), _AS_RGB) if image else None
+    if not image:
+        raise UserError("it is empty")
+    if image.startswith(_BY_PILLOW):
+        return np.asarray(eight_bits(pillow_image(image, upright)).convert("RGB"))
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), _AS_RGB)
     if decoded is None:
-        raise UserError("it is not an image or is damaged" if image else "it is empty")
-    return decoded
+        raise UserError("it is not an image or is damaged")
+    return _turned(decoded, _orientation(image)) if upright else decoded
+
+
+def pillow_image(content: bytes, upright: bool) -> Image.Image:
+    """Returns an image that Pillow has read, in the mode of its file; for errors, see `decode`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images and of odd metadata
+            with Image.open(io.BytesIO(content)) as image:
+                if upright:
+                    ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+                return image
+    except Image.UnidentifiedImageError as error:
+        raise UserError(
+            "it is not an image, is damaged, or has a format that is not known (convert it to JPEG "
+            "or PNG)"
+        ) from error
+    except Exception as error:  # Pillow raises errors of many types for damaged files
+        raise UserError(str(error).partition("\n")[0] or "it is damaged") from error
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Returns an image with grey levels of 8 bits if it has more, otherwise the image.
+
+    Whole numbers of 16 bits, and of 32 bits up to 65535, are divided by 256 and rounded down. Real
+    numbers are taken for shares of white if all are from 0 to 1, otherwise for levels of 8 bits if
+    all are up to 255, and otherwise of 16 bits if all are up to 65535.
+
+    Raises:
+        UserError: if it has other values: no value is then known to be white.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    levels = np.asarray(image).astype(float)
+    least, most = levels.min(), levels.max()
+    if not (least >= 0 and most <= 65535):
+        raise UserError(
+            f"its grey levels run from {least:g} to {most:g}, and no value is known to be white; "
+            "save them from 0 to 1, or in 8 or 16 bits"
+        )
+    if image.mode != "F" or most > 255:
+        levels = np.floor(levels / 256)
+    elif most <= 1:
+        levels = np.round(255 * levels)
+    return Image.fromarray(np.round(levels).astype(np.uint8))
+
+
+def _orientation(content: bytes) -> int:
+    """Returns the EXIF orientation of an image, 1 (upright) if it states none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                return image.getexif().get(0x0112, 1)
+    except Exception:  # OpenCV reads some images that Pillow does not
+        return 1
+
+
+def _turned(
+    image: UInt8[np.ndarray, "h w 3"], orientation: int
+) -> UInt8[np.ndarray, "turned_h turned_w 3"]:
+    """Returns an image that is stored with an EXIF orientation (EXIF 2.32, 4.6.5), upright."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 @runtime_checkable

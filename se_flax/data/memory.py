@@ -27,20 +27,23 @@ class Split:
 
     Attributes:
         images: uint8 [n, height, width, channels].
-        labels: class numbers from 0, int32 [n].
+        labels: class numbers from 0, int32 [n]; for images of several classes, uint8 [n, classes]
+            of 0 and 1.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
-    labels: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"] | UInt8[np.ndarray, "n classes"]
 
     def __post_init__(self):
         object.__setattr__(self, "images", np.asarray(self.images))
         labels = np.asarray(self.labels)
-        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        yes_or_no = labels.ndim == 2 and np.isin(labels, (0, 1)).all()
+        if not (yes_or_no or (np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1)):
             raise UserError(
-                f"labels must be integers with shape [n], not {labels.dtype} {list(labels.shape)}"
+                "labels must be integers with shape [n], or 0 and 1 with shape [n, classes] for "
+                f"images of several classes, not {labels.dtype} {list(labels.shape)}"
             )
-        object.__setattr__(self, "labels", labels.astype(np.int32))
+        object.__setattr__(self, "labels", labels.astype(np.uint8 if yes_or_no else np.int32))
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise UserError(
                 "images must be uint8 with shape [n, height, width, channels], "
@@ -93,6 +96,15 @@ class Dataset:
                     f"training images have {list(self.image_shape)}; give all splits the same shape"
                 )
             labels = split.labels
+            if labels.ndim == 2 or self.multi_label:
+                expected = [len(labels), self.num_classes]
+                if not self.multi_label or list(labels.shape) != expected:
+                    raise UserError(
+                        f"{self.name} {name}: labels have the shape {list(labels.shape)}; for "
+                        f"images of several classes, those of all splits must have one column for "
+                        f"each class, here {expected}"
+                    )
+                continue
             if labels.min() < 0 or labels.max() >= self.num_classes:
                 raise UserError(
                     f"{self.name} {name}: labels run from {labels.min()} to {labels.max()}, "
@@ -111,6 +123,11 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have several classes, or none."""
+        return self.train.labels.ndim == 2
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -167,12 +184,12 @@ class DeviceSplit:
 
     Attributes:
         pixels: uint8 [n, h * w * c].
-        labels: int32 [n].
+        labels: of `Split`.
         image_shape: h, w and c.
     """
 
     pixels: UInt8[Array, "n hwc"]
-    labels: Int[Array, " n"]
+    labels: Int[Array, " n"] | UInt8[Array, "n classes"]
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
     @classmethod

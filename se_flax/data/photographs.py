@@ -1,25 +1,24 @@
 """Photographs of any size and format: found in folders, and read as a person sees them.
 
-Images of a data set are read by `data.images.decode`, which ignores their EXIF orientation and
-transparency, as the evaluations of published weights do. For the rest, both give the same pixels.
+Images of a data set are read by `data.images.decode`, which ignores transparency and, unless it is
+told otherwise, EXIF orientation, as the evaluations of published weights do. For the rest, both
+give the same pixels.
 """
 
-import io
 import os
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from se_flax.data.folders import SUFFIXES, images_below
+from se_flax.data.images import eight_bits, pillow_image
 from se_flax.errors import UserError
 from se_flax.runtime.paths import Path, read_bytes, to_path
 
 # What is looked for in folders. HEIC cannot be read, but is not passed over in silence.
-PHOTOGRAPHS = (*SUFFIXES, ".jfif", ".jpe", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm", ".pgm")
-PHOTOGRAPHS += (".heic", ".heif")
+PHOTOGRAPHS = (*SUFFIXES, ".heic", ".heif")
 
 
 def find_photographs(
@@ -64,8 +63,9 @@ def read_photograph(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Returns a photograph as RGB, upright.
 
     Pillow reads it, in any of its formats. It is turned as its EXIF orientation says. Transparent
-    parts are put on white, grey levels of 16 bits are scaled to 8 bits, and of an animation, the
-    first image is taken. A colour profile (ICC) is ignored.
+    parts are put on white, grey levels of more than 8 bits are scaled to 8 bits (see
+    `data.images.eight_bits`), and of an animation, the first image is taken. A colour profile (ICC)
+    is ignored.
 
     Args:
         path: of the file, on a disk or in a bucket.
@@ -79,27 +79,10 @@ def read_photograph(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(error.strerror or str(error)) from error
     if not content:
         raise UserError("it is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and of odd metadata
-            with Image.open(io.BytesIO(content)) as image:
-                ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(_as_rgb(image))
-    except Image.UnidentifiedImageError as error:
-        raise UserError(
-            "it is not an image, is damaged, or has a format that is not known (convert it to JPEG "
-            "or PNG)"
-        ) from error
-    except Exception as error:  # Pillow raises errors of many types for damaged files
-        raise UserError(str(error).partition("\n")[0] or "it is damaged") from error
+    return np.asarray(_as_rgb(eight_bits(pillow_image(content, upright=True))))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise UserError("its values are real numbers, and no value is known to be white")
-    if image.mode.startswith("I"):
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         upper = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), upper).convert("RGB")

@@ -17,23 +17,29 @@ if TYPE_CHECKING:
     from se_flax.data.dataset import ImageDataset
 
 
+# The class of each image; or for each image and class, 1 if the image has that class and 0 if not.
+Labels = Int[ArrayLike, " b"] | UInt8[ArrayLike, "b classes"]
+
+
 @flax.struct.dataclass
 class Batch:
     """One device's share of a batch.
 
     Attributes:
         images: normalised float32 [b, h, w, c].
-        labels: int32 [b].
+        labels: int32 [b]; for images of several classes, uint8 [b, classes] of 0 and 1.
         mask: bool [b]; False for images that only pad the last batch.
-        mix_labels: int32 [b], label of the image that each image is mixed with, or None.
+        mix_labels: labels of the image that each image is mixed with, or None.
         lam: float32 [b], weight of each image's own label, or None.
+        scale: float32 [b], 1 over the mean weight of the whole batch's images, or None.
     """
 
     images: Float[Array, "b h w c"]
-    labels: Int[Array, " b"]
+    labels: Int[Array, " b"] | UInt8[Array, "b classes"]
     mask: Bool[Array, " b"]
-    mix_labels: Int[Array, " b"] | None = None
+    mix_labels: Int[Array, " b"] | UInt8[Array, "b classes"] | None = None
     lam: Float[Array, " b"] | None = None
+    scale: Float[Array, " b"] | None = None
 
 
 def _keys_at(key: Key[Array, ""], places: Int[Array, " b"]) -> Key[Array, " b"]:
@@ -101,7 +107,7 @@ class Preprocessing:
         self,
         seed: rng.Seed,
         images: UInt8[ArrayLike, "b h w c"],
-        labels: Int[ArrayLike, " b"],
+        labels: Labels,
         positions: Int[Array, " b"],
     ) -> Batch:
         """Returns augmented training images.
@@ -116,7 +122,8 @@ class Preprocessing:
             return batch
         keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // 2)
         images, lam = augment.mix(keys, images, self.mixup, self.cutmix)
-        mix_labels = labels.reshape(-1, 2)[:, ::-1].reshape(-1)
+        pairs = labels.reshape(-1, 2, *labels.shape[1:])
+        mix_labels = pairs[:, ::-1].reshape(labels.shape)
         return batch.replace(images=images, mix_labels=mix_labels, lam=lam)
 
     def augment(self, key: Key[Array, ""], image: UInt8[Array, "h w c"]) -> Float[Array, "h w c"]:

@@ -1,158 +1,27 @@
 """Data sets that do not fit in memory: their images are read when they are needed."""
 
 import dataclasses
-import functools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
-import cv2
-import flax.struct
-import jax
-import numpy as np
-from absl import flags
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Int
 
 from se_flax import rng
-from se_flax.data.dataset import HostImages, Inputs, held_out, num_batches, present
-from se_flax.data.images import Crop, decode
+from se_flax.data.batches import HostBatch, eval_batches, host_images, train_batches
+from se_flax.data.damage import Damage
+from se_flax.data.dataset import (
+    HostImages,
+    Inputs,
+    held_out,
+    is_multi_label,
+    num_batches,
+    present,
+)
+from se_flax.data.image_source import ImageSource, Subset
+from se_flax.data.images import Crop
 from se_flax.data.preprocessing import Batch, Preprocessing
 from se_flax.errors import UserError
 from se_flax.parallel import divisible, share_out
-
-_BYTES_AHEAD = 2**31  # limit on the memory of prefetched images
-
-
-@runtime_checkable
-class ImageSource(Protocol):
-    """Labelled images with random access."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class, in the order of the labels."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        """Returns `image`, encoded or uint8 [h, w, 1 or 3], and `label`, counted from 0."""
-
-    def describe(self, i: int) -> str:
-        """Returns a description of image i, for messages."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-    """A subset of the images of another source.
-
-    Attributes:
-        source: the other source.
-        indices: indices of the images in the other source.
-    """
-
-    source: ImageSource
-    indices: Int[np.ndarray, " n"]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class."""
-        return self.source.class_names
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return self.source[int(self.indices[i])]
-
-    def describe(self, i: int) -> str:
-        """Returns a description of image i, for messages."""
-        return self.source.describe(int(self.indices[i]))
-
-
-@flax.struct.dataclass
-class HostBatch:
-    """This host's share of a batch; a pytree.
-
-    Attributes:
-        images: uint8 [b, size, size, channels].
-        labels: int32 [b].
-        positions: positions of the images in the run's endless stream or in the split, [b].
-        mask: bool [b]; False for images that only pad the last batch.
-    """
-
-    images: UInt8[np.ndarray, "b size size c"]
-    labels: Int[np.ndarray, " b"]
-    positions: Int[np.ndarray, " b"]
-    mask: Bool[np.ndarray, " b"]
-
-    def by_device(self) -> "HostBatch":
-        """Splits the batch among the local devices: arrays [devices, b / devices, ...]."""
-        devices = jax.local_device_count()
-        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batches:
-    """The batches of a stream as a sequence, which Grain prefetches.
-
-    The images in batch i and their crops are a function of (seed, i) alone.
-    """
-
-    source: ImageSource
-    crop: Crop
-    batch_size: int  # over all hosts
-    first: int  # start of this host's share in a batch
-    share: int  # number of images in this host's share
-    count: int  # number of batches
-    seed: int | None  # seed of the order and crops; None: each image once, in order
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> HostBatch:
-        positions = np.arange(self.share) + (i * self.batch_size + self.first)
-        shape = (self.crop.size, self.crop.size, self.crop.channels)
-        images = np.zeros((self.share, *shape), np.uint8)
-        labels = np.zeros(self.share, np.int32)
-        mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
-        draws = self._draws(i)
-        for k in np.flatnonzero(mask).tolist():
-            labels[k] = self._read(int(positions[k]), draws[k], images[k])
-        return HostBatch(images, labels, positions, mask)
-
-    def _draws(self, i: int) -> list[list[float]]:
-        """Returns the random numbers for the crops of this host's share of batch i."""
-        if self.seed is None:
-            return [[]] * self.share
-        generator = rng.generator(self.seed, rng.Stream.CROP, i)
-        draws = generator.random((self.batch_size, self.crop.draws))  # for all hosts
-        return draws[self.first : self.first + self.share].tolist()
-
-    def _read(self, position: int, draws: list[float], out: np.ndarray) -> int:
-        """Writes the image at a position; returns its label."""
-        place = position
-        if self.seed is not None:
-            place = shuffled_place(self.seed, position, len(self.source))
-        try:
-            record = self.source[place]
-        except OSError as error:
-            raise OSError(
-                f"cannot read {self.source.describe(place)}: {error.strerror or error}; once that "
-                "is repaired, the same command continues"
-            ) from error
-        label = int(record["label"])
-        if not 0 <= label < len(self.source.class_names):
-            raise UserError(
-                f"{self.source.describe(place)} has the label {label}, but there are "
-                f"{len(self.source.class_names)} classes, numbered from 0; correct the label"
-            )
-        try:
-            self.crop(decode(record["image"]), draws, out)
-            return label
-        except UserError as error:
-            raise UserError(f"cannot read {self.source.describe(place)}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +36,7 @@ class StreamedDataset:
         horizontal_flip: whether a horizontal flip preserves an image's class.
         validation: images held out of `train`, or None.
         workers: number of processes that read images; 0 reads in threads.
+        damage: the damaged images that were met.
     """
 
     name: str
@@ -179,6 +49,7 @@ class StreamedDataset:
     horizontal_flip: bool = True
     validation: ImageSource | None = None
     workers: int = 0
+    damage: Damage = dataclasses.field(default_factory=Damage, compare=False)
     on_device: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -197,6 +68,11 @@ class StreamedDataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have several classes, or none."""
+        return is_multi_label(self.train)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -223,7 +99,7 @@ class StreamedDataset:
         def batches_from(step):
             return train_batches(
                 self.train, self.train_crop, batch_size, seed, step, total_steps,
-                self.workers, num_feeds,
+                self.workers, num_feeds, self.damage,
             )  # fmt: skip
 
         return StreamedTrainFeed(batches_from)
@@ -237,7 +113,8 @@ class StreamedDataset:
 
     def eval_feed(self, split: str, batch_size: int) -> "StreamedEvalFeed":
         """Returns the inputs of an evaluation, each a batch of images."""
-        return StreamedEvalFeed(self.splits[split], self.eval_crop, batch_size, self.workers)
+        source, crop = self.splits[split], self.eval_crop
+        return StreamedEvalFeed(source, crop, batch_size, self.workers, self.damage)
 
     def eval_batch(self, preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
         """Returns a device's share of an evaluation batch."""
@@ -245,7 +122,8 @@ class StreamedDataset:
 
     def host_images(self, split: str, batch_size: int) -> Iterator[HostImages]:
         """Yields batches of cropped images and labels of a split, in order."""
-        return host_images(self.splits[split], self.eval_crop, batch_size, self.workers)
+        source, crop = self.splits[split], self.eval_crop
+        return host_images(source, crop, batch_size, self.workers, self.damage)
 
 
 class StreamedTrainFeed:
@@ -288,7 +166,7 @@ class StreamedTrainFeed:
 
 
 class StreamedEvalFeed:
-    """Evaluation batches, which contain every image of a source exactly once.
+    """Evaluation batches, which contain every image of a source that is not damaged exactly once.
 
     Args:
         source: the images.
@@ -296,10 +174,15 @@ class StreamedEvalFeed:
         batch_size: most images in a batch, over all devices; rounded up to a multiple of their
             number. All batches have the same size, the smallest that needs no more batches.
         workers: see `StreamedDataset`.
+        damage: counts the damaged images.
     """
 
-    def __init__(self, source: ImageSource, crop: Crop, batch_size: int, workers: int = 0):
+    def __init__(
+        self, source: ImageSource, crop: Crop, batch_size: int, workers: int = 0,
+        damage: Damage | None = None,
+    ):  # fmt: skip
         self._source, self._crop, self._workers = source, crop, workers
+        self._damage = Damage() if damage is None else damage
         self._count = num_batches(len(source), divisible(batch_size))
         self._batch_size = divisible(-(-len(source) // self._count))
 
@@ -307,113 +190,12 @@ class StreamedEvalFeed:
         return self._count
 
     def __iter__(self) -> Iterator[Inputs]:
-        for batch in eval_batches(self._source, self._crop, self._batch_size, self._workers):
+        for batch in eval_batches(
+            self._source, self._crop, self._batch_size, self._workers, self._damage
+        ):
             yield None, batch.by_device()
 
 
 def eval_batch(preprocessing: Preprocessing, shared: None, own: HostBatch) -> Batch:
     """Returns a device's share of an evaluation batch, normalised."""
     return Batch(preprocessing.normalize(own.images), own.labels, own.mask)
-
-
-def host_images(
-    source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
-) -> Iterator[HostImages]:
-    """Yields batches of cropped images and labels of a source, in order."""
-    for batch in eval_batches(source, crop, batch_size, workers):
-        yield batch.images[batch.mask], batch.labels[batch.mask]
-
-
-def shuffled_place(seed: int, position: int, size: int) -> int:
-    """Returns the index of the image at a position of the run's endless stream.
-
-    Each block of `size` positions contains each image once, in its own random order.
-    """
-    epoch, place = divmod(position, size)
-    return int(_order(seed, epoch, size)[place])
-
-
-@functools.lru_cache(maxsize=64)  # prefetched batches may belong to two epochs for each seed
-def _order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
-    generator = rng.generator(seed, rng.Stream.ORDER, epoch)
-    return generator.permutation(size).astype(np.int32)
-
-
-def train_batches(
-    source: ImageSource,
-    crop: Crop,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    total_steps: int,
-    workers: int = 0,
-    streams: int = 1,
-) -> Iterator[HostBatch]:
-    """Yields this host's share of the batches from step `first_step` to the end of the run.
-
-    The image at a position is a function of (seed, position), and its crop a function of (seed,
-    step, index in the batch). Neither depends on the number of hosts, workers or interruptions.
-
-    Args:
-        source: the images.
-        crop: crop that gives all images one size.
-        batch_size: total batch size, over all hosts.
-        seed: seed of the order and crops.
-        first_step: the first step, counted from 0.
-        total_steps: length of the run, in steps; the last step is total_steps - 1.
-        workers: number of processes that read images; 0 reads in threads of this process.
-        streams: number of streams that are read in parallel and share cores and memory.
-    """
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), total_steps, seed)
-    yield from _read_ahead(batches, first_step, workers, streams)
-
-
-def eval_batches(
-    source: ImageSource, crop: Crop, batch_size: int, workers: int = 0
-) -> Iterator[HostBatch]:
-    """Yields this host's share of batches that contain every image once, in order.
-
-    The last batch is padded with masked images, so that all hosts have the same number. For the
-    arguments, see `train_batches`.
-    """
-    count = num_batches(len(source), batch_size)
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
-    yield from _read_ahead(batches, 0, workers)
-
-
-def _own_places(batch_size: int) -> tuple[int, int]:
-    """Returns the start and size of this host's share of a batch."""
-    share = batch_size // jax.process_count()
-    return share * jax.process_index(), share
-
-
-def _read_ahead(
-    batches: _Batches, start: int, workers: int, streams: int = 1
-) -> Iterator[HostBatch]:
-    import grain
-
-    cv2.setNumThreads(0)  # threads work on different images, not on parts of one image
-    dataset = grain.MapDataset.source(batches)[start:]
-    # Each thread reads one batch. Several batches are held at a time, as memory allows.
-    size = batches.share * batches.crop.size**2 * 3
-    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size) // streams)
-    options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
-    dataset = dataset.to_iter_dataset(options)
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads flags, even outside of a command
-        count = max(1, workers // streams)
-        options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
-    yield from dataset
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Ends a worker process when its parent ends; the worker itself ignores Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -182,8 +182,9 @@ class Progress:
     def _numbers(self, step: int, metrics: dict[str, float], images_per_second: float) -> str:
         seconds = self._time_left(step, images_per_second)
         left = "?" if seconds is None else tqdm.format_interval(seconds)
+        name, title = ("top1", "top-1") if "top1" in metrics else ("label_accuracy", "labels")
         return (
-            f"loss {metrics['loss']:.4f}, top-1 {metrics['top1']:.2f}%, "
+            f"loss {metrics['loss']:.4f}, {title} {metrics[name]:.2f}%, "
             f"{images_per_second:,.0f} images/s, {left} left"
         )
 
@@ -222,16 +223,21 @@ def format_results(
 ) -> str:
     """Returns one line with top-1/3/5 accuracy and loss, of several networks their means.
 
-    Given the number of classes, it leaves out top-3 and top-5 if that is 100% in any case.
+    Given the number of classes, it leaves out top-3 and top-5 if that is 100% in any case. For
+    images of several classes, it shows mAP and the accuracy of the labels.
     """
 
     def mean(name):
-        return np.mean([each[name] for each in results])
+        return np.mean([result[name] for result in results])
 
-    shown = [k for k in (1, 3, 5) if k == 1 or num_classes is None or k < num_classes]
-    accuracies = ", ".join(f"top-{k} {mean(f'top{k}'):.2f}%" for k in shown)
-    line = f"{title}: {accuracies}, loss {mean('loss'):.4f}"
-    top1 = [each["top1"] for each in results]
-    if len(top1) == 1:
+    ks = [k for k in (1, 3, 5) if k == 1 or num_classes is None or k < num_classes]
+    shown = {f"top{k}": f"top-{k}" for k in ks}
+    if "mAP" in results[0]:
+        shown = {"mAP": "mAP", "label_accuracy": "accuracy of labels"}
+    values = ", ".join(f"{word} {mean(name):.2f}%" for name, word in shown.items())
+    line = f"{title}: {values}, loss {mean('loss'):.4f}"
+    name, word = next(iter(shown.items()))
+    each = [result[name] for result in results]
+    if len(each) == 1:
         return line
-    return f"{line}, mean of {len(top1)} seeds with top-1 {min(top1):.2f} to {max(top1):.2f}%"
+    return f"{line}, mean of {len(each)} seeds with {word} {min(each):.2f} to {max(each):.2f}%"

@@ -10,6 +10,8 @@ from typing import TextIO
 
 QUIET_SECONDS = 30  # where there is no terminal, the longest time without a line
 
+_details: list[str] = []  # of what is being done, the innermost last
+
 
 @contextlib.contextmanager
 def doing(
@@ -36,24 +38,33 @@ def doing(
         first, later = after, QUIET_SECONDS
         show = functools.partial(print, file=stream, flush=True)
     show = show or functools.partial(_draw, stream)
-    done, begun = threading.Event(), time.monotonic()
+    done, begun, depth = threading.Event(), time.monotonic(), len(_details)
 
     def tick() -> None:
         pause = first
         while not done.wait(pause):
             seconds = int(time.monotonic() - begun)
-            show(f"{what}, {seconds} s" if seconds else what)
+            shown = f"{what}: {_details[depth]}" if _details[depth] else what
+            show(f"{shown}, {seconds} s" if seconds else shown)
             pause = later
 
     thread = threading.Thread(target=tick, daemon=True)
+    _details.append("")
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
+        _details.pop()
         if has_own_line:
             _draw(stream, "")
+
+
+def say_detail(text: str) -> None:
+    """Adds to what is shown of what is being done, for example how many files have been read."""
+    if _details:
+        _details[-1] = text
 
 
 def busy(what: str) -> contextlib.AbstractContextManager[None]:

@@ -1,5 +1,7 @@
 import io
 import os
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -55,6 +57,16 @@ def encoded(image, **options):
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
 JPEG = encoded(NOISE, format="JPEG")
 PNG = encoded(NOISE, format="PNG")
+
+
+def part(name, content):
+    """A part of a PNG, with its length and its checksum."""
+    checksum = zlib.crc32(name + content).to_bytes(4)
+    return len(content).to_bytes(4) + name + content + checksum
+
+
+# Its checksums are right, but its pixels are no compressed data.
+SOUND_BUT_DAMAGED = PNG[:33] + part(b"IDAT", b"0" * 100) + part(b"IEND", b"")
 DEEP = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
 
 BAD = {
@@ -119,6 +131,43 @@ def test_bad_images_can_be_left_out(mixed, capsys):
     assert len(kept.labels) == len(GOOD)
     assert kept.class_names == ("class", "nothing")
     assert f"skipped {len(BAD)} of {len(BAD) + len(GOOD)} images" in capsys.readouterr().out
+
+
+def test_a_listing_reads_each_folder_once_and_keeps_its_order(tmp_path, monkeypatch, capsys):
+    names = ["b/x.jpg", "b/x/y.png", "b/x-1/z.tif", "b/.hidden/w.jpg", "a/2.gif", "a/10.gif"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scandir, read, said = os.scandir, [], []
+    monkeypatch.setattr(folders.os, "scandir", lambda path: read.append(str(path)) or scandir(path))
+    monkeypatch.setattr(folders, "say_detail", said.append)
+    source = ImageFolder.of(tmp_path)
+    found = [path.relative_to(tmp_path).as_posix() for path in source.paths]
+    # A folder comes before files and folders whose names it begins, as paths are sorted.
+    assert found == ["a/10.gif", "a/2.gif", "b/x/y.png", "b/x-1/z.tif", "b/x.jpg"]
+    assert source.paths == tuple(sorted(source.paths))
+    assert sorted(read) == sorted(set(read))
+    assert not any(".hidden" in path for path in read)
+    assert said[-1] == "5 images found"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_listing_of_many_files_takes_microseconds_for_each(tmp_path):
+    (tmp_path / "class").mkdir()
+    for i in range(30_000):
+        (tmp_path / "class" / f"{i}.jpg").touch()
+    begun = time.process_time()
+    assert len(ImageFolder.of(tmp_path)) == 30_000
+    assert (time.process_time() - begun) / 30_000 < 50e-6
+
+
+def test_a_file_that_only_decoding_shows_to_be_damaged_passes_the_check(tmp_path):
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "x.png").write_bytes(SOUND_BUT_DAMAGED)
+    source = ImageFolder.of(tmp_path).checked(skip_bad=False)
+    with pytest.raises(UserError, match="damaged"):
+        decode(source[0]["image"])
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from se_flax.evaluate import evaluate_workdir
 from se_flax.models import model_info
 from se_flax.train import train
 from tests import tiny_run
+from tests.data.test_folders import SOUND_BUT_DAMAGED
 
 
 @pytest.fixture
@@ -109,6 +111,35 @@ def test_bad_images_stop_a_run_before_it_begins(config, image_dir, tmp_path):
     config.dataset.skip_bad = True
     config.num_epochs = 1
     assert train(config, tmp_path / "run")["steps"] == 4
+
+
+@pytest.mark.slow
+def test_images_that_turn_out_damaged_end_neither_a_run_nor_its_exactness(
+    config, image_dir, tmp_path, capfd
+):
+    folder = tmp_path / "images"
+    shutil.copytree(image_dir, folder)
+    for name in ("train/red/02", "train/blue/12", "val/green/04"):
+        (folder / f"{name}.jpg").unlink()
+        (folder / f"{name}.png").write_bytes(SOUND_BUT_DAMAGED)
+    config.dataset.image_dir = str(folder)
+    config.num_epochs = 2
+    summary = train(config, tmp_path / "whole")
+    shown = capfd.readouterr()
+    assert "3 images could not be decoded" in shown.out
+    assert "1 of 13 images are damaged and were not evaluated" in shown.err
+    assert shown.err.count("red/02.png") == 1
+    assert evaluate_workdir(tmp_path / "whole", "latest")["images"] == 12
+
+    def stop(step, values):
+        if step >= 6:
+            raise InterruptedError
+
+    config.log_every_steps, config.checkpoint_every_minutes = 1, 0.0
+    with pytest.raises(InterruptedError):
+        train(config, tmp_path / "run", callback=stop)
+    again = train(config, tmp_path / "run")
+    assert again["final"] == summary["final"]
 
 
 def test_streamed_images_are_normalised_by_their_own_statistics_where_they_are_known(image_dir):

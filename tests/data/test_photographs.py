@@ -130,7 +130,7 @@ def encoded(image, form):
         (b"text", "not an image, is damaged, or has a format that is not known"),
         (encoded(PICTURE, "PNG")[:300], "truncated"),
         (encoded(PICTURE.resize((310, 240)), "JPEG")[:3000], "truncated"),
-        (encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "real numbers"),
+        (encoded(Image.fromarray(-np.ones((4, 4), np.float32)), "TIFF"), "known to be white"),
         (b"\0\0\0\x18ftypheic" + bytes(100), "convert it to JPEG or PNG"),
     ],
 )

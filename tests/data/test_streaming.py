@@ -159,15 +159,18 @@ class Broken(Numbers):
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (Broken(), "cannot read number 2: it is not an image or is damaged"),
-        (Broken(b""), "cannot read number 2: it is empty"),
-        (Broken(np.zeros((4, 4, 3), np.uint8), 3), "number 2 has the label 3, .* 3 classes"),
-    ],
+    ("image", "fault"),
+    [(b"not an image", "it is not an image or is damaged"), (b"", "it is empty")],
 )
-def test_an_unreadable_image_is_named(source, words):
-    with pytest.raises(UserError, match=words):
+def test_an_unreadable_image_is_named_and_left_out(image, fault, capfd):
+    (batch,) = eval_batches(Broken(image), SMALL, batch_size=4)
+    np.testing.assert_array_equal(batch.mask, [True, True, False, True])
+    assert f"number 2 ({fault}); it is left out" in capfd.readouterr().err
+
+
+def test_a_label_without_a_class_is_named():
+    source = Broken(np.zeros((4, 4, 3), np.uint8), 3)
+    with pytest.raises(UserError, match=r"number 2 has the label 3, .* 3 classes"):
         list(eval_batches(source, SMALL, batch_size=4))
 
 

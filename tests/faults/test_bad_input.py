@@ -81,12 +81,13 @@ SHARES += ("augment.random_erasing", "schedule.decay_rate", "dataset.crop_pct", 
 SHARES += ("optimizer.decay", "label_smoothing", "validation_fraction")
 FLAGS = ("freeze_backbone", "sync_batch_norm", "dataset.skip_bad", "augment.horizontal_flip")
 FLAGS += ("augment.random_resized_crop", "optimizer.nesterov", "optimizer.decay_norm_and_bias")
-FLAGS += ("schedule.staircase", "remat")
+FLAGS += ("schedule.staircase", "remat", "dataset.multi_label", "dataset.exif_orientation")
 CHOICES = ("seed_mode", "dtype", "dataset.interpolation", "augment.policy", "optimizer.name")
-CHOICES += ("schedule.name", "on_nonfinite", "model.name", "dataset.name")
+CHOICES += ("schedule.name", "on_nonfinite", "model.name", "dataset.name", "loss")
 TUPLES = ("augment.crop_area", "optimizer.lr_multipliers", "schedule.milestones")
-TUPLES += ("dataset.mean", "dataset.std")
-OTHERS = ("init_from", "dataset.data_dir", "dataset.image_dir")
+TUPLES += ("dataset.mean", "dataset.std", "class_weights")
+OTHERS = ("init_from", "dataset.data_dir", "dataset.image_dir", "dataset.labels")
+OTHERS += ("dataset.label_separator",)
 
 
 def test_every_field_is_given_bad_values():

@@ -1,7 +1,7 @@
 import io
 import time
 
-from se_flax.runtime.status import busy, doing
+from se_flax.runtime.status import busy, doing, say_detail
 from tests.runs import wait_until
 
 
@@ -58,3 +58,17 @@ def test_the_line_is_erased_before_an_error_is_printed():
             raise ValueError
     except ValueError:
         assert stream.getvalue().endswith("\r\x1b[K\r")
+
+
+def test_how_far_it_is_is_shown_of_the_innermost():
+    say_detail("nothing is being done")
+    stream = Terminal()
+    with doing("reading the data", stream):
+        say_detail("5,000 images found")
+        wait_until(lambda: "reading the data: 5,000 images found, 1 s" in stream.getvalue())
+        with doing("checking", inner := Terminal()):
+            say_detail("12 of 20 images checked")
+            wait_until(lambda: "checking: 12 of 20 images checked, 1 s" in inner.getvalue())
+        assert "12 of 20" not in stream.getvalue()
+    with doing("compiling", stream):
+        wait_until(lambda: "compiling, 1 s" in stream.getvalue())

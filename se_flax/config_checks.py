@@ -1,0 +1,70 @@
+"""Checks of the fields of a configuration that exclude or need one another."""
+
+from ml_collections import ConfigDict
+
+from se_flax.errors import UserError
+
+# Fields of a network that are not set as overrides, and what decides them.
+_NOT_OVERRIDES = {
+    "dtype": "config.dtype",
+    "num_classes": "the data set",
+    "sync_axis": "config.sync_batch_norm",
+    "remat": "config.remat",
+}
+
+
+def check_combinations(config: ConfigDict) -> None:
+    """Raises `UserError` for fields, each of an allowed value, that cannot be used together."""
+    if config.seed + config.num_seeds > 2**32:
+        raise UserError(
+            f"config.seed ({config.seed}) leaves no room for config.num_seeds "
+            f"({config.num_seeds}): the last seed must be below 4294967296"
+        )
+    if config.augment.crop_padding and config.augment.random_resized_crop:
+        raise UserError(
+            f"config.augment.crop_padding={config.augment.crop_padding} and "
+            "config.augment.random_resized_crop=True are two ways to crop; set crop_padding to 0, "
+            "or random_resized_crop to False"
+        )
+    mean, std = config.dataset.mean, config.dataset.std
+    if len(mean) != len(std):
+        raise UserError(
+            f"config.dataset.mean={tuple(mean)} and config.dataset.std={tuple(std)} must have as "
+            "many values; set both, or neither"
+        )
+    _check_labels(config)
+    for name, value in config.model.overrides.items():
+        if name in _NOT_OVERRIDES:
+            raise UserError(
+                f"config.model.overrides.{name} cannot be set; {_NOT_OVERRIDES[name]} decides it"
+            )
+        if not isinstance(value, bool | int | float | str | tuple | list):
+            raise UserError(f"config.model.overrides.{name} must be a plain value, not {value!r}")
+
+
+def _check_labels(config: ConfigDict) -> None:
+    options = config.dataset
+    if options.labels and not options.image_dir:
+        raise UserError(
+            f"config.dataset.labels={options.labels} names the classes of images in a folder; give "
+            "the folder with config.dataset.image_dir=DIR, or leave labels empty"
+        )
+    if options.exif_orientation and not options.image_dir:
+        raise UserError(
+            "config.dataset.exif_orientation=True is for images in a folder; give it with "
+            "config.dataset.image_dir=DIR, or leave exif_orientation False"
+        )
+    if options.multi_label and config.loss != "bce":
+        raise UserError(
+            "config.dataset.multi_label=True gives an image several classes, which "
+            f'config.loss="{config.loss}" cannot learn; use config.loss="bce"'
+        )
+
+
+def check_names_labels(config: ConfigDict) -> None:
+    """Raises `UserError` if a data set that is given by its name cannot have several classes."""
+    if config.dataset.multi_label and not config.dataset.labels:
+        raise UserError(
+            "config.dataset.multi_label=True needs a CSV file with the classes of each image; give "
+            "it with config.dataset.labels=FILE"
+        )
