@@ -143,6 +143,7 @@ def load_weights(
     Raises:
         UserError: if the weights cannot be read, or `classes` are not as many as theirs.
     """
+    from se_flax.pretrained.described import meaning_of_logits
     from se_flax.published import load_published, own_classes, preparation_for
 
     loaded = load_published(name, source)
@@ -158,6 +159,7 @@ def load_weights(
         classes=names,
         preparation=preparation_for(name, source),
         step=0,
+        **meaning_of_logits(loaded.weights),
     )
 
 

@@ -47,13 +47,14 @@ def default_workdir(config_filename: str) -> pathlib.Path:
     return pathlib.Path("runs") / (f"{name}_{argument}" if argument else name)
 
 
-def next_steps(workdir: str | pathlib.Path) -> list[str]:
+def next_steps(workdir: str | pathlib.Path, multi_label: bool = False) -> list[str]:
     """Returns lines with the commands that show the results of a run."""
     folder = shlex.quote(str(workdir))
+    confusion = f"      python -m se_flax.analysis.confusion --workdir={folder}"
     return [
         f"next: python -m se_flax.evaluate --workdir={folder}",
         f"      python -m se_flax.predict --workdir={folder} PHOTOGRAPH",
-        f"      python -m se_flax.analysis.confusion --workdir={folder}",
+        *([] if multi_label else [confusion]),
         f"      tensorboard --logdir={folder}",
     ]
 
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
     try:
         train(config, workdir)
         if is_first():
-            print("\n".join(next_steps(workdir)))
+            print("\n".join(next_steps(workdir, config.dataset.multi_label)))
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -13,13 +13,16 @@ from se_flax.data import Dataset, Split
 from se_flax.data.dataset import known_labels
 from se_flax.errors import UserError
 from se_flax.evaluate import evaluate_workdir
+from se_flax.loaded import load_weights
 from se_flax.predict import draw, predict
 from se_flax.program import build_program, dataset_of_run, with_preparation
+from se_flax.publish import write_repository
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.train import train
 from tests import tiny_run
 
 NAMES = ("blue", "across")
+MODEL = "se_resnet20_cifar"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,22 @@ def test_a_run_learns_them_and_reports_map(finished, both):
     assert again["mAP"] == summary["best"]["mAP"]
     assert (again["images"], again["num_classes"]) == (37, 2)
     assert "top1" not in again
+
+
+def test_what_is_published_says_that_an_image_can_have_several_classes(finished, tmp_path):
+    workdir, summary = finished
+    write_repository(workdir, tmp_path, "user/both")
+    run, loaded = se_flax.load_run(workdir), load_weights(MODEL, tmp_path / "model.safetensors")
+    assert (loaded.loss, loaded.multi_label, loaded.classes) == ("bce", True, NAMES)
+    logits = np.array([[0.0, 5.0]])
+    np.testing.assert_array_equal(loaded.probabilities(logits), run.probabilities(logits))
+    card = (tmp_path / "README.md").read_text()
+    for words in (
+        f"| mAP | {summary['best']['mAP']:.2f}% |",
+        "2 classes, of which an image can have several",
+        "if p > 0.5",
+    ):
+        assert words in card
 
 
 @pytest.mark.slow

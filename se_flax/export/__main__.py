@@ -118,6 +118,8 @@ def _content(trained: TrainedNetwork) -> bytes:
             overrides=trained.overrides,
             preparation=prepared,
             class_names=trained.class_names,
+            loss=trained.loss,
+            multi_label=trained.multi_label,
         )
     shape = prepared.size, len(prepared.mean)
     if options.format == "stablehlo":
@@ -133,6 +135,8 @@ def _description(trained: TrainedNetwork) -> dict:
         trained.preparation,
         trained.class_names,
         plain_fields(trained.name, trained.overrides),
+        loss=trained.loss,
+        multi_label=trained.multi_label,
     )
 
 

@@ -64,13 +64,17 @@ def _head(
         "pipeline_tag": "image-classification",
         "tags": [*tags, "timm"] if for_timm else tags,
         **({"datasets": [dataset]} if dataset else {}),
-        "metrics": ["accuracy"],
+        "metrics": ["mAP" if trained.multi_label else "accuracy"],
     }
     if record.state is None:
         return head
     metrics = [
-        {"type": "accuracy", "value": round(percent / 100, 6), "name": f"Top-{k} accuracy"}
-        for k, percent in _accuracies(trained, record).items()
+        {
+            "type": "mAP" if name == "mAP" else "accuracy",
+            "value": round(percent / 100, 6),
+            "name": name[0].upper() + name[1:] if name != "mAP" else name,
+        }
+        for name, percent in _measures(trained, record).items()
     ]
     task = {"type": "image-classification", "name": "Image Classification"}
     data = {"name": title, "type": dataset or title, "split": "test"}
@@ -78,10 +82,12 @@ def _head(
     return {**head, "model-index": [{"name": repository.partition("/")[2], "results": [result]}]}
 
 
-def _accuracies(trained: TrainedNetwork, record: Record) -> dict[int, float]:
-    """Returns the top-1 and, of more than five classes, the top-5 accuracy in percent."""
+def _measures(trained: TrainedNetwork, record: Record) -> dict[str, float]:
+    """Returns results in percent by name; top-5 accuracy only of more than five classes."""
     results, classes = record.results, len(trained.variables["params"]["classifier"]["bias"])
-    return {k: results[f"top{k}"] for k in (1, 5) if f"top{k}" in results and k < classes}
+    if trained.multi_label:
+        return {"mAP": results["mAP"], "accuracy of the labels": results["label_accuracy"]}
+    return {f"top-{k} accuracy": results[f"top{k}"] for k in (1, 5) if k < classes}
 
 
 def _introduction(trained: TrainedNetwork, record: Record) -> Iterator[str]:
@@ -93,7 +99,8 @@ def _introduction(trained: TrainedNetwork, record: Record) -> Iterator[str]:
     yield (
         f"The network `{trained.name}` ({model_info(trained.name).paper}), trained with se_flax, "
         f"which is written in JAX and Flax. It has {count_parameters(params):,} parameters and "
-        f"distinguishes {classes:,} classes."
+        f"distinguishes {classes:,} classes"
+        f"{', of which an image can have several' if trained.multi_label else ''}."
     )
     if fields:
         yield ""
@@ -113,13 +120,12 @@ def _results(trained: TrainedNetwork, record: Record) -> Iterator[str]:
     if record.state is None:
         yield "The run recorded no results on test images for this checkpoint."
         return
-    accuracies = _accuracies(trained, record).items()
     yield f"On the test images of {record.dataset[0]}:"
     yield ""
     yield from _table(
         ("", "one central crop"),
         [
-            *((f"top-{k} accuracy", f"{percent:.2f}%") for k, percent in accuracies),
+            *((name, f"{percent:.2f}%") for name, percent in _measures(trained, record).items()),
             ("loss", f"{record.results['loss']:.4f}"),
         ],
     )
@@ -132,10 +138,10 @@ def _results(trained: TrainedNetwork, record: Record) -> Iterator[str]:
         yield "It is the best of the run's checkpoints on images that were held out of training."
     seeds = [each["seed"] for each in record.summary["per_seed"]]
     if len(seeds) > 1:
-        mean = record.summary[record.state]["top1"]
+        measure, name = ("mAP", "mAP") if trained.multi_label else ("top1", "top-1 accuracy")
         yield (
-            f"The run trained {len(seeds)} networks, and this is the one with seed "
-            f"{record.seed}; their mean top-1 is {mean:.2f}%."
+            f"The run trained {len(seeds)} networks, and this is the one with seed {record.seed}; "
+            f"their mean {name} is {record.summary[record.state][measure]:.2f}%."
         )
 
 
@@ -152,7 +158,7 @@ def _use(trained: TrainedNetwork, repository: str, for_timm: bool) -> Iterator[s
         f'loaded = load_weights("{name}", "{repository}")',
         'images = loaded.prepare("photograph.jpg")',
         "logits = loaded.network.apply(loaded.variables, images, train=False)",
-        "print(loaded.classes[logits[0].argmax()])",
+        *_class_of_logits(trained),
         "```",
         "",
         f'`se_flax.load_pretrained("{name}", "{repository}"{more})` returns the variables only.',
@@ -174,6 +180,16 @@ def _use(trained: TrainedNetwork, repository: str, for_timm: bool) -> Iterator[s
         f'logits = model(transform(Image.open("photograph.jpg").convert("{mode}"))[None])',
         "```",
     )
+
+
+def _class_of_logits(trained: TrainedNetwork) -> tuple[str, ...]:
+    """Returns the lines of code that print the classes of an image."""
+    if trained.multi_label:
+        return (
+            "probabilities = loaded.probabilities(logits)[0]",
+            "print([name for name, p in zip(loaded.classes, probabilities) if p > 0.5])",
+        )
+    return ("print(loaded.classes[logits[0].argmax()])",)
 
 
 def _training(record: Record) -> Iterator[str]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 
 from se_flax.loaded import load_run
 from se_flax.models import Preparation, create_model
-from se_flax.pretrained.described import class_names
+from se_flax.pretrained.described import class_names, meaning_of_logits
 from se_flax.pretrained.load import load_with_fields
 from se_flax.published import has_auxiliary, preparation_for, source_of_weights
 from se_flax.runtime.paths import to_path
@@ -27,6 +27,7 @@ class TrainedNetwork:
         preparation: how its images are prepared. One mean says that they are grey levels.
         class_names: name of each class, in the order of the logits, if they are known.
         step: step of a run's checkpoint; 0 for published weights.
+        loss, multi_label: what the logits mean, see `se_flax.loaded.LoadedRun`.
     """
 
     name: str
@@ -36,6 +37,8 @@ class TrainedNetwork:
     preparation: Preparation
     class_names: tuple[str, ...] | None
     step: int = 0
+    loss: str = "softmax"
+    multi_label: bool = False
 
 
 def network_of_run(
@@ -52,6 +55,8 @@ def network_of_run(
         preparation=run.preparation,
         class_names=run.classes,
         step=run.step,
+        loss=run.loss,
+        multi_label=run.multi_label,
     )
 
 
@@ -75,4 +80,5 @@ def network_of_weights(name: str, weights: str | pathlib.Path | None = None) -> 
         variables=variables,
         preparation=preparation_for(name, weights),
         class_names=class_names(weights),
+        **meaning_of_logits(weights),
     )

@@ -74,6 +74,8 @@ def _weights(trained: TrainedNetwork) -> tuple[bytes, str | None]:
             overrides=trained.overrides,
             preparation=trained.preparation,
             class_names=trained.class_names,
+            loss=trained.loss,
+            multi_label=trained.multi_label,
         )
 
     try:
@@ -88,7 +90,14 @@ def _description(trained: TrainedNetwork, record: Record, layout: str | None) ->
     params = trained.variables["params"]
     classes = len(params["classifier"]["bias"])
     stated = describe(
-        trained.name, classes, trained.preparation, trained.class_names, fields, layout
+        trained.name,
+        classes,
+        trained.preparation,
+        trained.class_names,
+        fields,
+        layout,
+        loss=trained.loss,
+        multi_label=trained.multi_label,
     )
     if layout:
         stated["pretrained_cfg"] |= {"num_classes": classes, **_ends(trained, layout, fields)}

@@ -115,6 +115,22 @@ def class_names(source: str | pathlib.Path) -> tuple[str, ...] | None:
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
+def meaning_of_logits(source: str | pathlib.Path) -> dict[str, Any]:
+    """Returns `loss` and `multi_label` of `se_flax.loaded.LoadedRun`, {} if they are not stated.
+
+    Only weights that were trained with "bce" by this package state them.
+
+    Args:
+        source: a `source` for `load_pretrained`.
+
+    Raises:
+        UserError: if the hub cannot be read.
+    """
+    stated = description(source)
+    names = ("loss", "multi_label")
+    return {name: stated[name] for name in names} if stated.keys() >= set(names) else {}
+
+
 def own_description(source: str | pathlib.Path) -> dict[str, Any] | None:
     """Returns what is stated with weights that this package wrote in its own layout.
 

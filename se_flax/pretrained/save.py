@@ -30,6 +30,8 @@ def to_safetensors(
     overrides: Mapping[str, Any] | None = None,
     preparation: Preparation | None = None,
     class_names: Sequence[str] | None = None,
+    loss: str = "softmax",
+    multi_label: bool = False,
 ) -> bytes:
     """Returns the content of a `.safetensors` file with a network's variables.
 
@@ -56,6 +58,7 @@ def to_safetensors(
             `create_model`), as plain values.
         preparation: how images are prepared; by default as for the published network.
         class_names: name of each class, in the order of the logits.
+        loss, multi_label: what the logits mean, see `se_flax.loaded.LoadedRun`.
 
     Raises:
         UserError: if the variables are not the network's, the library has no network that computes
@@ -73,8 +76,9 @@ def to_safetensors(
         theirs = layout_for(name, layout, fields)
         _check_shapes(name, held, dict(theirs.fields), model_info(name).input_size, channels)
         tensors = convert_back(held, theirs, auxiliary=layout != "timm")
+    classes = len(held["params"]["classifier"]["bias"])
     stated = describe(
-        name, len(held["params"]["classifier"]["bias"]), prepared, class_names, fields, layout
+        name, classes, prepared, class_names, fields, layout, loss=loss, multi_label=multi_label
     )
     metadata = {OWN_LIBRARY: json.dumps(stated)}
     if layout:
@@ -189,11 +193,13 @@ def describe(
     class_names: Sequence[str] | None = None,
     fields: Mapping[str, Any] | None = None,
     layout: str | None = None,
+    loss: str = "softmax",
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """Returns what is stated with a network, as plain values in the form of timm's `config.json`.
 
     Args:
-        name, preparation, class_names, layout: see `to_safetensors`.
+        name, preparation, class_names, layout, loss, multi_label: see `to_safetensors`.
         num_classes: number of classes.
         fields: plain values of fields in which the network differs from the registered one.
     """
@@ -205,6 +211,8 @@ def describe(
         stated["label_names"] = list(class_names)
     if fields and not layout:
         stated["model_args"] = dict(fields)
+    if loss != "softmax":
+        stated |= {"loss": loss, "multi_label": multi_label}
     stated["pretrained_cfg"] = {
         "input_size": [len(preparation.mean), preparation.size, preparation.size],
         "crop_pct": preparation.crop_pct,
