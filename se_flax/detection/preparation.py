@@ -48,7 +48,7 @@ def resize(
     """Returns an image resized bilinearly, without smoothing, as torchvision's detectors do."""
     for axis, pixels in enumerate(size):
         old = image.shape[axis]
-        at = np.maximum((np.arange(pixels, dtype=np.float32) + 0.5) * (old / pixels) - 0.5, 0)
+        at = np.maximum((np.arange(pixels) + 0.5) * (old / pixels) - 0.5, 0)
         low = np.minimum(at.astype(np.int64), old - 1)
         part = (at - low).astype(np.float32)
         part = part.reshape([-1 if i == axis else 1 for i in range(3)])
