@@ -63,6 +63,7 @@ def variables(model, batch):
     return variables
 
 
+@pytest.mark.slow
 def test_detections_have_fixed_shapes_and_lie_in_their_images(model, variables, batch):
     found = jax.jit(functools.partial(detect, model))(variables, batch.images, batch.sizes)
     assert jax.tree.map(jnp.shape, found) == ((2, 10, 4), (2, 10), (2, 10), (2, 10))
@@ -99,6 +100,7 @@ def loss_and_gradient(step):
     return step(0)
 
 
+@pytest.mark.slow
 def test_there_are_four_losses(loss_and_gradient):
     found, _ = loss_and_gradient
     assert set(found) == {"objectness", "proposal_box", "class", "box"}
@@ -106,6 +108,7 @@ def test_there_are_four_losses(loss_and_gradient):
     np.testing.assert_allclose(found["objectness"], np.log(2), rtol=0.1)  # nothing is learned yet
 
 
+@pytest.mark.slow
 def test_all_but_batch_norms_stem_and_first_stage_are_trained(model, variables, loss_and_gradient):
     _, gradient = loss_and_gradient
     trained = flax.traverse_util.flatten_dict(trainable(model, variables["params"]), sep="/")
@@ -123,6 +126,7 @@ def test_all_but_batch_norms_stem_and_first_stage_are_trained(model, variables, 
     assert "backbone/stage2_unit1/se/reduce/kernel" not in frozen
 
 
+@pytest.mark.slow
 def test_the_draw_depends_on_the_key(step):
     (first, _), (again, _), (other, _) = map(step, (0, 0, 1))
     assert first == again
@@ -141,27 +145,32 @@ def test_the_number_of_parameters_is_torchvisions(backbone, parameters):
     assert sum(x.size for path, x in flat.items() if path[:-1] not in norms) == parameters
 
 
-def test_a_classifiers_weights_start_the_trunk(model, variables, batch):
-    network = se_flax.create_model("se_resnet18", 5, **TRUNK, reduction=4)
-    classifier = initial_values(network, jax.random.key(7), (64, 96, 3))
+def random_variables(module, seed):
+    """Returns random values of the shapes of a module's variables."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    generator = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: generator.random(x.shape, np.float32), shapes)
+
+
+def test_a_classifiers_weights_start_the_trunk(model):
+    variables = random_variables(model, 0)
+    classifier = random_variables(se_flax.create_model("se_resnet18", 5, **TRUNK, reduction=4), 1)
     started = with_trunk(variables, classifier)
     for collection in ("params", "batch_stats"):
-        expected = {**classifier[collection]}
-        expected.pop("classifier", None)
-        trunk = started[collection]["backbone"]
-        jax.tree.map(np.testing.assert_array_equal, trunk, expected)
-    jax.tree.map(
-        np.testing.assert_array_equal, started["params"]["fpn"], variables["params"]["fpn"]
-    )
-    plain = se_flax.create_model("resnet18", 5, **TRUNK)
-    other = initial_values(plain, jax.random.key(7), (64, 96, 3))
+        expected = {k: v for k, v in classifier[collection].items() if k != "classifier"}
+        found = started[collection]["backbone"]
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    for name in ("fpn", "rpn", "box_head"):
+        found, expected = (each["params"][name] for each in (started, variables))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    other = random_variables(se_flax.create_model("resnet18", 5, **TRUNK), 1)
     with pytest.raises(UserError, match=r"stage1_unit1/se/.* are missing"):
         with_trunk(variables, other)
 
 
-def test_images_must_be_padded_to_multiples_of_32(model, variables):
+def test_images_must_be_padded_to_multiples_of_32(model):
     with pytest.raises(UserError, match="images of 64 x 80 must be padded"):
-        model.apply(variables, jnp.zeros((1, 64, 80, 3)))
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 80, 3)))
 
 
 def test_a_trunk_without_the_pyramids_resolutions_is_refused():
