@@ -22,15 +22,16 @@ _MODULES = {
     "load_pretrained": "se_flax.pretrained",
     "load_run": "se_flax.loaded",
 }
+_SUBPACKAGES = ("detection", "layers", "models", "nnx", "pretrained")
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if name in ("layers", "models", "nnx", "pretrained"):
+    if name in _SUBPACKAGES:
         return importlib.import_module(f"se_flax.{name}")
     raise AttributeError(f"module 'se_flax' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "layers", "models", "nnx", "pretrained"})
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})

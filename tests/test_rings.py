@@ -10,7 +10,8 @@ from tests.conftest import ROOT
 ALLOWED = {
     "layers": ("errors",),
     "models": ("errors", "layers"),
-    "pretrained": ("errors", "layers", "models", "runtime.paths", "cli"),
+    "detection": ("errors", "layers", "models"),
+    "pretrained": ("errors", "layers", "models", "detection", "runtime.paths", "cli"),
     "data": (
         "errors",
         "models",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from se_flax.detection.create import is_detector
 from se_flax.errors import Note, UserError
 from se_flax.models import create_model, model_info
 from se_flax.models.registry import field_value
@@ -22,6 +23,7 @@ from se_flax.pretrained.caffe import read_caffe
 from se_flax.pretrained.catalogue import catalogue, find_weights
 from se_flax.pretrained.convert import OWN, Layout, convert
 from se_flax.pretrained.described import own_description, stated_architecture, stated_channels
+from se_flax.pretrained.detectors import load_detector
 from se_flax.pretrained.hub import (
     HUB_FILES,
     TORCH_SUFFIXES,
@@ -73,8 +75,11 @@ def load_pretrained(
     network that has one. It is newly initialised, and a `NewAuxiliary` warning issued. Only
     training uses it; `auxiliary=False` builds the network without.
 
+    For a detector (`se_flax.detection`), the source is a file with a state dict of torchvision's
+    `fasterrcnn_resnet50_fpn` or `fasterrcnn_resnet50_fpn_v2`.
+
     Args:
-        name: a name in `list_models()`.
+        name: a name in `list_models()`, or of a detector.
         source: id of a Hugging Face hub repository with a `model.safetensors` or, if it has none,
             a `pytorch_model.bin`; or path of a `.safetensors` file, of a PyTorch file with a state
             dict (.pth, .pt, .th, .bin, .tar) or, for `se_bn_inception`, of the `.caffemodel` that
@@ -88,6 +93,8 @@ def load_pretrained(
             message lists tensors that are missing, left over or of the wrong shape. Also if they
             are stated to be for another network.
     """
+    if is_detector(name):
+        return load_detector(name, source, read_tensors(source), num_classes, **overrides)
     read = _read_checked(name, source)
     return _variables(name, source, read, num_classes, overrides)
 
