@@ -139,7 +139,7 @@ def test_arrays_that_are_not_images_are_refused():
         Split(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(3, int))
 
 
-@pytest.mark.parametrize("labels", [np.zeros(2), np.zeros((2, 10), int)])
+@pytest.mark.parametrize("labels", [np.zeros(2), np.full((2, 10), 2), np.zeros((2, 1, 1), int)])
 def test_labels_that_are_not_class_numbers_are_refused(labels):
     with pytest.raises(UserError, match="must be integers"):
         Split(np.zeros((2, 8, 8, 3), np.uint8), labels)
