@@ -18,7 +18,8 @@ import tests.shapes  # noqa: F401  the hook below calls it by its name
 from se_flax.runtime.compiler import _is_in_jaxlib
 
 # Not runtime/: it has no shapes, and the checker cannot read its `Self`.
-_CHECKED = ("analysis", "data", "layers", "metrics", "models", "parallel", "rng", "state", "step")
+_CHECKED = ("analysis", "data", "detection", "layers", "metrics", "models", "parallel", "rng")
+_CHECKED += ("state", "step")
 jaxtyping.install_import_hook([f"se_flax.{name}" for name in _CHECKED], "tests.shapes.checked")
 
 from se_flax.data import Dataset, Split  # noqa: E402
