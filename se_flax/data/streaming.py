@@ -108,6 +108,11 @@ class _Batches:
     count: int  # number of batches
     seed: int | None  # seed of the order and crops; None: each image once, in order
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of a batch's images."""
+        return self.share * self.crop.size**2 * 3
+
     def __len__(self) -> int:
         return self.count
 
@@ -364,8 +369,8 @@ def train_batches(
         workers: number of processes that read images; 0 reads in threads of this process.
         streams: number of streams that are read in parallel and share cores and memory.
     """
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), total_steps, seed)
-    yield from _read_ahead(batches, first_step, workers, streams)
+    batches = _Batches(source, crop, batch_size, *own_places(batch_size), total_steps, seed)
+    yield from read_ahead(batches, first_step, workers, streams)
 
 
 def eval_batches(
@@ -377,26 +382,31 @@ def eval_batches(
     arguments, see `train_batches`.
     """
     count = num_batches(len(source), batch_size)
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
-    yield from _read_ahead(batches, 0, workers)
+    batches = _Batches(source, crop, batch_size, *own_places(batch_size), count, None)
+    yield from read_ahead(batches, 0, workers)
 
 
-def _own_places(batch_size: int) -> tuple[int, int]:
+def own_places(batch_size: int) -> tuple[int, int]:
     """Returns the start and size of this host's share of a batch."""
     share = batch_size // jax.process_count()
     return share * jax.process_index(), share
 
 
-def _read_ahead(
-    batches: _Batches, start: int, workers: int, streams: int = 1
-) -> Iterator[HostBatch]:
+def read_ahead(batches: Any, start: int = 0, workers: int = 0, streams: int = 1) -> Iterator[Any]:
+    """Yields batches in order, while threads or other processes read the next ones.
+
+    Args:
+        batches: a sequence that reads a batch when it is asked for one. Its attribute `num_bytes`
+            is the size of the largest batch.
+        start: index of the first batch.
+        workers, streams: see `train_batches`.
+    """
     import grain
 
     cv2.setNumThreads(0)  # threads work on different images, not on parts of one image
     dataset = grain.MapDataset.source(batches)[start:]
     # Each thread reads one batch. Several batches are held at a time, as memory allows.
-    size = batches.share * batches.crop.size**2 * 3
-    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size) // streams)
+    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // batches.num_bytes) // streams)
     options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
     dataset = dataset.to_iter_dataset(options)
     if workers:
