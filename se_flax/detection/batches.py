@@ -9,8 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from se_flax import rng
 from se_flax.data.dataset import Inputs
@@ -53,11 +52,11 @@ class HostBatch:
 
 
 def normalized(
-    images: UInt8[ArrayLike, "b h w 3"],
-    sizes: Float[ArrayLike, "b 2"],
+    images: UInt8[Array, "b h w 3"],
+    sizes: Float[Array, "b 2"],
     mean: tuple[float, ...],
     std: tuple[float, ...],
-) -> Float[jax.Array, "b h w 3"]:
+) -> Float[Array, "b h w 3"]:
     """Returns (x / 255 - mean) / std, and 0 in the padding; runs inside the jitted step.
 
     Args:

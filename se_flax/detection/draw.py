@@ -35,10 +35,11 @@ def draw_detections(
     line, font = max(1, short // 200), ImageFont.load_default(max(10, short // 40))
     drawn = np.flatnonzero(scores >= threshold)
     for k in drawn[np.argsort(scores[drawn], kind="stable")]:  # the most probable on top
-        colour = COLOURS[(labels[k] - 1) % len(COLOURS)]
+        number = int(labels[k]) - 1
+        colour = COLOURS[number % len(COLOURS)]
         left, top, right, bottom = boxes[k].tolist()
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-        text = f"{class_names[labels[k] - 1]} {100 * scores[k]:.0f}%"
+        text = f"{class_names[number]} {100 * scores[k]:.0f}%"
         _, _, width, height = draw.textbbox((0, 0), text, font=font)
         field_width, field_height = width + 2 * _GAP, height + 2 * _GAP
         x = max(0, min(left, picture.width - field_width))

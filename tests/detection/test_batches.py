@@ -1,6 +1,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,6 +65,7 @@ def test_boxes_follow_their_image():
             assert sum(is_flipped) == 1
             flipped.append(is_flipped[1])
     assert 8 < sum(flipped) < 24
+    assert len(set(map(tuple, np.reshape(flipped, (8, 4))))) > 3  # not the same in every batch
 
 
 def test_the_pixels_of_a_box_are_flipped_and_resized_with_it():
@@ -141,7 +143,7 @@ def test_normalised_images_have_zeros_in_the_padding():
     images = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
     sizes = np.array([[6, 5], [3, 8]], np.float32)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)
-    found = normalized(images, sizes, mean, std)
+    found = normalized(jnp.asarray(images), jnp.asarray(sizes), mean, std)
     expected = (images / 255 - mean) / std
     expected[0, :, 5:] = expected[1, 3:] = 0
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,7 +77,8 @@ def test_batches_are_equal_and_boxes_return_to_the_image_alike(transform):
         [{"boxes": boxes} for boxes in truths],
     )
     np.testing.assert_array_equal(batch.sizes, expected.image_sizes)
-    found = normalized(batch.images, batch.sizes, IMAGENET_MEAN, IMAGENET_STD)
+    inputs = jnp.asarray(batch.images), jnp.asarray(batch.sizes)
+    found = normalized(*inputs, IMAGENET_MEAN, IMAGENET_STD)
     images = expected.tensors.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(found, images, rtol=0, atol=1 / 255 / min(IMAGENET_STD))
     assert ((np.asarray(found) == 0) == (images == 0)).mean() > 0.999
