@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float, Int
 
 from se_flax.detection.annotations import AnnotatedImages, Annotations, Categories
@@ -30,7 +32,9 @@ def results_of(
 ) -> list[dict[str, Any]]:
     """Returns detections as COCO's list of results: in pixels of the images before resizing.
 
-        results += results_of(source, batch, *jax.device_get(detections))
+        for _, own in dataset.eval_feed("test", batch_size):
+            found = detections that the devices have computed from `own`
+            results += results_of(dataset.test, joined(own), *joined(found))
 
     Args:
         source: the images.
@@ -59,6 +63,24 @@ def results_of(
             }
         )
     return found
+
+
+def of_all_processes(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the results of all processes, those of the first before those of the second.
+
+    Each process must call this.
+
+    Args:
+        results: those of the images of this process.
+    """
+    if jax.process_count() == 1:
+        return list(results)
+    own = np.frombuffer(json.dumps(list(results)).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(own)))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(own)] = own
+    rows = zip(multihost_utils.process_allgather(padded), sizes, strict=True)
+    return [each for row, size in rows for each in json.loads(bytes(row[:size]))]
 
 
 def write_results(results: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import flax.struct
@@ -49,6 +50,15 @@ class HostBatch:
         """Splits the batch among the local devices: arrays [devices, b / devices, ...]."""
         devices = jax.local_device_count()
         return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
+
+
+def joined(tree: Any) -> Any:
+    """Returns arrays [devices, b, ...] as arrays [devices * b, ...] on the host.
+
+    Args:
+        tree: of `HostBatch.by_device`, or what the devices computed from it.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
 
 
 def normalized(

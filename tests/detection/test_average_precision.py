@@ -2,10 +2,11 @@ import contextlib
 import io
 import json
 import pathlib
+import socket
+import subprocess
 import sys
 import zipfile
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,13 +18,15 @@ from se_flax.detection.average_precision import (
     METRICS,
     average_precision,
     check_pycocotools,
+    of_all_processes,
     results_of,
     write_results,
 )
-from se_flax.detection.batches import EvalFeed
+from se_flax.detection.batches import EvalFeed, joined
 from se_flax.detection.coco import read_annotations, read_coco
 from se_flax.detection.sizes import Sizes
 from se_flax.errors import UserError
+from tests.conftest import ROOT
 from tests.detection.annotated import Pictures
 
 SAMPLE = pathlib.Path("/work/shared/data/samples/coco-sample.zip")
@@ -116,7 +119,7 @@ def detected(batch, source, perfect):
 def all_results(source, perfect=False):
     results = []
     for _, own in EvalFeed(source, Sizes(160, 266), 4):
-        batch = jax.tree.map(lambda x: x[0], own)
+        batch = joined(own)
         results += results_of(source, batch, *detected(batch, source, perfect))
     return results
 
@@ -178,7 +181,7 @@ def test_detections_that_are_the_true_boxes_have_a_precision_of_1(crowded):
 def test_results_are_in_pixels_of_the_image_and_have_its_own_numbers():
     source = Pictures([(80, 160), (40, 40)])
     ((_, own),) = EvalFeed(source, Sizes(32, 64, ()), 3)
-    batch = jax.tree.map(lambda x: x[0], own)
+    batch = joined(own)
     assert batch.mask.tolist() == [True, True]
     np.testing.assert_array_equal(batch.places, [0, 1])
     boxes = np.array([[[8, 4, 16, 8], [1, 1, 2, 2]], [[8, 4, 16, 8], [0, 0, 32, 32]]], np.float32)
@@ -192,6 +195,37 @@ def test_results_are_in_pixels_of_the_image_and_have_its_own_numbers():
     assert results_of(source, batch, boxes, scores, labels, valid) == expected
     batch = batch.replace(mask=np.array([True, False]))
     assert results_of(source, batch, boxes, scores, labels, valid) == expected[:1]
+
+
+@pytest.mark.slow
+def test_every_process_gets_the_results_of_all():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    program = """
+import json, sys
+import jax
+rank = int(sys.argv[1])
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(sys.argv[2], 2, rank)
+from se_flax.detection.average_precision import of_all_processes
+print(json.dumps(of_all_processes([{"image_id": rank, "score": 0.1}] * (3 * rank))))
+"""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(rank), address],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for out, _ in outputs:
+        assert json.loads(out.splitlines()[-1]) == [{"image_id": 1, "score": 0.1}] * 3
+
+
+def test_one_process_has_all_results():
+    assert of_all_processes([result(1, 0, 0, 1, 1)]) == [result(1, 0, 0, 1, 1)]
 
 
 def test_results_for_other_images_are_refused():
