@@ -155,6 +155,19 @@ def test_other_layouts_are_read(tmp_path, file, images, val):
         assert read_image(source, 3).shape == (10, 10, 3)
 
 
+def test_a_folder_in_a_bucket_is_read(folder, bucket):
+    for path in folder.rglob("*.*"):
+        target = bucket / path.relative_to(folder)
+        target.write_bytes(path.read_bytes())
+    for source, local in zip(read_coco(str(bucket)), read_coco(folder), strict=True):
+        assert source.describe(1).startswith("gs://")
+        np.testing.assert_array_equal(source.annotations.boxes, local.annotations.boxes)
+        np.testing.assert_array_equal(read_image(source, 1), read_image(local, 1))
+    (bucket / "val2017" / "c.png").unlink()
+    with pytest.raises(UserError, match=r"gs://.*c.png, which does not exist"):
+        read_coco(str(bucket))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
