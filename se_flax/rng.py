@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     | `ORDER`    | order of images that are streamed         | epoch        |
     | `CROP`     | random crops of images that are streamed  | step         |
     | `HOLD_OUT` | which training images are held out        | 0; seed 0    |
+    | `FLIP`     | flips of images with boxes                | step         |
 
     Positions count the images of a run from 0, over all epochs. The held-out images are the same
     for every seed.
@@ -46,6 +47,7 @@ class Stream(enum.IntEnum):
     DROPOUT = 4
     CROP = 5
     HOLD_OUT = 6
+    FLIP = 7
 
 
 def key(seed: Seed, stream: Stream) -> Key[Array, ""]:

@@ -71,6 +71,11 @@ class _Batches:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of a batch's images."""
+        return self.share * self.crop.size**2 * 3
+
     def __getitem__(self, i: int) -> tuple[HostBatch, dict[str, str]]:
         positions = np.arange(self.share) + (i * self.batch_size + self.first)
         shape = (self.crop.size, self.crop.size, self.crop.channels)
@@ -206,8 +211,8 @@ def train_batches(
         damage: counts the damaged images.
     """
     damage = Damage() if damage is None else damage
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), total_steps, seed)
-    for batch, faults in _read_ahead(batches, first_step, workers, streams):
+    batches = _Batches(source, crop, batch_size, *own_places(batch_size), total_steps, seed)
+    for batch, faults in read_ahead(batches, first_step, workers, streams):
         damage.add(faults, _REPLACED)
         yield batch
 
@@ -226,9 +231,9 @@ def eval_batches(
     """
     damage = Damage() if damage is None else damage
     count = num_batches(len(source), batch_size)
-    batches = _Batches(source, crop, batch_size, *_own_places(batch_size), count, None)
+    batches = _Batches(source, crop, batch_size, *own_places(batch_size), count, None)
     lost = 0
-    for batch, faults in _read_ahead(batches, 0, workers):
+    for batch, faults in read_ahead(batches, 0, workers):
         damage.add(faults, _LEFT_OUT)
         lost += len(faults)
         if lost == len(source):
@@ -240,22 +245,27 @@ def eval_batches(
         damage.say_left_out(lost, len(source))
 
 
-def _own_places(batch_size: int) -> tuple[int, int]:
+def own_places(batch_size: int) -> tuple[int, int]:
     """Returns the start and size of this host's share of a batch."""
     share = batch_size // jax.process_count()
     return share * jax.process_index(), share
 
 
-def _read_ahead(
-    batches: _Batches, start: int, workers: int, streams: int = 1
-) -> Iterator[tuple[HostBatch, dict[str, str]]]:
+def read_ahead(batches: Any, start: int = 0, workers: int = 0, streams: int = 1) -> Iterator[Any]:
+    """Yields batches in order, while threads or other processes read the next ones.
+
+    Args:
+        batches: a sequence that reads a batch when it is asked for one. Its attribute `num_bytes`
+            is the size of the largest batch.
+        start: index of the first batch.
+        workers, streams: see `train_batches`.
+    """
     import grain
 
     cv2.setNumThreads(0)  # threads work on different images, not on parts of one image
     dataset = grain.MapDataset.source(batches)[start:]
     # Each thread reads one batch. Several batches are held at a time, as memory allows.
-    size = batches.share * batches.crop.size**2 * 3
-    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // size) // streams)
+    held = max(2, min(os.cpu_count() or 1, _BYTES_AHEAD // batches.num_bytes) // streams)
     options = grain.ReadOptions(num_threads=1 if workers else held, prefetch_buffer_size=held)
     dataset = dataset.to_iter_dataset(options)
     if workers:

@@ -158,10 +158,7 @@ def _read(builder, split: str) -> Split:
 
     Decoding CIFAR takes seconds; reading decoded images takes tenths of a second.
     """
-    files = [pathlib.Path(path) for path in sorted(builder.data_path.iterdir())]
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(f"{builder.data_path} {state}".encode()).hexdigest()[:16]
-    kept = cache_dir() / "decoded" / f"{builder.name}-{split}-{key}.npz"
+    kept = cache_dir() / "decoded" / f"{builder.name}-{split}-{digest_of_files(builder)}.npz"
     try:
         with np.load(kept) as arrays:
             return Split(arrays["images"], arrays["labels"])
@@ -176,6 +173,13 @@ def _read(builder, split: str) -> Split:
     except OSError as error:  # disk full or no permission; the run does not need the cache
         print(f"{builder.name} cannot be cached, so the next start will decode it again: {error}")
     return result
+
+
+def digest_of_files(builder: Any) -> str:
+    """Returns letters and digits that change when the files of a prepared data set change."""
+    files = [pathlib.Path(path) for path in sorted(builder.data_path.iterdir())]
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(f"{builder.data_path} {state}".encode()).hexdigest()[:16]
 
 
 def _decode(builder, split: str) -> Split:
@@ -199,6 +203,27 @@ def evaluation_split(name: str, data_dir: str | None = None) -> str:
     return "validation" if "validation" in splits else "test"
 
 
+def encoded_records(name: str, builder: Any, split: str) -> Any:
+    """Returns a split of a TFDS data set as a sequence of records, with images still encoded.
+
+    Raises:
+        UserError: if there is no such split, or it can only be read in order.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except NotImplementedError as error:
+        raise UserError(
+            f'"{name}" is prepared as {builder.info.file_format.value}, which has no random '
+            'access; prepare it again with file_format="array_record"'
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f'"{name}" has no split "{split}"; its splits are {", ".join(builder.info.splits)}'
+        ) from error
+
+
 class TfdsImages:
     """A split of a TFDS data set, read one image at a time (see `streaming.ImageSource`).
 
@@ -216,8 +241,6 @@ class TfdsImages:
     """
 
     def __init__(self, name: str, split: str, data_dir: str | None = None):
-        import tensorflow_datasets as tfds
-
         builder = prepared_builder(name, data_dir)
         features = builder.info.features
         if not {"image", "label"} <= set(features):
@@ -226,19 +249,7 @@ class TfdsImages:
             )
         self.class_names = tuple(features["label"].names)
         self._name = f"{name} {split}"
-        try:
-            self._source = builder.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-        except NotImplementedError as error:
-            raise UserError(
-                f'"{name}" is prepared as {builder.info.file_format.value}, which has no random '
-                'access; prepare it again with file_format="array_record"'
-            ) from error
-        except ValueError as error:
-            raise UserError(
-                f'"{name}" has no split "{split}"; its splits are {", ".join(builder.info.splits)}'
-            ) from error
+        self._source = encoded_records(name, builder, split)
 
     def __len__(self) -> int:
         return len(self._source)

@@ -1,0 +1,162 @@
+"""Average precision of detections by COCO's rules, computed by pycocotools."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Bool, Float, Int
+
+from se_flax.detection.annotations import AnnotatedImages, Annotations, Categories
+from se_flax.detection.batches import HostBatch
+from se_flax.errors import UserError
+from se_flax.runtime.paths import to_path
+from se_flax.runtime.storage import write_text
+
+# Names of the first six numbers of pycocotools' summary.
+METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+
+
+def results_of(
+    source: AnnotatedImages,
+    batch: HostBatch,
+    boxes: Float[np.ndarray, "b k 4"],
+    scores: Float[np.ndarray, "b k"],
+    labels: Int[np.ndarray, "b k"],
+    valid: Bool[np.ndarray, "b k"],
+) -> list[dict[str, Any]]:
+    """Returns detections as COCO's list of results: in pixels of the images before resizing.
+
+        for _, own in dataset.eval_feed("test", batch_size):
+            found = detections that the devices have computed from `own`
+            results += results_of(dataset.test, joined(own), *joined(found))
+
+    Args:
+        source: the images.
+        batch: those of them in which objects were detected. Masked images are passed over.
+        boxes: left, top, right and bottom of each detection, in pixels of the resized images.
+        scores: of each detection.
+        labels: class of each detection, from 1.
+        valid: whether there is a detection, or padding.
+
+    Returns:
+        For each detection the id of its image and category, its `bbox` (left, top, width, height)
+        and its score.
+    """
+    originals = source.annotations.sizes[batch.places].astype(np.float32)
+    ratios = np.tile((originals / batch.sizes)[:, None, ::-1], 2)
+    boxes = boxes * ratios
+    rectangles = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+    found = []
+    for i, k in np.argwhere(valid & batch.mask[:, None]).tolist():
+        found.append(
+            {
+                "image_id": source.annotations.image_ids[batch.places[i]],
+                "category_id": source.categories.ids[labels[i, k] - 1],
+                "bbox": rectangles[i, k].tolist(),
+                "score": float(scores[i, k]),
+            }
+        )
+    return found
+
+
+def of_all_processes(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the results of all processes, those of the first before those of the second.
+
+    Each process must call this.
+
+    Args:
+        results: those of the images of this process.
+    """
+    if jax.process_count() == 1:
+        return list(results)
+    own = np.frombuffer(json.dumps(list(results)).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(own)))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(own)] = own
+    rows = zip(multihost_utils.process_allgather(padded), sizes, strict=True)
+    return [each for row, size in rows for each in json.loads(bytes(row[:size]))]
+
+
+def write_results(results: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Writes results of `results_of` as JSON, which COCO's evaluation server and tools read.
+
+    Args:
+        results: the results.
+        path: of the file, on a disk or in a bucket.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    write_text(to_path(path), json.dumps(list(results)))
+
+
+def average_precision(
+    results: Iterable[Mapping[str, Any]], annotations: Annotations, categories: Categories
+) -> dict[str, float]:
+    """Returns the average precision of detections, as published for COCO.
+
+    `AP` is the mean over ten thresholds of the IoU, 0.5 to 0.95, and over all classes; `AP50` and
+    `AP75` are those at one threshold, and `AP_small`, `AP_medium` and `AP_large` those of objects
+    of up to 32^2, up to 96^2 and more square pixels (https://cocodataset.org/#detection-eval).
+    Detections of crowds count neither as right nor as wrong, and of an image's detections of a
+    class, the 100 with the highest scores count.
+
+    Args:
+        results: see `results_of`.
+        annotations: of all images that were evaluated.
+        categories: their classes.
+
+    Returns:
+        A value from 0 to 1 for each of `METRICS`; not a number if there are no such objects.
+
+    Raises:
+        UserError: if pycocotools is not installed, or a result is of an unknown image.
+    """
+    check_pycocotools()
+    from pycocotools.cocoeval import COCOeval
+
+    known = set(annotations.image_ids)
+    results = [dict(result) for result in results]
+    if unknown := [each["image_id"] for each in results if each["image_id"] not in known]:
+        raise UserError(
+            f"there is a result for image {unknown[0]}, which is not among the {len(known)} "
+            "evaluated images; give the annotations of the images in which objects were detected"
+        )
+    truth = annotations.in_coco_format(categories)
+    for number, result in enumerate(results, 1):
+        _, _, width, height = result["bbox"]
+        result.update(id=number, area=width * height, iscrowd=0)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation = COCOeval(_indexed(truth), _indexed({**truth, "annotations": results}), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    values = np.where(evaluation.stats < 0, np.nan, evaluation.stats)  # -1: no such objects
+    return {name: float(value) for name, value in zip(METRICS, values, strict=False)}
+
+
+def check_pycocotools() -> None:
+    """Raises `UserError` unless pycocotools is installed; call it before long computations."""
+    try:
+        import pycocotools.cocoeval  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            'average precision needs the package pycocotools; install it with pip install "se_flax'
+            '[detection]" (in a clone: pip install -r requirements-detection.txt)'
+        ) from error
+
+
+def _indexed(content: dict[str, Any]) -> Any:
+    """Returns pycocotools' data set with a content."""
+    from pycocotools.coco import COCO
+
+    result = COCO()
+    result.dataset = content
+    result.createIndex()
+    return result
