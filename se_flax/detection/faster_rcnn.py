@@ -173,7 +173,8 @@ class FasterRCNN(nn.Module, kw_only=True):
         )
         self.sow("intermediates", "proposals", proposals)
         objectness, proposal_box = self._proposal_losses(
-            *(jnp.concatenate(x, axis=1) for x in (logits, codes)),
+            jnp.concatenate(logits, axis=1),
+            jnp.concatenate(codes, axis=1),
             jnp.concatenate(anchors),
             batch.truth,
             of_anchors,
