@@ -36,8 +36,7 @@ def seconds(row: Row) -> tuple[float, str]:
 def least(row: Row) -> tuple[float, str]:
     """Returns the time that the chip needs at least, and what bounds it."""
     chip = Topology.of(row["topology"]).chip
-    moved = "bytes" if row["hbm_bytes"] is None else "hbm_bytes"
-    return least_seconds(chip, per_chip(row, "flops"), per_chip(row, moved))
+    return least_seconds(chip, per_chip(row, "flops"), per_chip(row, "bytes"))
 
 
 def share_of_peak(row: Row) -> float:
@@ -74,9 +73,10 @@ def page(results: dict[str, Any]) -> str:
         "many of the bytes are in HBM is counted in the text of the compiled program "
         "(`experiments/tpu/traffic.py`), except for the program of many steps. The time is the "
         'compiler\'s estimate. Where it has none, the column "time from" says "FLOPs" or "bytes": '
-        "the time is then the larger of FLOPs over the chip's peak and bytes in HBM over its "
-        "bandwidth. The share of the peak is that of the FLOPs in this time. The cost of SE is by "
-        "how much time and bytes exceed those of the same network without SE blocks.",
+        "the time is then the larger of FLOPs over the chip's peak and all bytes over its "
+        "bandwidth, which is slow for bytes on the chip, but near the compiler's own estimates "
+        "where it has some. The share of the peak is that of the FLOPs in this time. The cost of "
+        "SE is by how much time and bytes exceed those of the same network without SE blocks.",
         "",
         "A training step includes the average of the gradients over all chips, and the update; its "
         "images are given augmented. The program of many steps augments them itself, and holds the "
