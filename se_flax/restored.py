@@ -108,7 +108,8 @@ def _other_images(
         separator = config.dataset.label_separator
         file = LabelFile.read(label_path(image_dir, labels), separator, class_names)
         file.check(config.dataset.multi_label)
-        return file.images(image_dir, exif_orientation=upright)
+        split = "val" if {"train", "val"} <= set(file.splits) else None
+        return file.images(image_dir, split, upright)
     if config.dataset.multi_label:
         raise UserError(
             f"the run was trained on images of several classes, which the folders of {image_dir} "

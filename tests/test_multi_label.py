@@ -219,6 +219,13 @@ def test_a_run_on_a_csv_file_trains_and_is_evaluated_elsewhere(streamed, labelle
     options = {"image_dir": labelled, "labels": tmp_path / "other.csv"}
     other = evaluate_workdir(tmp_path / "run", "latest", **options)
     assert (other["images"], other["mAP"]) == (1, 100.0)
+    red = [path.name for path in sorted((labelled / "train").glob("red_*"))[:3]]
+    rows = [
+        f"train/{name},{split},1,0"
+        for name, split in zip(red, ("val", "train", "val"), strict=True)
+    ]
+    (tmp_path / "other.csv").write_text("\n".join(["file,split,red,grey", *rows]))
+    assert evaluate_workdir(tmp_path / "run", "latest", **options)["images"] == 2
     with pytest.raises(UserError, match="give a CSV file with --labels=FILE"):
         evaluate_workdir(tmp_path / "run", "latest", image_dir=labelled)
     from se_flax.analysis.subject import subject_of_run

@@ -80,7 +80,7 @@ class LabelFile:
         columns = [name for name in header if name not in ("file", "split")]
         files = [row[header.index("file")] for _, row in rows]
         splits = [_split(path, line, row, header) for line, row in rows]
-        _check_once(path, rows, files, splits)
+        _check_once(path, rows, files)
         cells = [[row[header.index(name)] for name in columns] for _, row in rows]
         lines = [line for line, _ in rows]
         if columns == ["class"]:
@@ -212,15 +212,14 @@ def _check_once(
     path: Path,
     rows: list[tuple[int, list[str]]],
     files: Sequence[str],
-    splits: Sequence[str | None],
 ) -> None:
     """Raises `UserError` if a row names no file, or one that was named before."""
-    seen: set[tuple[str, str | None]] = set()
-    for (line, _), file, split in zip(rows, files, splits, strict=True):
-        if not file or (file, split) in seen:
+    seen: set[str] = set()
+    for (line, _), file in zip(rows, files, strict=True):
+        if not file or file in seen:
             what = f'"{file}" was named before; give each file once' if file else "no file is named"
             raise UserError(f"{path}, line {line}: {what}")
-        seen.add((file, split))
+        seen.add(file)
 
 
 def _chosen(path: Path, line: int, cells: list[str], columns: list[str]) -> list[str]:

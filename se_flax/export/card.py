@@ -107,7 +107,7 @@ def _introduction(trained: TrainedNetwork, record: Record) -> Iterator[str]:
         yield f"It differs from the network of this name in `{_code(fields)}`."
     yield ""
     yield (
-        f"Images are resized to a short side of {own.size} / {own.crop_pct:g} pixels "
+        f"Images are resized to a short side of {int(own.size / own.crop_pct)} pixels "
         f"({own.interpolation}), their centre of {own.size} x {own.size} pixels is cropped, and "
         f"values from 0 to 1 are normalised with mean {list(own.mean)} and standard deviation "
         f"{list(own.std)}, for {'red, green and blue' if len(own.mean) > 1 else 'grey levels'}."
@@ -198,6 +198,7 @@ def _training(record: Record) -> Iterator[str]:
     usual = {name: _field(config, name) for name in _SHOWN}
     fields = {**usual, **changed, "seed": record.seed}
     fields.pop("num_seeds", None)
+    folder = " --config.dataset.image_dir=DIR" if config.dataset.image_dir else ""
     yield "## Training"
     yield ""
     yield from _table(
@@ -210,10 +211,11 @@ def _training(record: Record) -> Iterator[str]:
     )
     yield from (
         "",
-        "`recipe.py` in this repository has all fields that are not se_flax's defaults:",
+        "`recipe.py` in this repository has all fields that are not se_flax's defaults"
+        f"{'; `DIR` is the folder of the images' if folder else ''}:",
         "",
         "```bash",
-        "python -m se_flax.main --config=recipe.py",
+        f"python -m se_flax.main --config=recipe.py{folder}",
         "```",
     )
 

@@ -79,6 +79,7 @@ def test_classes_of_columns_keep_their_order_and_known_classes_theirs(tmp_path):
         ("file,cat,cat\n1.jpg,0,1\n", "each once"),
         ("file,class\n1.jpg,a\n2.jpg\n", "line 3 has 1 values, but there are 2 columns"),
         ("file,class\n1.jpg,a\n1.jpg,b\n", r'line 3: "1.jpg" was named before'),
+        ("file,split,class\n1.jpg,train,a\n1.jpg,val,a\n", r'line 3: "1.jpg" was named before'),
         ("file,class\n,a\n", "line 2: no file is named"),
         ("file,class\n1.jpg,\n", "line 2: the name of a class is empty"),
         ("file,classes\n1.jpg,a;;b\n", "line 2: the name of a class is empty"),
