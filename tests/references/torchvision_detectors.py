@@ -5,6 +5,7 @@ non-maximum suppression is written here from its definition.
 """
 
 import importlib
+import inspect
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def use_operators_in_python() -> None:
     if torchvision.extension._has_ops():
         return
     align = importlib.import_module("torchvision.ops.roi_align")
-    align._roi_align = align._roi_align.__wrapped__  # as it is, and not compiled when first used
+    align._roi_align = inspect.unwrap(align._roi_align)  # not compiled when first used
     align.is_compile_supported = lambda device: True
     importlib.import_module("torchvision.ops.boxes").nms = nms
 
