@@ -17,7 +17,8 @@ from se_flax.step import make_train_step
 from se_flax.train import train
 from tests.models.test_base import FAMILIES
 
-SLOW = ("efficientnet_b0", "bn_inception", "vgg16_bn", "resnet50")
+SLOW = ("efficientnet_b0", "bn_inception", "vgg16_bn", "resnet50", "resnet18")
+SLOW += ("preact_resnet110_cifar", "preact_resnet164_cifar")
 
 
 def some_batch(n=8, size=32):
@@ -48,7 +49,7 @@ def made(name, **fields):
     return model, optimizer, jax.jit(lambda: create_state(model, optimizer, (32, 32, 3), 0))()
 
 
-@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("parts", [2, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

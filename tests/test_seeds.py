@@ -81,7 +81,7 @@ def assert_as_alone(workdir, config, summary, alone, dataset):
     assert summary["final"]["loss"] == pytest.approx(np.mean(losses))
 
 
-@pytest.mark.parametrize("mode", ["vmap", "in_turn"])
+@pytest.mark.parametrize("mode", [pytest.param("vmap", marks=pytest.mark.slow), "in_turn"])
 def test_each_seed_ends_as_if_trained_alone(tmp_path, tiny_config, stripes, alone, mode):
     config = with_seeds(tiny_config, SEEDS[0], len(SEEDS), mode)
     summary = train(config, tmp_path, stripes)

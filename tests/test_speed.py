@@ -97,6 +97,7 @@ def test_the_page_of_convolutions_shows_those_below_half_of_pytorchs_speed():
     assert "The median ratio is 2.00; 0 of 3 are below 0.5." in page
 
 
+@pytest.mark.slow
 def test_a_sweep_times_both_passes_of_a_convolution(monkeypatch):
     for name, values in (("SIZES", (4,)), ("CHANNELS", (3,)), ("KERNELS", (5,)), ("STRIDES", (2,))):
         monkeypatch.setattr(convolutions, name, values)

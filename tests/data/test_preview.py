@@ -8,6 +8,7 @@ from se_flax.data.preview import captions_of, draw_grid, preview_batch
 from tests import tiny_run
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_images_of_the_first_step(run_python, tmp_path):
     output = tmp_path / "preview.png"
     process = run_python(

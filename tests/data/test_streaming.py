@@ -81,7 +81,7 @@ def test_each_epoch_holds_every_image_once_in_a_different_order(size):
     assert not np.array_equal(other_seed, batches[0].images)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_depend_only_on_the_step(workers):
     crop = RandomResizedCrop(6)
     whole = train(Noise(30), 0, 12, crop=crop)

@@ -13,7 +13,10 @@ NETWORKS = (
     ("se_resnet18", {**SMALL, "stem": "imagenet", "pool_ceil": True}, 32, 3),
     ("resnet20_cifar", {"stage_sizes": (1, 1), "widths": (4, 8)}, 8, 1),
     ("se_small_cnn", {}, 32, 3),
-    ("efficientnet_b0", {"width_coefficient": 0.1, "depth_coefficient": 0.1}, 32, 3),
+    pytest.param(
+        *("efficientnet_b0", {"width_coefficient": 0.1, "depth_coefficient": 0.1}, 32, 3),
+        marks=pytest.mark.slow,
+    ),
 )
 
 
