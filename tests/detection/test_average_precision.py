@@ -1,7 +1,6 @@
 import contextlib
 import io
 import json
-import pathlib
 import socket
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from se_flax.errors import UserError
 from tests.conftest import ROOT
 from tests.detection.annotated import Pictures
 
-SAMPLE = pathlib.Path("/work/shared/data/samples/coco-sample.zip")
+SAMPLE = ROOT.parent / "shared" / "data" / "samples" / "coco-sample.zip"
 ONE_CLASS = Categories((1,), ("thing",))
 
 

@@ -1,5 +1,4 @@
 import json
-import pathlib
 import zipfile
 
 import numpy as np
@@ -9,8 +8,9 @@ from PIL import Image
 from se_flax.detection.annotations import Categories, read_image, with_boxes
 from se_flax.detection.coco import read_annotations, read_coco
 from se_flax.errors import UserError
+from tests.conftest import ROOT
 
-SAMPLE = pathlib.Path("/work/shared/data/samples/coco-sample.zip")
+SAMPLE = ROOT.parent / "shared" / "data" / "samples" / "coco-sample.zip"
 
 
 def annotation(image, category, bbox, **fields):
