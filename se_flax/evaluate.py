@@ -71,8 +71,7 @@ def evaluate_workdir(
             the run's, whose own data set is not needed.
         skip_bad: whether to skip unreadable images in `image_dir` instead of raising.
         labels: CSV file with the classes of the images in `image_dir` (see
-            `se_flax.data.label_file`), instead of a folder per
-            class.
+            `se_flax.data.label_file`), instead of a folder per class.
 
     Returns:
         `loss` in nats; `top1`, `top3` and `top5` accuracy in percent, or for images of several

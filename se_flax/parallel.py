@@ -71,6 +71,12 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, _on_devices())
 
 
+def split_up(tree: Any) -> Any:
+    """Splits arrays [b, ...] among the local devices: [devices, b / devices, ...]."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), tree)
+
+
 def share_out(tree: Any) -> Any:
     """Copies arrays [devices, ...] to the local devices, one row to each."""
     return jax.device_put(tree, _on_devices(AXIS))

@@ -22,6 +22,7 @@ from se_flax.data.dataset import HostImages, HostLabels, is_multi_label, num_bat
 from se_flax.data.image_source import ImageSource
 from se_flax.data.images import Crop, decode
 from se_flax.errors import UserError
+from se_flax.parallel import split_up
 
 _BYTES_AHEAD = 2**31  # limit on the memory of prefetched images
 _MOST_DAMAGED = 100  # successive images
@@ -47,8 +48,7 @@ class HostBatch:
 
     def by_device(self) -> "HostBatch":
         """Splits the batch among the local devices: arrays [devices, b / devices, ...]."""
-        devices = jax.local_device_count()
-        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
+        return split_up(self)
 
 
 @dataclasses.dataclass(frozen=True)

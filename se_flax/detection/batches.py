@@ -20,7 +20,7 @@ from se_flax.detection.annotations import AnnotatedImages, read_image
 from se_flax.detection.order import GroupedOrder
 from se_flax.detection.sizes import Sizes
 from se_flax.errors import UserError
-from se_flax.parallel import divisible
+from se_flax.parallel import divisible, split_up
 
 
 @flax.struct.dataclass
@@ -48,8 +48,7 @@ class HostBatch:
 
     def by_device(self) -> "HostBatch":
         """Splits the batch among the local devices: arrays [devices, b / devices, ...]."""
-        devices = jax.local_device_count()
-        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), self)
+        return split_up(self)
 
 
 def joined(tree: Any) -> Any:

@@ -19,10 +19,10 @@ from absl import app, flags
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.cli.trained import check_trained_flags, define_trained_flags
 from se_flax.errors import UserError
-from se_flax.export import to_onnx, to_safetensors, to_stablehlo
+from se_flax.export import to_onnx, to_stablehlo
 from se_flax.export.network import TrainedNetwork, network_of_run, network_of_weights
 from se_flax.models import model_info
-from se_flax.pretrained.save import LIBRARIES, describe, plain_fields
+from se_flax.pretrained.save import LIBRARIES
 from se_flax.runtime.paths import Path, is_in_bucket, to_path
 from se_flax.runtime.status import busy
 from se_flax.runtime.storage import is_writable, make_folder, write_bytes, write_json
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         make_folder(path.parent)
         write_bytes(path, content)
         if options.format == "stablehlo":
-            write_json(path.with_suffix(".json"), _description(trained))
+            write_json(path.with_suffix(".json"), trained.description())
     prepared = trained.preparation
     print(
         f"wrote {path} ({len(content) / 1e6:,.1f} MB): {name} for images "
@@ -111,33 +111,12 @@ def _content(trained: TrainedNetwork) -> bytes:
     """Returns the content of the file."""
     options, prepared = flags.FLAGS, trained.preparation
     if options.format == "safetensors":
-        return to_safetensors(
-            trained.name,
-            trained.variables,
-            layout=options.layout,
-            overrides=trained.overrides,
-            preparation=prepared,
-            class_names=trained.class_names,
-            loss=trained.loss,
-            multi_label=trained.multi_label,
-        )
+        return trained.to_safetensors(options.layout)
     shape = prepared.size, len(prepared.mean)
     if options.format == "stablehlo":
         return to_stablehlo(trained.network, trained.variables, *shape)
-    metadata = {"se_flax": json.dumps(_description(trained))}
+    metadata = {"se_flax": json.dumps(trained.description())}
     return to_onnx(trained.network, trained.variables, *shape, metadata=metadata)
-
-
-def _description(trained: TrainedNetwork) -> dict:
-    return describe(
-        trained.name,
-        len(trained.variables["params"]["classifier"]["bias"]),
-        trained.preparation,
-        trained.class_names,
-        plain_fields(trained.name, trained.overrides),
-        loss=trained.loss,
-        multi_label=trained.multi_label,
-    )
 
 
 if __name__ == "__main__":

@@ -84,22 +84,21 @@ def _head(
 
 def _measures(trained: TrainedNetwork, record: Record) -> dict[str, float]:
     """Returns results in percent by name; top-5 accuracy only of more than five classes."""
-    results, classes = record.results, len(trained.variables["params"]["classifier"]["bias"])
+    results = record.results
     if trained.multi_label:
         return {"mAP": results["mAP"], "accuracy of the labels": results["label_accuracy"]}
-    return {f"top-{k} accuracy": results[f"top{k}"] for k in (1, 5) if k < classes}
+    return {f"top-{k} accuracy": results[f"top{k}"] for k in (1, 5) if k < trained.num_classes}
 
 
 def _introduction(trained: TrainedNetwork, record: Record) -> Iterator[str]:
     own, params = trained.preparation, trained.variables["params"]
-    classes = len(params["classifier"]["bias"])
     fields = plain_fields(trained.name, trained.overrides)
     yield f"# {trained.name} on {record.dataset[0]}"
     yield ""
     yield (
         f"The network `{trained.name}` ({model_info(trained.name).paper}), trained with se_flax, "
         f"which is written in JAX and Flax. It has {count_parameters(params):,} parameters and "
-        f"distinguishes {classes:,} classes"
+        f"distinguishes {trained.num_classes:,} classes"
         f"{', of which an image can have several' if trained.multi_label else ''}."
     )
     if fields:

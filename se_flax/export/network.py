@@ -11,6 +11,7 @@ from se_flax.loaded import load_run
 from se_flax.models import Preparation, create_model
 from se_flax.pretrained.described import class_names, meaning_of_logits
 from se_flax.pretrained.load import load_with_fields
+from se_flax.pretrained.save import describe, plain_fields, to_safetensors
 from se_flax.published import has_auxiliary, preparation_for, source_of_weights
 from se_flax.runtime.paths import to_path
 from se_flax.workdir import read_config
@@ -39,6 +40,37 @@ class TrainedNetwork:
     step: int = 0
     loss: str = "softmax"
     multi_label: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.variables["params"]["classifier"]["bias"])
+
+    def to_safetensors(self, layout: str | None = None) -> bytes:
+        """Returns a file with its weights (see `se_flax.export.to_safetensors`)."""
+        return to_safetensors(
+            self.name,
+            self.variables,
+            layout=layout,
+            overrides=self.overrides,
+            preparation=self.preparation,
+            class_names=self.class_names,
+            loss=self.loss,
+            multi_label=self.multi_label,
+        )
+
+    def description(self, layout: str | None = None) -> dict[str, Any]:
+        """Returns what is stated with it (see `se_flax.pretrained.save.describe`)."""
+        return describe(
+            self.name,
+            self.num_classes,
+            self.preparation,
+            self.class_names,
+            plain_fields(self.name, self.overrides),
+            layout,
+            loss=self.loss,
+            multi_label=self.multi_label,
+        )
 
 
 def network_of_run(

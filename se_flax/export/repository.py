@@ -18,7 +18,7 @@ from se_flax.export.network import TrainedNetwork
 from se_flax.export.recipe import recipe
 from se_flax.export.record import Record
 from se_flax.models import list_models, model_info
-from se_flax.pretrained.save import describe, layout_for, plain_fields, to_safetensors
+from se_flax.pretrained.save import layout_for, plain_fields
 from se_flax.runtime.paths import to_path
 from se_flax.workdir import read_config
 
@@ -66,41 +66,21 @@ def repository_files(
 def _weights(trained: TrainedNetwork) -> tuple[bytes, str | None]:
     """Returns the content of the file with the weights, and its layout, None for our own."""
 
-    def content(layout: str | None) -> bytes:
-        return to_safetensors(
-            trained.name,
-            trained.variables,
-            layout=layout,
-            overrides=trained.overrides,
-            preparation=trained.preparation,
-            class_names=trained.class_names,
-            loss=trained.loss,
-            multi_label=trained.multi_label,
-        )
-
     try:
-        return content("timm"), "timm"
+        return trained.to_safetensors("timm"), "timm"
     except UserError:  # timm has no network that computes the same
-        return content(None), None
+        return trained.to_safetensors(), None
 
 
 def _description(trained: TrainedNetwork, record: Record, layout: str | None) -> dict[str, Any]:
     """Returns `config.json` in timm's form, with a section of our own that timm ignores."""
     fields = plain_fields(trained.name, trained.overrides)
-    params = trained.variables["params"]
-    classes = len(params["classifier"]["bias"])
-    stated = describe(
-        trained.name,
-        classes,
-        trained.preparation,
-        trained.class_names,
-        fields,
-        layout,
-        loss=trained.loss,
-        multi_label=trained.multi_label,
-    )
+    stated = trained.description(layout)
     if layout:
-        stated["pretrained_cfg"] |= {"num_classes": classes, **_ends(trained, layout, fields)}
+        stated["pretrained_cfg"] |= {
+            "num_classes": trained.num_classes,
+            **_ends(trained, layout, fields),
+        }
     stated["se_flax"] = {
         "version": __version__,
         "model": trained.name,
