@@ -1,8 +1,7 @@
 """A run's configuration: one table with every field, its default, its check and its meaning."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,24 +9,30 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference
 
 from se_flax.config_checks import check_combinations, check_names_labels
+from se_flax.config_kinds import (
+    CHARACTER,
+    CLASS_WEIGHTS,
+    CROP_AREA,
+    CROP_PCT,
+    FLAG,
+    FRACTION,
+    LR_MULTIPLIERS,
+    MEAN,
+    MILESTONES,
+    OVERRIDES,
+    STD,
+    TEXT,
+    Kind,
+    number,
+    one_of,
+    positive,
+    whole,
+)
 from se_flax.data.augment import POLICIES
 from se_flax.data.sources import check_dataset_name, known_datasets
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
 from se_flax.pretrained.load import check_source
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """The values that a field may have.
-
-    Attributes:
-        allows: whether a value is allowed.
-        expected: describes these values in an error message, after "must be".
-    """
-
-    allows: Callable[[Any], bool]
-    expected: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,298 +50,228 @@ class Field:
     meaning: str
 
 
-def _is_number(value: Any, low: float = 0, high: float = math.inf) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and low <= value <= high
-
-
-def _number(low: float = 0, high: float = math.inf) -> Kind:
-    if high == math.inf:
-        return Kind(lambda value: _is_number(value, low), f"a number of at least {low:g}")
-    return Kind(lambda value: _is_number(value, low, high), f"a number from {low:g} to {high:g}")
-
-
-def _positive(high: float = math.inf) -> Kind:
-    limit = "" if high == math.inf else f" and at most {high:g}"
-    return Kind(lambda x: _is_number(x, 0, high) and x > 0, f"a number above 0{limit}")
-
-
-def _whole(low: int, high: int = 2**31 - 1) -> Kind:
-    return Kind(
-        lambda x: isinstance(x, int) and not isinstance(x, bool) and low <= x <= high,
-        f"a whole number from {low} to {high}",
-    )
-
-
-def _one_of(*names: str) -> Kind:
-    quoted = [f'"{name}"' for name in names]
-    return Kind(lambda value: value in names, f"{', '.join(quoted[:-1])} or {quoted[-1]}")
-
-
-def _sequence(is_item: Callable[[Any], bool], expected: str) -> Kind:
-    return Kind(lambda x: isinstance(x, tuple | list) and all(map(is_item, x)), expected)
-
-
-def _is_area(value: Any) -> bool:
-    return _is_number(value, 0, 1) and value > 0
-
-
-def _is_lr_multiplier(value: Any) -> bool:
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    return is_pair and isinstance(value[0], str) and _is_number(value[1])
-
-
-def _rising(kind: Kind) -> Kind:
-    return Kind(lambda x: kind.allows(x) and list(x) == sorted(set(x)), kind.expected)
-
-
-_FLAG = Kind(lambda value: isinstance(value, bool), "True or False")
-_TEXT = Kind(lambda value: isinstance(value, str), "a string")
-_FRACTION = Kind(lambda value: _is_number(value) and value < 1, "a number from 0 to below 1")
-_CROP_PCT = Kind(
-    lambda value: value == 0 or _is_number(value, 0.1, 1), "0, or a number from 0.1 to 1"
-)
-_CROP_AREA = Kind(
-    lambda x: _sequence(_is_area, "").allows(x) and len(x) == 2 and x[0] <= x[1],
-    "the smallest and the largest share of the image, above 0 and at most 1",
-)
-_MEAN = _sequence(
-    lambda value: _is_number(value, 0, 1), "numbers from 0 to 1, one per channel, or empty"
-)
-_STD = _sequence(_is_area, "numbers above 0 and at most 1, one per channel, or empty")
-_MILESTONES = _rising(_sequence(_is_number, "increasing numbers of epochs, of at least 0"))
-_LR_MULTIPLIERS = _sequence(_is_lr_multiplier, "pairs of a pattern and a factor of at least 0")
-_OVERRIDES = Kind(lambda value: isinstance(value, Mapping | ConfigDict), "a dictionary")
-_CHARACTER = Kind(lambda value: isinstance(value, str) and len(value) == 1, "one character")
-_CLASS_WEIGHTS = Kind(
-    lambda x: x in ("", "balanced") or _sequence(lambda w: _is_number(w) and w > 0, "").allows(x),
-    '"balanced", or numbers above 0, one per class, or empty',
-)
-
 FIELDS: dict[str, Field] = {
-    "seed": Field(0, _whole(0, 2**32 - 1), "seed of every random stream of the run (se_flax.rng)"),
+    "seed": Field(0, whole(0, 2**32 - 1), "seed of every random stream of the run (se_flax.rng)"),
     "num_seeds": Field(
-        1, _whole(1, 2**16), "networks to train as one run, with seeds seed, seed + 1, ..."
+        1, whole(1, 2**16), "networks to train as one run, with seeds seed, seed + 1, ..."
     ),
     "seed_mode": Field(
         "auto",
-        _one_of("auto", "vmap", "in_turn"),
+        one_of("auto", "vmap", "in_turn"),
         'how to train several seeds: "vmap" computes them at once, "in_turn" one after the other '
         'at each step; "auto" is "vmap" on a TPU for images held in memory, else "in_turn"',
     ),
-    "model.name": Field("se_resnet20_cifar", _TEXT, "one of se_flax.list_models()"),
-    "model.overrides": Field({}, _OVERRIDES, "keyword arguments for se_flax.create_model"),
+    "model.name": Field("se_resnet20_cifar", TEXT, "one of se_flax.list_models()"),
+    "model.overrides": Field({}, OVERRIDES, "keyword arguments for se_flax.create_model"),
     "init_from": Field(
         "",
-        _TEXT,
+        TEXT,
         "published weights to start from: a hub id or a file (see se_flax.load_pretrained); the "
         "classifier is new if the number of classes differs",
     ),
     "freeze_backbone": Field(
-        False, _FLAG, "train the classifier only; the backbone computes as in evaluation"
+        False, FLAG, "train the classifier only; the backbone computes as in evaluation"
     ),
     "dtype": Field(
-        "float32", _one_of("float32", "bfloat16"), "type to compute in; parameters stay float32"
+        "float32", one_of("float32", "bfloat16"), "type to compute in; parameters stay float32"
     ),
     "sync_batch_norm": Field(
-        False, _FLAG, "compute batch statistics over all devices, not on each device alone"
+        False, FLAG, "compute batch statistics over all devices, not on each device alone"
     ),
     "remat": Field(
-        False, _FLAG, "compute maps again for the gradient: less memory, more time, same result"
+        False, FLAG, "compute maps again for the gradient: less memory, more time, same result"
     ),
     "dataset.name": Field(
         "cifar10",
-        _TEXT,
+        TEXT,
         f"held in memory: {', '.join(known_datasets())}; streamed: any other TFDS data set with "
         "images and labels",
     ),
     "dataset.data_dir": Field(
-        "", _TEXT, "folder of TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
+        "", TEXT, "folder of TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
     ),
     "dataset.image_dir": Field(
         "",
-        _TEXT,
+        TEXT,
         "folder of images, used instead of name: train/<class>/*.jpg and val/<class>/*.jpg",
     ),
     "dataset.labels": Field(
         "",
-        _TEXT,
+        TEXT,
         "CSV file with the classes of the images in image_dir, in which it is if the path is "
         "relative (see se_flax.data.label_file); empty: an image's folder is its class",
     ),
     "dataset.multi_label": Field(
-        False, _FLAG, 'an image can have several classes, or none; needs loss="bce"'
+        False, FLAG, 'an image can have several classes, or none; needs loss="bce"'
     ),
     "dataset.label_separator": Field(
-        ";", _CHARACTER, "labels: character between the classes of an image"
+        ";", CHARACTER, "labels: character between the classes of an image"
     ),
     "dataset.exif_orientation": Field(
-        False, _FLAG, "turn the images of image_dir upright, as their EXIF orientation says"
+        False, FLAG, "turn the images of image_dir upright, as their EXIF orientation says"
     ),
-    "dataset.skip_bad": Field(False, _FLAG, "leave out images of image_dir that cannot be read"),
+    "dataset.skip_bad": Field(False, FLAG, "leave out images of image_dir that cannot be read"),
     "dataset.image_size": Field(
         0,
-        _whole(0, 4096),
+        whole(0, 4096),
         "streamed images: height and width the network sees; 0: as init_from's weights state, or "
         "else as the network was published",
     ),
     "dataset.crop_pct": Field(
         0.0,
-        _CROP_PCT,
+        CROP_PCT,
         "streamed images: share of the short side that evaluation sees; 0: as for image_size",
     ),
     "dataset.interpolation": Field(
         "",
-        _one_of("", "bilinear", "bicubic"),
+        one_of("", "bilinear", "bicubic"),
         "streamed images: how evaluation resizes; empty: as for image_size",
     ),
     "dataset.mean": Field(
         (),
-        _MEAN,
+        MEAN,
         "mean of each channel, on a scale of 0 to 1, that is subtracted; empty: as init_from's "
         "weights state, or else of the data set, if known, or the network; the run stores it",
     ),
-    "dataset.std": Field((), _STD, "standard deviation of each channel, to divide by; see mean"),
+    "dataset.std": Field((), STD, "standard deviation of each channel, to divide by; see mean"),
     "dataset.workers": Field(
-        0, _whole(0, 1024), "streamed images: processes that read them; 0: threads"
+        0, whole(0, 1024), "streamed images: processes that read them; 0: threads"
     ),
     "validation_fraction": Field(
-        0.0, _FRACTION, "share of the training images to hold out for choosing the best checkpoint"
+        0.0, FRACTION, "share of the training images to hold out for choosing the best checkpoint"
     ),
     "augment.crop_padding": Field(
         4,
-        _whole(0, 4096),
+        whole(0, 4096),
         "pixels of mean colour added on each side before a random crop to the original size; "
         "0: no crop",
     ),
     "augment.random_resized_crop": Field(
-        False, _FLAG, "streamed images: a crop of random area and shape, resized"
+        False, FLAG, "streamed images: a crop of random area and shape, resized"
     ),
     "augment.crop_area": Field(
         (0.08, 1.0),
-        _CROP_AREA,
+        CROP_AREA,
         "random_resized_crop: smallest and largest share of the image that a crop covers",
     ),
     "augment.horizontal_flip": Field(
-        True, _FLAG, "flip half of the images, in data sets where a flip keeps the class"
+        True, FLAG, "flip half of the images, in data sets where a flip keeps the class"
     ),
     "augment.policy": Field(
         "",
-        _one_of("", "randaugment", *POLICIES),
+        one_of("", "randaugment", *POLICIES),
         '"randaugment" or the name of an AutoAugment policy; empty: none',
     ),
-    "augment.num_ops": Field(2, _whole(1, 16), "randaugment: number of operations on each image"),
-    "augment.magnitude": Field(9.0, _number(), "randaugment: strength; 10 is full strength"),
-    "augment.cutout": Field(0, _whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
-    "augment.random_erasing": Field(0.0, _number(0, 1), "probability of random erasing"),
-    "augment.mixup": Field(0.0, _number(), "alpha of mixup; 0: none"),
-    "augment.cutmix": Field(0.0, _number(), "alpha of cutmix; 0: none"),
-    "batch_size": Field(128, _whole(1, 2**20), "images per step, over all devices"),
+    "augment.num_ops": Field(2, whole(1, 16), "randaugment: number of operations on each image"),
+    "augment.magnitude": Field(9.0, number(), "randaugment: strength; 10 is full strength"),
+    "augment.cutout": Field(0, whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
+    "augment.random_erasing": Field(0.0, number(0, 1), "probability of random erasing"),
+    "augment.mixup": Field(0.0, number(), "alpha of mixup; 0: none"),
+    "augment.cutmix": Field(0.0, number(), "alpha of cutmix; 0: none"),
+    "batch_size": Field(128, whole(1, 2**20), "images per step, over all devices"),
     "accumulate_steps": Field(
         1,
-        _whole(1, 2**20),
+        whole(1, 2**20),
         "parts in which each device computes its images of a step, one after another, to save "
         "memory; batch norm uses the statistics of each part",
     ),
-    "num_epochs": Field(200, _whole(1), "length of the run, in epochs"),
+    "num_epochs": Field(200, whole(1), "length of the run, in epochs"),
     "optimizer.name": Field(
-        "sgd", _one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
+        "sgd", one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
     ),
-    "optimizer.learning_rate": Field(0.1, _number(), "learning rate at the peak of the schedule"),
+    "optimizer.learning_rate": Field(0.1, number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(
         0,
-        _whole(0),
+        whole(0),
         "batch size that learning_rate is for; the rate scales with batch_size; 0: no scaling",
     ),
     "optimizer.momentum": Field(
-        0.9, _number(0, 1), "momentum; beta_1 of adam and adamw; no effect on adadelta"
+        0.9, number(0, 1), "momentum; beta_1 of adam and adamw; no effect on adadelta"
     ),
-    "optimizer.nesterov": Field(True, _FLAG, "sgd: Nesterov momentum"),
+    "optimizer.nesterov": Field(True, FLAG, "sgd: Nesterov momentum"),
     "optimizer.decay": Field(
         0.0,
-        _FRACTION,
+        FRACTION,
         "decay of the mean squared gradient (not sgd); 0: the rule's usual value (se_flax.optim)",
     ),
     "optimizer.epsilon": Field(
-        0.0, _number(), "added to the mean squared gradient or its root; 0: the rule's usual value"
+        0.0, number(), "added to the mean squared gradient or its root; 0: the rule's usual value"
     ),
     "optimizer.weight_decay": Field(
         1e-4,
-        _number(),
+        number(),
         "this times the parameters is added to the gradient (an L2 penalty); adamw: to the update, "
         "before it is multiplied by the learning rate (decoupled)",
     ),
     "optimizer.decay_norm_and_bias": Field(
-        False, _FLAG, "apply weight decay to batch norm and biases, too"
+        False, FLAG, "apply weight decay to batch norm and biases, too"
     ),
-    "optimizer.clip_norm": Field(
-        0.0, _number(), "largest global norm of the gradient; 0: no limit"
-    ),
+    "optimizer.clip_norm": Field(0.0, number(), "largest global norm of the gradient; 0: no limit"),
     "optimizer.lr_multipliers": Field(
         (),
-        _LR_MULTIPLIERS,
+        LR_MULTIPLIERS,
         'layer-wise learning rates: (pattern, factor) pairs, as in (("classifier/*", 1.0), '
         '("*", 0.1)); the first pattern that matches a parameter\'s path applies',
     ),
     "schedule.name": Field(
-        "step", _one_of("step", "cosine", "constant", "exponential"), "shape of the schedule"
+        "step", one_of("step", "cosine", "constant", "exponential"), "shape of the schedule"
     ),
-    "schedule.warmup_epochs": Field(1.0, _number(), "length of the linear warm-up, in epochs"),
+    "schedule.warmup_epochs": Field(1.0, number(), "length of the linear warm-up, in epochs"),
     "schedule.warmup_factor": Field(
-        0.1, _number(0, 1), "the warm-up starts at this factor times the peak"
+        0.1, number(0, 1), "the warm-up starts at this factor times the peak"
     ),
     "schedule.milestones": Field(
-        (100, 150), _MILESTONES, "step: epochs after which the rate is multiplied by gamma"
+        (100, 150), MILESTONES, "step: epochs after which the rate is multiplied by gamma"
     ),
-    "schedule.gamma": Field(0.1, _number(0, 1), "step: factor at each milestone"),
+    "schedule.gamma": Field(0.1, number(0, 1), "step: factor at each milestone"),
     "schedule.decay_rate": Field(
-        0.97, _positive(1), "exponential: factor every decay_epochs epochs"
+        0.97, positive(1), "exponential: factor every decay_epochs epochs"
     ),
-    "schedule.decay_epochs": Field(2.4, _positive(), "exponential: see decay_rate"),
+    "schedule.decay_epochs": Field(2.4, positive(), "exponential: see decay_rate"),
     "schedule.staircase": Field(
-        True, _FLAG, "exponential: drop once every decay_epochs epochs, not smoothly"
+        True, FLAG, "exponential: drop once every decay_epochs epochs, not smoothly"
     ),
     "loss": Field(
         "softmax",
-        _one_of("softmax", "bce"),
+        one_of("softmax", "bce"),
         'cross entropy of the softmax; "bce": of the sigmoid of each class (se_flax.losses)',
     ),
     "class_weights": Field(
         "",
-        _CLASS_WEIGHTS,
+        CLASS_WEIGHTS,
         'weight of each class in the loss, in training; "balanced": all classes together weigh the '
         "same (se_flax.class_weights); empty: every image weighs the same",
     ),
-    "label_smoothing": Field(0.0, _FRACTION, "share of the target that is spread over all classes"),
+    "label_smoothing": Field(0.0, FRACTION, "share of the target that is spread over all classes"),
     "auxiliary_weight": Field(
-        0.4, _number(), "weight of the loss of auxiliary logits, in networks that have them"
+        0.4, number(), "weight of the loss of auxiliary logits, in networks that have them"
     ),
     "ema_decay": Field(
         0.0,
-        _FRACTION,
+        FRACTION,
         "decay per step of a moving average of parameters and batch statistics; 0: no average",
     ),
     "on_nonfinite": Field(
         "stop",
-        _one_of("stop", "skip"),
+        one_of("stop", "skip"),
         'if the loss or the gradient is not finite: "stop" the run, or "skip" and count the update',
     ),
     "steps_per_dispatch": Field(
         0,
-        _whole(0),
+        whole(0),
         "images in memory: training steps per dispatch to the devices; 0: one on a CPU, elsewhere "
         "chosen automatically",
     ),
-    "log_every_steps": Field(100, _whole(1), "steps between rows of metrics.jsonl"),
+    "log_every_steps": Field(100, whole(1), "steps between rows of metrics.jsonl"),
     "profile_steps": Field(
         0,
-        _whole(0),
+        whole(0),
         "steps to trace, after the first dispatch, for TensorBoard's profiler; 0: none",
     ),
-    "eval_every_epochs": Field(1, _whole(1), "epochs between evaluations"),
-    "eval_batch_size": Field(500, _whole(1, 2**20), "images evaluated at once, over all devices"),
+    "eval_every_epochs": Field(1, whole(1), "epochs between evaluations"),
+    "eval_batch_size": Field(500, whole(1, 2**20), "images evaluated at once, over all devices"),
     "checkpoint_every_minutes": Field(
-        5.0, _number(), "minutes between checkpoints, in addition to one at each evaluation"
+        5.0, number(), "minutes between checkpoints, in addition to one at each evaluation"
     ),
 }
 
