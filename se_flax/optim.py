@@ -1,7 +1,8 @@
 """The optimiser and its learning rate schedule."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -134,7 +135,7 @@ def notes_on_schedule(options: ConfigDict, num_epochs: int) -> list[str]:
 def make_optimizer(
     options: ConfigDict,
     learning_rate: optax.Schedule,
-    freeze_backbone: bool = False,
+    trained: Callable[[Any], Any] | None = None,
     weight_decay: Float[Array, ""] | float | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimiser that `options.name` names.
@@ -154,7 +155,7 @@ def make_optimizer(
     Args:
         options: `config.optimizer`.
         learning_rate: the learning rate as a function of the step.
-        freeze_backbone: update only the classifiers.
+        trained: returns for each parameter of a tree whether it is updated; None for all.
         weight_decay: used instead of that of the options, unless that is 0; inside a compiled
             function it can be one of the arguments.
     """
@@ -187,8 +188,8 @@ def make_optimizer(
     )
     if options.lr_multipliers:
         optimizer = optax.chain(optimizer, _layer_wise(options.lr_multipliers))
-    if freeze_backbone:
-        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, _in_head)
+    if trained is not None:
+        optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trained)
     return optimizer
 
 
@@ -205,7 +206,8 @@ def _layer_wise(multipliers: Sequence[tuple[str, float]]) -> optax.GradientTrans
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def _in_head(params):
+def in_classifier(params: Any) -> Any:
+    """Returns for each parameter whether it is a classifier's, in the structure of `params`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[0].key.endswith("classifier"), params
     )

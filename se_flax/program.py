@@ -10,37 +10,34 @@ import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from PIL import Image
 
-from se_flax.class_weights import class_weights_of
-from se_flax.config import build_model, check_held_in_memory
+from se_flax.classification import Classification
+from se_flax.config import check_held_in_memory
 from se_flax.data.dataset import (
     EvalFeed,
     ImageDataset,
     TrainFeed,
     check_labels,
-    is_multi_label,
     normalized_by,
 )
 from se_flax.data.from_config import dataset_of
-from se_flax.data.preprocessing import Preprocessing
 from se_flax.errors import UserError
-from se_flax.init_from import published_variables, unset_preparation, with_published
-from se_flax.label_metrics import chosen_by, kind_of_metrics
+from se_flax.init_from import unset_preparation, with_published
 from se_flax.metrics import Sums
 from se_flax.optim import (
     Hyperparameters,
     learning_rate_schedule,
     learning_rate_table,
-    make_optimizer,
     peak_learning_rate,
 )
-from se_flax.parallel import AXIS, replicate
+from se_flax.parallel import replicate
 from se_flax.plan import Plan
 from se_flax.runtime.distributed import from_first
 from se_flax.runtime.paths import Path
-from se_flax.seeds import AtOnce, Evaluate, InTurn, Networks, Step
-from se_flax.state import TrainState, create_state
-from se_flax.step import make_eval_step, make_train_step
+from se_flax.seeds import AtOnce, InTurn, Networks
+from se_flax.state import TrainState
+from se_flax.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +47,7 @@ class Program:
     Attributes:
         config: the run's config.
         dataset: the run's data set.
+        task: what the networks learn.
         networks: the networks that are trained, one per seed.
         plan: when the run logs, evaluates and saves.
         selection: the split on which the best checkpoint is chosen: "validation" if the data set
@@ -60,6 +58,7 @@ class Program:
 
     config: ConfigDict
     dataset: ImageDataset
+    task: Task
     networks: Networks
     plan: Plan
     selection: str
@@ -114,12 +113,7 @@ class Program:
         """
         state = self.networks.init()
         if self.config.init_from:
-            variables = published_variables(
-                self.config.model.name,
-                self.config.init_from,
-                self.dataset.num_classes,
-                self.config.model.overrides.to_dict(),
-            )
+            variables = self.task.published(self.config)
             state = self.networks.map(lambda one: replicate(with_published(one, variables)), state)
         return state
 
@@ -138,26 +132,28 @@ class Program:
             feed.prefetch(step + num_steps)
         return state, sums
 
-    @property
-    def metrics_kind(self) -> type[Sums]:
-        """The class of the training metrics."""
-        return kind_of_metrics(is_multi_label(self.dataset))
-
-    @property
-    def chosen_by(self) -> str:
-        """Name of the metric by which the best checkpoint is chosen."""
-        return chosen_by(is_multi_label(self.dataset))
-
     def metrics(self, sums: Any) -> list[Sums]:
         """Waits for the metrics of `train`, and returns those of each network."""
         return self.networks.metrics(sums)
 
-    def evaluate(self, state: Any, split: str) -> list[dict[str, float]]:
-        """Returns the metrics of each network over exactly the images of a split."""
+    def evaluated(self, state: Any, split: str) -> list[Any]:
+        """Returns the sum of what `evaluate` of the task gives for each network.
+
+        It is over exactly the images of a split.
+        """
         if split not in self._eval_feeds:
             feed = self.dataset.eval_feed(split, self.config.eval_batch_size)
             self._eval_feeds[split] = feed
         return self.networks.evaluate(state, self._eval_feeds[split])
+
+    def evaluate(self, state: Any, split: str) -> list[dict[str, float]]:
+        """Returns the metrics of each network over exactly the images of a split."""
+        return [self.task.results(each, split) for each in self.evaluated(state, split)]
+
+    def draw_inputs(self, step: int) -> Image.Image:
+        """Draws the first training images of a step."""
+        inputs, seed = self.feeds[0].inputs(step), self.networks.seeds[0]
+        return self.task.draw_inputs(self.config, inputs, seed, step)
 
     def close(self) -> None:
         """Stops reading images ahead."""
@@ -214,11 +210,13 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     )
     seeds = range(config.seed, config.seed + config.num_seeds)
     at_once = _at_once(config, dataset)
-    functions = pure_functions(config, dataset, learning_rate)
+    task = task_of(dataset)
+    functions = task.functions(config, learning_rate)
     networks = (AtOnce if at_once else InTurn)(seeds, *functions)
     return Program(
         config=config,
         dataset=dataset,
+        task=task,
         networks=networks,
         plan=plan,
         selection="validation" if "validation" in dataset.splits else "test",
@@ -233,51 +231,9 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     )
 
 
-def pure_functions(
-    config: ConfigDict, dataset: ImageDataset, learning_rate: optax.Schedule
-) -> tuple[Callable[[Any], TrainState], Step, Evaluate]:
-    """Returns the functions of one network and one device's share that a run consists of.
-
-    They are `init(seed)`, `step(state, (hyperparameters, images), own)` and
-    `evaluate(variables, images, own)`, where `images` and `own` are the inputs that the feeds of
-    the data set give: those that all devices share, and those of one device.
-    """
-    model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
-    optimizer = make_optimizer(config.optimizer, learning_rate, config.freeze_backbone)
-    preprocessing = Preprocessing.of(dataset, config.augment)
-    make_step = functools.partial(
-        make_train_step,
-        model,
-        loss=config.loss,
-        label_smoothing=config.label_smoothing,
-        class_weights=class_weights_of(config, dataset),
-        auxiliary_weight=config.auxiliary_weight,
-        ema_decay=config.ema_decay,
-        freeze_backbone=config.freeze_backbone,
-        accumulate_steps=config.accumulate_steps,
-    )
-    eval_step = make_eval_step(model, config.loss)
-
-    def init(seed):
-        return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
-
-    def step(state, shared, own):
-        given, images = shared
-        batch = dataset.train_batch(
-            preprocessing, config.batch_size, images, own, state.seed, state.step
-        )
-        optimizer = make_optimizer(
-            config.optimizer,
-            lambda update: given.learning_rates[update],
-            config.freeze_backbone,
-            given.weight_decay,
-        )
-        return make_step(optimizer)(state, batch)
-
-    def evaluate(variables, shared, own):
-        return eval_step(variables, dataset.eval_batch(preprocessing, shared, own))
-
-    return init, step, evaluate
+def task_of(dataset: ImageDataset) -> Task:
+    """Returns the task of a run on a data set."""
+    return Classification(dataset)
 
 
 def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:

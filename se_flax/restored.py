@@ -16,12 +16,12 @@ from se_flax.data.label_file import LabelFile, label_path
 from se_flax.data.sources import check_dataset_name
 from se_flax.errors import UserError
 from se_flax.images_of_run import preparation_of_run, prepared_alike
-from se_flax.label_metrics import chosen_by
 from se_flax.models import Preparation
 from se_flax.program import Program, build_program, dataset_of_run
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.paths import Path, to_path
 from se_flax.seeds import metrics_to_choose_by
+from se_flax.task import metric_to_choose_by
 from se_flax.workdir import has_checkpoint, read_config
 
 
@@ -157,7 +157,7 @@ def _restored(
         raise UserError(f"{workdir} has no checkpoint yet; train the run first")
     seeds = range(config.seed, config.seed + config.num_seeds)
     config.class_weights = ""  # they only act in training
-    metrics = metrics_to_choose_by(seeds, chosen_by(config.dataset.multi_label))
+    metrics = metrics_to_choose_by(seeds, metric_to_choose_by(config))
     with Checkpoints(workdir, metrics, read_only=True) as saved:
         steps = _steps(workdir, saved, step, len(seeds))
         progress = saved.progress(steps[0])

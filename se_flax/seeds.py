@@ -45,8 +45,8 @@ class Networks(Protocol):
     def metrics(self, sums: Any) -> list[Sums]:
         """Waits for the metrics of `train`, and returns those of each network."""
 
-    def evaluate(self, state: Any, batches: Iterable[Inputs]) -> list[dict[str, float]]:
-        """Returns the metrics of each network (see `Metrics.means` and `Scored.means`)."""
+    def evaluate(self, state: Any, batches: Iterable[Inputs]) -> list[Any]:
+        """Returns for each network the sum of what `evaluate` returns for the batches."""
 
     def variables(self, state: Any) -> list[dict[str, Any]]:
         """Returns the variables of each network."""
@@ -104,7 +104,7 @@ class InTurn:
         """See `Networks`."""
         variables = self.variables(state)
         sums = [[self._evaluate(each, *batch) for each in variables] for batch in batches]
-        return [total(of_one).means() for of_one in zip(*sums, strict=True)]
+        return [total(of_one) for of_one in zip(*sums, strict=True)]
 
     def variables(self, state):
         """See `Networks`."""
@@ -166,8 +166,7 @@ class AtOnce:
 
     def evaluate(self, state, batches):
         """See `Networks`."""
-        sums = total([self._evaluate(state.variables, *batch) for batch in batches])
-        return [each.means() for each in self.metrics(sums)]
+        return self.metrics(total([self._evaluate(state.variables, *batch) for batch in batches]))
 
     def variables(self, state):
         """See `Networks`."""

@@ -61,7 +61,7 @@ def make_train_step(
     )
     gradients_of = functools.partial(_gradients, loss_of)
     if accumulate_steps > 1:
-        gradients_of = functools.partial(_mean_gradients, gradients_of, accumulate_steps)
+        gradients_of = functools.partial(mean_gradients, gradients_of, accumulate_steps)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics | LabelMetrics]:
         batch = minimised.weighted(batch)
@@ -69,23 +69,47 @@ def make_train_step(
         gradients, (logits, loss, batch_stats) = gradients_of(
             state, batch, dropout_key, jax.lax.axis_index(AXIS)
         )
-        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
         kind = LabelMetrics if batch.labels.ndim == 2 else Metrics
-        metrics = jax.lax.psum(kind.of(logits, batch.labels, loss, batch.mask), AXIS)
-
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        variables = {"params": params, "batch_stats": batch_stats}
-        ema = _moving_average(state, variables, ema_decay)
-        updated = state.replace(**variables, opt_state=opt_state, ema=ema)
-
-        norm = optax.tree.norm(gradients)
-        is_finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
-        metrics = metrics.if_finite(is_finite, state.step, norm)
-        state = jax.tree.map(functools.partial(jnp.where, is_finite), updated, state)
-        return state.replace(step=state.step + 1), metrics
+        metrics = kind.of(logits, batch.labels, loss, batch.mask)
+        return next_state(state, optimizer, gradients, batch_stats, metrics, ema_decay)
 
     return train_step
+
+
+def next_state(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    gradients: Any,
+    batch_stats: Any,
+    metrics: Any,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, Any]:
+    """Returns the state after an update, and the metrics, the same on all devices of `AXIS`.
+
+    If the loss or the gradient is not finite, only the step counter is updated, and the metrics
+    count the update as skipped.
+
+    Args:
+        state: the state before.
+        optimizer: see `make_train_step`.
+        gradients, batch_stats: of this device's share of the batch; their means are used.
+        metrics: the sums of this device (see `metrics.Sums`); their sum is returned.
+        ema_decay: see `make_train_step`.
+    """
+    gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), AXIS)
+    metrics = jax.lax.psum(metrics, AXIS)
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    variables = {"params": params, "batch_stats": batch_stats}
+    ema = _moving_average(state, variables, ema_decay)
+    updated = state.replace(**variables, opt_state=opt_state, ema=ema)
+
+    norm = optax.tree.norm(gradients)
+    is_finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
+    metrics = metrics.if_finite(is_finite, state.step, norm)
+    state = jax.tree.map(functools.partial(jnp.where, is_finite), updated, state)
+    return state.replace(step=state.step + 1), metrics
 
 
 def _loss(model, loss_of, params, batch_stats, batch, dropout_key, auxiliary_weight, train):
@@ -112,19 +136,26 @@ def _gradients(loss_of, state, batch, dropout_key, place):
     return jax.grad(loss_of, has_aux=True)(state.params, state.batch_stats, batch, key)
 
 
-def _mean_gradients(gradients_of, num_parts, state, batch, dropout_key, place):
+def mean_gradients(
+    gradients_of: Callable[..., Any], num_parts: int, state: Any, batch: Any, key: Any, place: Any
+) -> Any:
     """Returns what `gradients_of` does, computed on one part of the batch after another.
 
     Gradients and running statistics are the means over the parts, as over as many devices.
+
+    Args:
+        gradients_of: `gradients_of(state, part, key, place)` returns the gradients, and three more
+            values: two arrays with a leading axis of images, and the running statistics.
+        num_parts: number of parts.
+        state, batch, key: given to `gradients_of`, the batch in parts.
+        place: of this device among all; `gradients_of` gets the place of a part among all parts.
     """
     parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), batch)
     places = num_parts * place + jnp.arange(num_parts)
 
-    def compute(state, parts, places, dropout_key, unroll):
+    def compute(state, parts, places, key, unroll):
         def add(total, part):
-            gradients, (logits, loss, batch_stats) = gradients_of(
-                state, part[0], dropout_key, part[1]
-            )
+            gradients, (logits, loss, batch_stats) = gradients_of(state, part[0], key, part[1])
             return jax.tree.map(jnp.add, total, (gradients, batch_stats)), (logits, loss)
 
         zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
@@ -132,7 +163,7 @@ def _mean_gradients(gradients_of, num_parts, state, batch, dropout_key, place):
 
     # On a CPU, XLA runs convolutions many times slower inside a loop.
     total, of_parts = jax.lax.platform_dependent(
-        *(state, parts, places, dropout_key),
+        *(state, parts, places, key),
         cpu=functools.partial(compute, unroll=num_parts),
         default=functools.partial(compute, unroll=1),
     )

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from se_flax import seeds
 from se_flax.config import check_config, leaves
 from se_flax.data.dataset import ImageDataset, is_multi_label
-from se_flax.data.grid import draw_inputs, png_of
+from se_flax.data.grid import png_of
 from se_flax.errors import UserError
 from se_flax.images_of_run import stored_preparation
 from se_flax.monitor import Monitor
@@ -41,6 +41,7 @@ from se_flax.runtime.status import doing
 from se_flax.runtime.storage import persistently, write_json, write_text
 from se_flax.runtime.time_left import TimeLeft
 from se_flax.runtime.writers import TIMES, Callback, Writers, make_writer
+from se_flax.task import metric_to_choose_by
 from se_flax.workdir import changed_fields, check_same_run, config_as_json, write_config
 
 # Format of checkpoints. Version 1 had other random streams, so no run can continue from it.
@@ -142,7 +143,8 @@ def _opened(program: Program, workdir: Path, startup: Startup) -> Iterator["_Run
         interrupt = stack.enter_context(Interrupt())
         lock = lock_of(workdir)
         from_first(lambda: _enter(lock, stack))
-        metrics = seeds.metrics_to_choose_by(program.networks.seeds, program.chosen_by)
+        chosen_by = metric_to_choose_by(program.config)
+        metrics = seeds.metrics_to_choose_by(program.networks.seeds, chosen_by)
         saved = stack.enter_context(Checkpoints(workdir, metrics))
         yield _Run(program, workdir, lock, startup, interrupt, saved, abstract)
 
@@ -166,7 +168,7 @@ class _Run:
         self._saved: Checkpoints = saved
         self._abstract = abstract
         self._seconds_before = 0.0
-        self._monitor = Monitor(self._seeds, program.metrics, None, program.metrics_kind)
+        self._monitor = Monitor(self._seeds, program.metrics, None, program.task.metrics)
         self._writer = Writers()
         self._profiler = Profiler(workdir, self._config.profile_steps if is_first() else 0)
         self._progress: Progress
@@ -196,7 +198,7 @@ class _Run:
             )
         self._seconds_before = carried["seconds"]
         program, meters = self._program, carried.get("meters")
-        self._monitor = Monitor(self._seeds, program.metrics, meters, program.metrics_kind)
+        self._monitor = Monitor(self._seeds, program.metrics, meters, program.task.metrics)
         return program.networks.restore(arrays), latest
 
     def _check_fits(self, carried: dict[str, Any]) -> None:
@@ -364,8 +366,7 @@ class _Run:
         """Writes some images of the next step to TensorBoard."""
         if is_first() and step < self._plan.total_steps:
             self._monitor.stop_clock()
-            inputs, seed = self._program.feeds[0].inputs(step), self._seeds[0]
-            image = draw_inputs(self._program.dataset, inputs, self._config.batch_size, seed, step)
+            image = self._program.draw_inputs(step)
             self._writer.write_image(step, "training images", png_of(image), *image.size)
             self._monitor.start_clock()
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_flax import program as program_module
+from se_flax import classification
 from se_flax import train as train_module
 from se_flax.errors import RunDiverged, UserError
 from se_flax.evaluate import evaluate_workdir
@@ -298,7 +298,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(tmp_path, tiny_
 def test_updates_that_are_not_finite_can_be_skipped(tmp_path, tiny_config, stripes, monkeypatch):
     tiny_config.on_nonfinite = "skip"
     tiny_config.log_every_steps = 1
-    make_train_step = program_module.make_train_step
+    make_train_step = classification.make_train_step
 
     def of_bad_batches(*arguments, **options):
         step = make_train_step(*arguments, **options)
@@ -309,7 +309,7 @@ def test_updates_that_are_not_finite_can_be_skipped(tmp_path, tiny_config, strip
 
         return train_step
 
-    monkeypatch.setattr(program_module, "make_train_step", of_bad_batches)
+    monkeypatch.setattr(classification, "make_train_step", of_bad_batches)
     summary = train(tiny_config, tmp_path / "skips", stripes)
     assert summary["skipped"] == 2
     logged = {row["step"]: row for row in rows(tmp_path / "skips") if "train/skipped" in row}
