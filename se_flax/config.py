@@ -8,7 +8,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FieldReference
 
-from se_flax.config_checks import check_combinations, check_names_labels
+from se_flax.config_checks import (
+    check_classifier,
+    check_combinations,
+    check_detector,
+    check_names_labels,
+)
 from se_flax.config_kinds import (
     CHARACTER,
     CLASS_WEIGHTS,
@@ -30,6 +35,7 @@ from se_flax.config_kinds import (
 )
 from se_flax.data.augment import POLICIES
 from se_flax.data.sources import check_dataset_name, known_datasets
+from se_flax.detection.create import create_detector, is_detector
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
 from se_flax.pretrained.load import check_source
@@ -61,13 +67,18 @@ FIELDS: dict[str, Field] = {
         'how to train several seeds: "vmap" computes them at once, "in_turn" one after the other '
         'at each step; "auto" is "vmap" on a TPU for images held in memory, else "in_turn"',
     ),
-    "model.name": Field("se_resnet20_cifar", TEXT, "one of se_flax.list_models()"),
+    "model.name": Field(
+        "se_resnet20_cifar",
+        TEXT,
+        "one of se_flax.list_models(), or a detector (se_flax.detection.list_detectors())",
+    ),
     "model.overrides": Field({}, OVERRIDES, "keyword arguments for se_flax.create_model"),
     "init_from": Field(
         "",
         TEXT,
         "published weights to start from: a hub id or a file (see se_flax.load_pretrained); the "
-        "classifier is new if the number of classes differs",
+        "classifier is new if the number of classes differs; detectors: weights of the trunk or of "
+        "the whole detector",
     ),
     "freeze_backbone": Field(
         False, FLAG, "train the classifier only; the backbone computes as in evaluation"
@@ -94,6 +105,18 @@ FIELDS: dict[str, Field] = {
         "",
         TEXT,
         "folder of images, used instead of name: train/<class>/*.jpg and val/<class>/*.jpg",
+    ),
+    "dataset.coco": Field(
+        "",
+        TEXT,
+        "detectors: folder of images with annotations in COCO's format, used instead of name (see "
+        "se_flax.detection.coco)",
+    ),
+    "dataset.short_side": Field(
+        800, whole(1, 8192), "detectors: pixels of the short side to which images are resized"
+    ),
+    "dataset.long_side": Field(
+        1333, whole(1, 8192), "detectors: most pixels of the long side; see short_side"
     ),
     "dataset.labels": Field(
         "",
@@ -344,14 +367,16 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
         if not field.kind.allows(given[name]):
             raise UserError(f"config.{name} must be {field.kind.expected}, not {given[name]!r}")
     check_combinations(config)
+    detects = is_detector(config.model.name)
+    (check_detector if detects else check_classifier)(config, given)
     if names_dataset:
         check_names_labels(config)
-    if names_dataset and not config.dataset.image_dir:
+    if names_dataset and not (config.dataset.image_dir or config.dataset.coco):
         check_dataset_name(config.dataset.name)
         if config.dataset.name in known_datasets():
             check_held_in_memory(config, config.dataset.name)
     build_model(config, num_classes=2)
-    if config.init_from:
+    if config.init_from and not detects:
         check_source(config.model.name, config.init_from)
 
 
@@ -371,11 +396,7 @@ def build_model(config: ConfigDict, num_classes: int, sync_axis: str | None = No
     overrides = config.model.overrides.to_dict()
     # Reading a config from JSON turns tuples into lists.
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    return create_model(
-        config.model.name,
-        num_classes,
-        dtype=jnp.dtype(config.dtype),
-        sync_axis=sync_axis,
-        remat=config.remat,
-        **overrides,
-    )
+    fields = {"dtype": jnp.dtype(config.dtype), "remat": config.remat, **overrides}
+    if is_detector(config.model.name):
+        return create_detector(config.model.name, num_classes, **fields)
+    return create_model(config.model.name, num_classes, sync_axis=sync_axis, **fields)

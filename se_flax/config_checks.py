@@ -1,7 +1,12 @@
 """Checks of the fields of a configuration that exclude or need one another."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from se_flax.detection.average_precision import check_pycocotools
+from se_flax.detection.faster_rcnn import FROZEN
 from se_flax.errors import UserError
 
 # Fields of a network that are not set as overrides, and what decides them.
@@ -11,6 +16,67 @@ _NOT_OVERRIDES = {
     "sync_axis": "config.sync_batch_norm",
     "remat": "config.remat",
 }
+
+# Fields that do nothing for a detector, with the values that leave them unused.
+_NOT_OF_DETECTORS = {
+    "freeze_backbone": False,
+    "sync_batch_norm": False,
+    "dataset.image_dir": "",
+    "dataset.labels": "",
+    "dataset.multi_label": False,
+    "dataset.exif_orientation": False,
+    "dataset.skip_bad": False,
+    "dataset.image_size": 0,
+    "dataset.crop_pct": 0.0,
+    "dataset.interpolation": "",
+    "augment.crop_padding": 0,
+    "augment.random_resized_crop": False,
+    "augment.policy": "",
+    "augment.cutout": 0,
+    "augment.random_erasing": 0.0,
+    "augment.mixup": 0.0,
+    "augment.cutmix": 0.0,
+    "loss": "softmax",
+    "class_weights": "",
+    "label_smoothing": 0.0,
+}
+_ONLY_OF_DETECTORS = {"dataset.coco": "", "dataset.short_side": 800, "dataset.long_side": 1333}
+
+
+def check_detector(config: ConfigDict, fields: Mapping[str, Any]) -> None:
+    """Raises `UserError` if a detector cannot be trained as a config says.
+
+    Args:
+        config: of the run.
+        fields: its values by dotted name.
+    """
+    check_pycocotools()
+    _check_unused(config.model.name, fields, _NOT_OF_DETECTORS)
+    if config.dataset.short_side > config.dataset.long_side:
+        raise UserError(
+            f"config.dataset.short_side={config.dataset.short_side} must be at most "
+            f"config.dataset.long_side={config.dataset.long_side}"
+        )
+    frozen = config.model.overrides.get("frozen", FROZEN)
+    if frozen and not config.init_from:
+        raise UserError(
+            f"{', '.join(frozen)} of the trunk would keep random weights, because they are not "
+            "trained; give weights with config.init_from=FILE, or train all of it with "
+            "config.model.overrides.frozen=()"
+        )
+
+
+def check_classifier(config: ConfigDict, fields: Mapping[str, Any]) -> None:
+    """Raises `UserError` if a field is set that only detectors use; see `check_detector`."""
+    _check_unused(config.model.name, fields, _ONLY_OF_DETECTORS)
+
+
+def _check_unused(model: str, fields: Mapping[str, Any], unused: Mapping[str, Any]) -> None:
+    for name, unset in unused.items():
+        if fields[name] != unset:
+            raise UserError(
+                f"config.{name}={fields[name]!r} has no effect on {model}; set it to {unset!r}"
+            )
 
 
 def check_combinations(config: ConfigDict) -> None:

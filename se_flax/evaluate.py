@@ -25,6 +25,8 @@ from se_flax.data.images import CenterCrop
 from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import StreamedEvalFeed, eval_batch
+from se_flax.detection.average_precision import write_results
+from se_flax.detection.create import is_detector
 from se_flax.errors import UserError
 from se_flax.metrics import total
 from se_flax.models import Preparation, list_models, model_info
@@ -39,7 +41,7 @@ from se_flax.published import (
     source_of_weights,
     warn_of_other_dataset,
 )
-from se_flax.restored import restore_run
+from se_flax.restored import RestoredRun, restore_run
 from se_flax.runtime.progress import counted, format_results, format_steps
 from se_flax.runtime.status import busy
 from se_flax.runtime.terminal import fitted
@@ -55,6 +57,7 @@ def evaluate_workdir(
     image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
     labels: str | os.PathLike[str] | None = None,
+    detections: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; every image of the split counts exactly once.
 
@@ -68,14 +71,19 @@ def evaluate_workdir(
         data_dir: folder of TFDS data sets, if not the run's.
         image_dir: folder with one folder per class to evaluate on instead. The class folders have
             the names of the run's classes, and the images are resized, cropped and normalised like
-            the run's, whose own data set is not needed.
+            the run's, whose own data set is not needed. For a detector, a folder with annotations
+            in COCO's format, of which the validation images are used (see
+            `se_flax.detection.coco`).
         skip_bad: whether to skip unreadable images in `image_dir` instead of raising.
         labels: CSV file with the classes of the images in `image_dir` (see
             `se_flax.data.label_file`), instead of a folder per class.
+        detections: file to which the detections of a detector are written, as JSON in COCO's format
+            of results.
 
     Returns:
         `loss` in nats; `top1`, `top3` and `top5` accuracy in percent, or for images of several
-        classes `mAP` and `label_accuracy` (see `se_flax.label_metrics`); `step`, `model`,
+        classes `mAP` and `label_accuracy` (see `se_flax.label_metrics`), or for a detector `AP`,
+        `AP50`, `AP75`, `AP_small`, `AP_medium` and `AP_large` in percent; `step`, `model`,
         `dataset`, `split`, the number of `images` and `num_classes`. For a run of several seeds the
         results are means, and `per_seed` has the results of each seed. Each seed has its own "best"
         step.
@@ -85,7 +93,12 @@ def evaluate_workdir(
     """
     run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad, labels)
     run.check_split(split)
-    results = run.program.evaluate(run.state, split)
+    if detections is not None:
+        _check_detects(run, detections)
+    totals = run.program.evaluated(run.state, split)
+    results = run.program.results(totals, split)
+    if detections is not None:
+        write_results(run.program.task.detections(totals[0], split), detections)
     each = [
         {"seed": seed, "step": step, **result}
         for seed, step, result in zip(run.seeds, run.steps, results, strict=True)
@@ -100,6 +113,20 @@ def evaluate_workdir(
         **seeds.mean(results),
         **({"per_seed": each} if len(each) > 1 else {}),
     }
+
+
+def _check_detects(run: RestoredRun, detections: str | os.PathLike[str]) -> None:
+    """Raises `UserError` if a run has no detections to write."""
+    if not is_detector(run.program.config.model.name):
+        raise UserError(
+            f"--detections={detections} is for detectors, but the run has a "
+            f"{run.program.config.model.name}; leave it out"
+        )
+    if len(run.seeds) > 1:
+        raise UserError(
+            f"--detections={detections} takes those of one network, but the run has "
+            f"{len(run.seeds)}; leave it out"
+        )
 
 
 def evaluate_pretrained(
@@ -213,12 +240,23 @@ def define_flags() -> None:
         "it is for --model, and not for a network with the same tensors that computes differently.",
     )
     flags.DEFINE_string("dataset", None, "With --model: TFDS data set to evaluate on.")
-    flags.DEFINE_string("image_dir", None, "Folder with one folder per class to evaluate on.")
+    flags.DEFINE_string(
+        "image_dir",
+        None,
+        "Folder with one folder per class to evaluate on; "
+        "for a detector, with annotations in COCO's format.",
+    )
     flags.DEFINE_string(
         "labels",
         None,
         "With --workdir and --image_dir: CSV file with the classes of the images, instead of a "
         "folder per class.",
+    )
+    flags.DEFINE_string(
+        "detections",
+        None,
+        "With --workdir of a detector: JSON file to write, with the detections in COCO's format of "
+        "results.",
     )
     flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
     flags.DEFINE_integer("batch_size", None, "With --model: batch size, by default 64.", 1)
@@ -267,6 +305,7 @@ def main(argv: list[str]) -> None:
                 image_dir=options.image_dir,
                 skip_bad=options.skip_bad,
                 labels=options.labels,
+                detections=options.detections,
             )
         images = results["dataset"]
         if not options.image_dir:
@@ -283,7 +322,7 @@ def main(argv: list[str]) -> None:
         )
 
 
-_OF_RUNS = ("workdir", "step", "labels")
+_OF_RUNS = ("workdir", "step", "labels", "detections")
 _OF_PREPARATION = ("input_size", "crop_pct", "interpolation", "mean", "std")
 _OF_WEIGHTS = ("weights", "dataset", "batch_size", *_OF_PREPARATION)
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from se_flax.data.dataset import ImageDataset
+from se_flax.data.dataset import RunDataset
 from se_flax.data.from_config import preparation_of
 from se_flax.data.image_source import ImageSource
 from se_flax.data.images import CenterCrop
 from se_flax.data.streaming import StreamedDataset
+from se_flax.detection.dataset import DetectionDataset
 from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
 from se_flax.old_configs import streams_images
@@ -22,7 +23,7 @@ from se_flax.program import dataset_of_run
 from se_flax.runtime.paths import Path
 
 
-def stored_preparation(config: ConfigDict, dataset: ImageDataset) -> dict[str, Any]:
+def stored_preparation(config: ConfigDict, dataset: RunDataset) -> dict[str, Any]:
     """Returns what a checkpoint stores of how a run's images are prepared, as plain values.
 
     Images held in memory are used as they are. If others take their place, all of an image's short
@@ -33,6 +34,9 @@ def stored_preparation(config: ConfigDict, dataset: ImageDataset) -> dict[str, A
         dataset: of the run.
     """
     height, width, channels = map(int, dataset.image_shape)
+    if isinstance(dataset, DetectionDataset):
+        sides = {"short_side": dataset.sizes.short, "long_side": dataset.sizes.long}
+        return {**sides, "mean": list(dataset.mean), "std": list(dataset.std)}
     resized = {"crop_pct": 1.0, "interpolation": model_info(config.model.name).interpolation}
     crop = dataset.eval_crop if isinstance(dataset, StreamedDataset) else None
     if isinstance(crop, CenterCrop):
@@ -49,7 +53,7 @@ def preparation_of_run(
     workdir: Path,
     config: ConfigDict,
     progress: Mapping[str, Any],
-    dataset: ImageDataset | None = None,
+    dataset: RunDataset | None = None,
 ) -> Preparation:
     """Returns how a run prepares its images; mean and std have one value per channel.
 

@@ -5,13 +5,14 @@ import fnmatch
 import warnings
 from typing import Any
 
-import jax
+import flax.traverse_util
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from se_flax.data.dataset import ImageDataset
+from se_flax.data.dataset import RunDataset
 from se_flax.data.from_config import preparation_of
 from se_flax.data.sources import known_datasets
+from se_flax.detection.create import is_detector, normalisation
 from se_flax.errors import Note
 from se_flax.models import model_info
 from se_flax.pretrained import load_pretrained
@@ -29,7 +30,7 @@ _NEW = ((NewClassifier, "*classifier"), (NewAuxiliary, "auxiliary_*"))
 
 
 def unset_preparation(
-    config: ConfigDict, workdir: Path | None = None, dataset: ImageDataset | None = None
+    config: ConfigDict, workdir: Path | None = None, dataset: RunDataset | None = None
 ) -> dict[str, Any]:
     """Returns values for what a config leaves unset of how images are prepared.
 
@@ -63,6 +64,9 @@ def unset_preparation(
 def _wanted(config: ConfigDict) -> dict[str, Any]:
     """Returns how the weights of a new run, or else its data set or network, want its images."""
     name, weights, data = config.model.name, config.init_from, config.dataset
+    if is_detector(name):
+        prepared = normalisation(name)
+        return {"mean": prepared.mean, "std": prepared.std}
     if not data.image_dir and data.name in known_datasets():  # at their own size, in memory
         stated = stated_preparation(name, weights) if weights else None
         return {"mean": stated.mean, "std": stated.std} if stated else {}
@@ -106,10 +110,9 @@ def with_published(state: TrainState, variables: dict[str, Any]) -> TrainState:
 
     What the variables lack keeps its initial values.
     """
-    params = {**state.params, **variables["params"]}
-    batch_stats = {**state.batch_stats, **variables["batch_stats"]}
-    variables = {"params": params, "batch_stats": batch_stats}
     current = {"params": state.params, "batch_stats": state.batch_stats}
-    # The states of several networks have a leading axis of networks.
-    variables = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), variables, current)
-    return state.with_variables(variables)
+    flat = flax.traverse_util.flatten_dict(current, keep_empty_nodes=True)
+    for path, new in flax.traverse_util.flatten_dict(variables).items():
+        # The states of several networks have a leading axis of networks.
+        flat[path] = jnp.broadcast_to(new, flat[path].shape)
+    return state.with_variables(flax.traverse_util.unflatten_dict(flat))

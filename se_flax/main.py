@@ -47,14 +47,19 @@ def default_workdir(config_filename: str) -> pathlib.Path:
     return pathlib.Path("runs") / (f"{name}_{argument}" if argument else name)
 
 
-def next_steps(workdir: str | pathlib.Path, multi_label: bool = False) -> list[str]:
-    """Returns lines with the commands that show the results of a run."""
+def next_steps(workdir: str | pathlib.Path, confusion: bool = True) -> list[str]:
+    """Returns lines with the commands that show the results of a run.
+
+    Args:
+        workdir: of the run.
+        confusion: whether there can be a confusion matrix: if each image has one class.
+    """
     folder = shlex.quote(str(workdir))
-    confusion = f"      python -m se_flax.analysis.confusion --workdir={folder}"
+    matrix = f"      python -m se_flax.analysis.confusion --workdir={folder}"
     return [
         f"next: python -m se_flax.evaluate --workdir={folder}",
         f"      python -m se_flax.predict --workdir={folder} PHOTOGRAPH",
-        *([] if multi_label else [confusion]),
+        *([matrix] if confusion else []),
         f"      tensorboard --logdir={folder}",
     ]
 
@@ -85,6 +90,7 @@ def main(argv: list[str]) -> None:
     config, filename = config_of_flags(options)
     workdir = options.workdir or default_workdir(filename)
     try:
+        from se_flax.detection.create import is_detector
         from se_flax.runtime.distributed import is_first, join
         from se_flax.train import RunInterrupted, train
     except KeyboardInterrupt:
@@ -100,7 +106,8 @@ def main(argv: list[str]) -> None:
     try:
         train(config, workdir)
         if is_first():
-            print("\n".join(next_steps(workdir, config.dataset.multi_label)))
+            one_class = not (config.dataset.multi_label or is_detector(config.model.name))
+            print("\n".join(next_steps(workdir, confusion=one_class)))
     except RunInterrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(INTERRUPTED)

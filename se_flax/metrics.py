@@ -18,6 +18,7 @@ class Sums:
 
     Attributes:
         shares: names of the sums whose means are shown in percent.
+        parts: names of the sums whose means are shown as they are, apart from the loss.
         loss: sum of the loss (in training, with label smoothing and class weights), in nats.
         count: number of images.
         skipped: number of updates skipped because the loss or the gradient was not finite;
@@ -25,7 +26,8 @@ class Sums:
         first_skipped: step, loss in nats and gradient norm of the first of those updates.
     """
 
-    shares: ClassVar[tuple[str, ...]]
+    shares: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = ()
     loss: Float[Array, ""]
     count: Float[Array, ""]
     skipped: Float[Array, ""]
@@ -59,11 +61,12 @@ class Sums:
         return jax.tree.map(lambda x: np.asarray(x, float), jax.device_get(self))
 
     def means(self) -> dict[str, float]:
-        """Returns the loss in nats and the `shares` in percent; NaN without images."""
+        """Returns the loss and its `parts` in nats, the `shares` in percent; NaN without images."""
         sums = vars(self.on_host())
         count = sums["count"] if sums["count"] > 0 else np.nan
-        means = {name: 100 * sums[name] / count for name in self.shares}
-        return {"loss": float(sums["loss"] / count)} | {k: float(x) for k, x in means.items()}
+        losses = {name: sums[name] / count for name in ("loss", *self.parts)}
+        shares = {name: 100 * sums[name] / count for name in self.shares}
+        return {name: float(x) for name, x in (losses | shares).items()}
 
 
 @flax.struct.dataclass
@@ -146,7 +149,7 @@ class Meter:
         sums = {name: np.asarray(value, float) for name, value in state.items()}
         self._kind = kind
         self._sums = kind(**sums) if sums else kind.zero()
-        self._last_row = dict.fromkeys(("loss", *kind.shares), float("nan"))
+        self._last_row = dict.fromkeys(("loss", *kind.parts, *kind.shares), float("nan"))
 
     def add(self, metrics: Sums) -> None:
         """Adds the metrics of one or more steps, already on the host."""

@@ -50,7 +50,7 @@ def introduction(program: Program, params: Any, step: int, workdir: Path) -> Ite
         yield f"  {part:<20}{size:>12,}"
     counts = ", ".join(f"{size:,} {name}" for name, size in program.sizes.items())
     height, width = dataset.image_shape[:2]
-    yield f"{dataset.name}: {counts} images of {height}x{width}, {dataset.num_classes} classes"
+    yield f"{dataset.name}: {counts} images of {height}x{width}, {len(dataset.class_names)} classes"
     yield (
         f"{counted(plan.num_epochs, 'epoch')}, {counted(plan.total_steps, 'step')} of "
         f"{counted(config.batch_size, 'image')} "

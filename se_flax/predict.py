@@ -1,4 +1,4 @@
-"""Says what is on photographs: the likeliest classes of each, and their probabilities.
+"""Says what is on photographs: the likeliest classes of each, or the objects in it.
 
 python -m se_flax.predict --workdir=runs/quickstart photo.jpg photographs/
 python -m se_flax.predict --model=se_resnet50_caffe --output=figure.png --heatmap photographs/
@@ -6,7 +6,8 @@ python -m se_flax.predict --model=se_resnet50_caffe --output=figure.png --heatma
 A folder is searched with all folders below it. A photograph is turned upright, put on white where
 it is transparent, resized and cropped as in the evaluations of the run or the weights, and for a
 network on grey levels turned grey. So a network on small images sees a photograph in their size: 32
-x 32 pixels for CIFAR, 8 x 8 for the digits.
+x 32 pixels for CIFAR, 8 x 8 for the digits. For a detector, a photograph is resized as in the
+evaluations of the run, and not cropped.
 """
 
 import collections
@@ -29,14 +30,19 @@ from absl import app, flags
 from PIL import Image
 from tqdm import tqdm
 
+from se_flax import detection
 from se_flax.analysis.heatmaps import check_maps, class_activation_maps, overlay
 from se_flax.analysis.photographs import Panel, draw_photographs, percent
 from se_flax.analysis.subject import png_path
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.cli.trained import check_trained_flags, define_trained_flags
+from se_flax.data.grid import png_of
 from se_flax.data.images import CenterCrop
 from se_flax.data.photographs import find_photographs, read_photograph
 from se_flax.data.preprocessing import Preprocessing
+from se_flax.detection.create import is_detector
+from se_flax.detection.loaded import LoadedDetector
+from se_flax.detection.predict import draw_objects, line_of, objects_in
 from se_flax.errors import RunError, UserError
 from se_flax.loaded import LoadedRun, load_run, load_weights
 from se_flax.pretrained.words import in_words
@@ -44,6 +50,7 @@ from se_flax.runtime.paths import Path, to_path
 from se_flax.runtime.progress import counted
 from se_flax.runtime.status import busy
 from se_flax.runtime.terminal import fitted, say_error
+from se_flax.workdir import read_config
 
 MOST_DRAWN = 24  # photographs in a figure
 _MOST_BARS = 10  # classes of each photograph in a figure
@@ -57,8 +64,8 @@ Skip = Callable[[Path, str], object]
 class Prediction:
     """The likeliest classes of a photograph, the likeliest first.
 
-    Of a network for images of several classes, these are the classes whose probability is above
-    0.5, which may be none.
+    Of a network for images of several classes, these are the classes whose probability is above a
+    threshold, which may be none.
 
     Attributes:
         path: of the photograph.
@@ -80,6 +87,7 @@ def predict(
     top: int = 5,
     batch_size: int = 32,
     skip: Skip | None = None,
+    threshold: float = 0.5,
 ) -> Iterator[Prediction]:
     """Yields the likeliest classes of photographs.
 
@@ -97,6 +105,8 @@ def predict(
         top: largest number of classes.
         batch_size: number of photographs that are computed at once.
         skip: called with the path of each photograph or folder that cannot be read, and the reason.
+        threshold: of a network for images of several classes, the probability above which a class
+            is taken.
 
     Raises:
         UserError: if there is no such file or folder, or no photograph; without `skip`, also if one
@@ -107,7 +117,7 @@ def predict(
     skip = _refuse if skip is None else skip
     for place, fault in useless:
         skip(place, fault)
-    return _predictions(loaded, paths, top, min(batch_size, len(paths)), skip)
+    return _predictions(loaded, paths, top, min(batch_size, len(paths)), skip, threshold)
 
 
 def _refuse(path: Path, fault: str) -> None:
@@ -115,7 +125,12 @@ def _refuse(path: Path, fault: str) -> None:
 
 
 def _predictions(
-    loaded: LoadedRun, paths: Sequence[Path], top: int, batch_size: int, skip: Skip
+    loaded: LoadedRun,
+    paths: Sequence[Path],
+    top: int,
+    batch_size: int,
+    skip: Skip,
+    threshold: float,
 ) -> Iterator[Prediction]:
     own, names = loaded.preparation, in_words(loaded.classes)
     preprocessing = Preprocessing(own.mean, own.std)
@@ -139,7 +154,7 @@ def _predictions(
                 )
             best = np.argsort(-share, kind="stable")[:top].tolist()
             if loaded.multi_label:
-                best = [k for k in best if share[k] > 0.5]
+                best = [k for k in best if share[k] > threshold]
             classes = tuple(names[k] for k in best)
             yield Prediction(path, classes, tuple(share[best].tolist()), tuple(best))
 
@@ -239,8 +254,16 @@ def define_flags() -> None:
         "top",
         5,
         "Number of classes for each photograph; with a network for images of several classes, at "
-        "most this many, each with a probability above 0.5.",
+        "most this many.",
         1,
+    )
+    flags.DEFINE_float(
+        "threshold",
+        0.5,
+        "With a detector, lowest score of an object; with a network for images of several classes, "
+        "probability above which a class is shown.",
+        0.0,
+        1.0,
     )
     flags.DEFINE_bool("json", False, "Print one JSON object per photograph, in a line of its own.")
     flags.DEFINE_string(
@@ -262,9 +285,7 @@ def main(argv: list[str]) -> None:
     with busy("opening the network"):
         loaded = _load()
         if options.heatmap:
-            own = loaded.preparation
-            shape = (1, own.size, own.size, len(own.mean))
-            check_maps(loaded.network, loaded.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+            _check_heatmap(loaded)
     skipped: list[Path] = []
 
     def skip(path: Path, fault: str) -> None:
@@ -274,15 +295,23 @@ def main(argv: list[str]) -> None:
     for place, fault in useless:
         skip(place, fault)
     first, count = [], 0
-    found = predict(loaded, paths, options.top, options.batch_size, skip)
+    if isinstance(loaded, LoadedDetector):
+        found, line = objects_in(loaded, paths, options.threshold, skip), line_of
+    else:
+        found = predict(loaded, paths, options.top, options.batch_size, skip, options.threshold)
+        line = _line
     bar = True if sys.stdout.isatty() else None
     for each in tqdm(found, "predicting", len(paths), leave=False, disable=bar):
-        print(_line(each, options.json))
+        text = line(each, options.json)
+        print(text if options.json else fitted(text, sys.stdout))
         count += 1
         if count <= MOST_DRAWN:
             first.append(each)
     if output and first:
-        _save(draw(loaded, first, options.heatmap), output)
+        if isinstance(loaded, LoadedDetector):
+            output.write_bytes(png_of(draw_objects(loaded, first)))
+        else:
+            _save(draw(loaded, first, options.heatmap), output)
         which = f"the first {MOST_DRAWN} of {counted(count, 'photograph')}"
         which = which if count > MOST_DRAWN else counted(count, "photograph")
         print(f"figure of {which}: {output}", file=sys.stderr if options.json else sys.stdout)
@@ -303,10 +332,21 @@ def _check_options(places: list[str]) -> None:
         raise UserError("give photographs, or folders of photographs, for example photo.jpg")
 
 
-def _load() -> LoadedRun:
+def _check_heatmap(loaded: LoadedRun | LoadedDetector) -> None:
+    """Raises `UserError` if a network has no class activation maps."""
+    if isinstance(loaded, LoadedDetector):
+        raise UserError("--heatmap is not for detectors, which draw where an object is; remove it")
+    own = loaded.preparation
+    shape = (1, own.size, own.size, len(own.mean))
+    check_maps(loaded.network, loaded.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _load() -> LoadedRun | LoadedDetector:
     options = flags.FLAGS
     if options.workdir:
-        return load_run(options.workdir, options.step or "best", options.seed)
+        model = read_config(to_path(options.workdir)).model.name
+        load = detection.load_run if is_detector(model) else load_run
+        return load(options.workdir, options.step or "best", options.seed)
     names = None
     if options.class_names:
         path = to_path(options.class_names)
@@ -317,7 +357,11 @@ def _load() -> LoadedRun:
                 f"--class_names={path} cannot be read: {error}; give a text file with a name in "
                 "each line"
             ) from error
-    return load_weights(options.model, options.weights, names)
+    if not is_detector(options.model):
+        return load_weights(options.model, options.weights, names)
+    if not options.weights:
+        raise UserError(f"--model={options.model} needs a file with weights; add --weights=FILE")
+    return detection.load_weights(options.model, options.weights, names)
 
 
 def _line(found: Prediction, as_json: bool) -> str:
@@ -328,7 +372,7 @@ def _line(found: Prediction, as_json: bool) -> str:
         return json.dumps({"file": path, **{name: getattr(found, name) for name in names}})
     pairs = zip(found.classes, found.probabilities, strict=True)
     classes = ", ".join(f"{percent(share)} {name}" for name, share in pairs)
-    return fitted(f"{path}: {classes or 'no class is likely'}", sys.stdout)
+    return f"{path}: {classes or 'no class is likely'}"
 
 
 def _save(figure: Any, path: Path) -> None:

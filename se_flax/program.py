@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.errors
@@ -16,12 +16,16 @@ from se_flax.classification import Classification
 from se_flax.config import check_held_in_memory
 from se_flax.data.dataset import (
     EvalFeed,
-    ImageDataset,
+    RunDataset,
     TrainFeed,
     check_labels,
     normalized_by,
 )
 from se_flax.data.from_config import dataset_of
+from se_flax.detection.create import is_detector
+from se_flax.detection.dataset import DetectionDataset
+from se_flax.detection.from_config import detection_dataset_of
+from se_flax.detection.task import Detection
 from se_flax.errors import UserError
 from se_flax.init_from import unset_preparation, with_published
 from se_flax.metrics import Sums
@@ -57,7 +61,7 @@ class Program:
     """
 
     config: ConfigDict
-    dataset: ImageDataset
+    dataset: RunDataset
     task: Task
     networks: Networks
     plan: Plan
@@ -148,12 +152,20 @@ class Program:
 
     def evaluate(self, state: Any, split: str) -> list[dict[str, float]]:
         """Returns the metrics of each network over exactly the images of a split."""
-        return [self.task.results(each, split) for each in self.evaluated(state, split)]
+        return self.results(self.evaluated(state, split), split)
+
+    def results(self, totals: Sequence[Any], split: str) -> list[dict[str, float]]:
+        """Returns the metrics of each network, given what `evaluated` returned."""
+        return [self.task.results(each, split) for each in totals]
 
     def draw_inputs(self, step: int) -> Image.Image:
         """Draws the first training images of a step."""
         inputs, seed = self.feeds[0].inputs(step), self.networks.seeds[0]
         return self.task.draw_inputs(self.config, inputs, seed, step)
+
+    def draw_results(self, totals: Sequence[Any], split: str) -> Image.Image | None:
+        """Draws what the first network found, given what `evaluated` returned."""
+        return self.task.draw_results(totals[0], split)
 
     def close(self) -> None:
         """Stops reading images ahead."""
@@ -162,7 +174,7 @@ class Program:
                 feed.close()
 
 
-def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> ImageDataset:
+def dataset_of_run(config: ConfigDict, dataset: RunDataset | None = None) -> RunDataset:
     """Returns the data set of a run, with the validation split that its config asks for.
 
     Args:
@@ -173,7 +185,9 @@ def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> I
         UserError: see `dataset_of`, `check_labels` and `normalized_by`; also if the config sets a
             field that has no effect on this data set, or the validation split cannot be held out.
     """
-    dataset = dataset_of(config) if dataset is None else dataset
+    if dataset is None:
+        load = detection_dataset_of if is_detector(config.model.name) else dataset_of
+        dataset = load(config)
     check_labels(dataset, config.dataset.multi_label)
     if dataset.on_device:
         check_held_in_memory(config, dataset.name)
@@ -183,7 +197,7 @@ def dataset_of_run(config: ConfigDict, dataset: ImageDataset | None = None) -> I
 
 
 def with_preparation(
-    config: ConfigDict, workdir: Path | None = None, dataset: ImageDataset | None = None
+    config: ConfigDict, workdir: Path | None = None, dataset: RunDataset | None = None
 ) -> ConfigDict:
     """Returns a config that says how its images are prepared, the same on all processes.
 
@@ -196,7 +210,7 @@ def with_preparation(
     return config
 
 
-def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
+def build_program(config: ConfigDict, dataset: RunDataset) -> Program:
     """Returns the program that runs a config on a data set; compiles nothing yet.
 
     Raises:
@@ -231,12 +245,12 @@ def build_program(config: ConfigDict, dataset: ImageDataset) -> Program:
     )
 
 
-def task_of(dataset: ImageDataset) -> Task:
+def task_of(dataset: RunDataset) -> Task:
     """Returns the task of a run on a data set."""
-    return Classification(dataset)
+    return Detection(dataset) if isinstance(dataset, DetectionDataset) else Classification(dataset)
 
 
-def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:
+def _plan(config: ConfigDict, dataset: RunDataset) -> Plan:
     steps_per_epoch = max(1, round(len(dataset.splits["train"]) / config.batch_size))
     steps_per_dispatch = 1
     if dataset.on_device:
@@ -260,7 +274,7 @@ def _plan(config: ConfigDict, dataset: ImageDataset) -> Plan:
     return plan
 
 
-def _at_once(config: ConfigDict, dataset: ImageDataset) -> bool:
+def _at_once(config: ConfigDict, dataset: RunDataset) -> bool:
     """Whether the networks take each step together."""
     if config.num_seeds == 1:
         return False
@@ -277,7 +291,7 @@ def _at_once(config: ConfigDict, dataset: ImageDataset) -> bool:
 
 
 def _feeds(
-    dataset: ImageDataset, batch_size: int, seeds: range, total_steps: int
+    dataset: RunDataset, batch_size: int, seeds: range, total_steps: int
 ) -> tuple[TrainFeed, ...]:
     if dataset.on_device:  # all networks take the same inputs
         return (dataset.train_feed(batch_size, seeds[0], total_steps),) * len(seeds)

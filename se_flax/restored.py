@@ -10,10 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from se_flax.config import build_model, check_config
-from se_flax.data.dataset import ImageDataset
+from se_flax.data.dataset import RunDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.label_file import LabelFile, label_path
 from se_flax.data.sources import check_dataset_name
+from se_flax.detection.create import is_detector
+from se_flax.detection.from_config import annotated_folder, no_images
 from se_flax.errors import UserError
 from se_flax.images_of_run import preparation_of_run, prepared_alike
 from se_flax.models import Preparation
@@ -74,7 +76,7 @@ class RestoredRun:
 def restore_run(
     workdir: str | os.PathLike[str],
     step: str | int = "best",
-    dataset: ImageDataset | None = None,
+    dataset: RunDataset | None = None,
     data_dir: str | None = None,
     image_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
@@ -87,8 +89,10 @@ def restore_run(
         return _restored(workdir, config, step, lambda _: _own_images(config, dataset))
     config = _config_of(workdir, data_dir, names_dataset=False)
 
-    def images(progress: Mapping[str, Any]) -> ImageDataset:
+    def images(progress: Mapping[str, Any]) -> RunDataset:
         names = tuple(progress["class_names"])
+        if is_detector(config.model.name):
+            return annotated_folder(config, str(image_dir), names)
         source = _other_images(config, to_path(image_dir), labels, names).checked(skip_bad)
         prepared = preparation_of_run(workdir, config, progress)
         return prepared_alike(str(image_dir), source, prepared, config.dataset.workers)
@@ -119,7 +123,7 @@ def _other_images(
 
 
 def restore_without_images(
-    workdir: Path, step: str | int = "best", dataset: ImageDataset | None = None
+    workdir: Path, step: str | int = "best", dataset: RunDataset | None = None
 ) -> tuple[RestoredRun, Preparation]:
     """Restores a run, and how it prepares images, without its data set.
 
@@ -134,9 +138,14 @@ def restore_without_images(
             its data set.
     """
     config = _config_of(workdir, None, names_dataset=False)
+    if is_detector(config.model.name):
+        raise UserError(
+            f"{workdir} has a detector, which this does not take; se_flax.evaluate, "
+            "se_flax.predict and se_flax.detection.load_run do"
+        )
     found: list[Preparation] = []
 
-    def images(progress: Mapping[str, Any]) -> ImageDataset:
+    def images(progress: Mapping[str, Any]) -> RunDataset:
         found.append(preparation_of_run(workdir, config, progress, dataset))
         names = tuple(progress["class_names"])
         labels = np.zeros((0, len(names)), np.uint8) if config.dataset.multi_label else ()
@@ -146,11 +155,25 @@ def restore_without_images(
     return _restored(workdir, config, step, images), found[0]
 
 
+def restore_detector(workdir: Path, step: str | int = "best") -> RestoredRun:
+    """Restores a detector's run without its data set; for arguments see `restore_without_images`.
+
+    Raises:
+        UserError: if the run or checkpoint does not exist, or the run has no detector.
+    """
+    config = _config_of(workdir, None, names_dataset=False)
+    if not is_detector(config.model.name):
+        raise UserError(
+            f"{workdir} has no detector but a {config.model.name}; se_flax.load_run opens it"
+        )
+    return _restored(workdir, config, step, lambda progress: no_images(config, progress))
+
+
 def _restored(
     workdir: Path,
     config: ConfigDict,
     step: str | int,
-    images: Callable[[Mapping[str, Any]], ImageDataset],
+    images: Callable[[Mapping[str, Any]], RunDataset],
 ) -> RestoredRun:
     """Restores a run with the images that are a function of the plain values in its checkpoint."""
     if not has_checkpoint(workdir):
@@ -193,7 +216,7 @@ def _config_of(workdir: Path, data_dir: str | None, names_dataset: bool) -> Conf
     return config
 
 
-def _own_images(config: ConfigDict, dataset: ImageDataset | None) -> ImageDataset:
+def _own_images(config: ConfigDict, dataset: RunDataset | None) -> RunDataset:
     """Returns a run's data set, or the one given instead."""
     try:
         return dataset_of_run(config, dataset)

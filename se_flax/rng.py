@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     | `AUGMENT` | augmentation of an image                | position of the image|
     | `MIX`     | mixup and cutmix of a pair of images    | position of the pair |
     | `DROPOUT` | dropout and stochastic depth            | step, device         |
+    | `SAMPLE`  | a detector's sample of boxes to train on| step, device         |
 
     On the host, a stream's `generator` is made for each index:
 
@@ -48,6 +49,7 @@ class Stream(enum.IntEnum):
     CROP = 5
     HOLD_OUT = 6
     FLIP = 7
+    SAMPLE = 8
 
 
 def key(seed: Seed, stream: Stream) -> Key[Array, ""]:

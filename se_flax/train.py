@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from se_flax import seeds
 from se_flax.config import check_config, leaves
-from se_flax.data.dataset import ImageDataset, is_multi_label
+from se_flax.data.dataset import RunDataset, is_multi_label
 from se_flax.data.grid import png_of
 from se_flax.errors import UserError
 from se_flax.images_of_run import stored_preparation
@@ -57,7 +57,7 @@ class RunInterrupted(Exception):
 def train(
     config: ConfigDict,
     workdir: str | os.PathLike[str],
-    dataset: ImageDataset | None = None,
+    dataset: RunDataset | None = None,
     callback: Callback | None = None,
 ) -> dict[str, Any]:
     """Trains a network, from the newest checkpoint in the workdir if there is one.
@@ -117,7 +117,7 @@ def _saying(what: str) -> contextlib.AbstractContextManager[None]:
     return doing(what) if is_alone or is_first() else contextlib.nullcontext()
 
 
-def _checked(config: ConfigDict, dataset: ImageDataset | None) -> ConfigDict:
+def _checked(config: ConfigDict, dataset: RunDataset | None) -> ConfigDict:
     """Returns a checked copy of the config; all processes must have the same one."""
     config = config.copy_and_resolve_references()
     if dataset is not None:
@@ -341,15 +341,22 @@ class _Run:
         """Evaluates on the split that chooses the best checkpoint; shows and writes the results."""
         split = self._program.selection
         begun = time.monotonic()
-        results = self._evaluated(state, split)
+        with self._evaluating(split):
+            totals = self._program.evaluated(state, split)
+            results = self._program.results(totals, split)
         self._time_left.add_evaluation(time.monotonic() - begun)
         self._progress.say_results(step, split, results)
         row = seeds.named(results, self._seeds)
         self._write_row(step, split, row)
+        if is_first() and (image := self._program.draw_results(totals, split)):
+            self._writer.write_image(step, f"{split} images", png_of(image), *image.size)
         return row
 
+    def _evaluating(self, split: str) -> contextlib.AbstractContextManager[None]:
+        return self._progress.doing(f"evaluating on {split}", after=QUIET_SECONDS)
+
     def _evaluated(self, state: Any, split: str) -> list[dict[str, float]]:
-        with self._progress.doing(f"evaluating on {split}", after=QUIET_SECONDS):
+        with self._evaluating(split):
             return self._program.evaluate(state, split)
 
     def _write_row(self, step: int, prefix: str, values: dict[str, float]) -> None:

@@ -35,6 +35,13 @@ EXCEPTIONS = {
     "detection/coco.py": ("runtime",),
     "detection/dataset.py": ("data",),
     "detection/draw.py": ("analysis",),
+    # How a run and the commands use detectors.
+    "detection/from_config.py": ("data", "runtime"),
+    "detection/init_from.py": ("pretrained",),
+    "detection/loaded.py": ("pretrained", "restored", "runtime"),
+    "detection/predict.py": ("analysis", "data", "runtime"),
+    "detection/step.py": ("metrics", "parallel", "rng", "state", "step"),
+    "detection/task.py": ("config", "data", "metrics", "optim", "state"),
     "detection/order.py": ("rng",),
     "detection/tfds_images.py": ("data", "runtime"),
 }

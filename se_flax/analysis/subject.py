@@ -111,17 +111,22 @@ def subject_of_run(
             f"{workdir} was trained on images of several classes, but this needs one class for "
             "each image; python -m se_flax.evaluate shows how good such a network is"
         )
-    name, dataset = run.program.config.model.name, run.program.dataset
+    name, images = run.program.config.model.name, run.program.dataset
+    if not isinstance(images, ImageDataset):
+        raise UserError(
+            f"{workdir} has the detector {name}, but this needs a network for classification; "
+            "python -m se_flax.evaluate shows how good a detector is"
+        )
     if len(run.seeds) > 1:
         name = f"{name}, seed {run.seeds[place]}"
     return Subject(
         name=name,
         model=run.model,
         variables=jax.device_get(run.variables()[place]),
-        class_names=dataset.class_names,
-        batches=functools.partial(dataset.host_images, split),
-        preprocessing=Preprocessing.of(dataset),
-        images=f"{dataset.name} {split}" if image_dir is None else dataset.name,
+        class_names=images.class_names,
+        batches=functools.partial(images.host_images, split),
+        preprocessing=Preprocessing.of(images),
+        images=f"{images.name} {split}" if image_dir is None else images.name,
         step=run.steps[place],
     )
 

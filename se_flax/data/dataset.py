@@ -42,11 +42,8 @@ class EvalFeed(Protocol):
 
 
 @runtime_checkable
-class ImageDataset(Protocol):
-    """A classification data set.
-
-    If its images can have several classes, or none, it also has `multi_label = True`, and its
-    labels are uint8 [n, num_classes]: 1 for the classes of an image, and 0 for the others.
+class RunDataset(Protocol):
+    """What a run needs of a data set, for whatever task.
 
     Attributes:
         on_device: whether the images are stored on the devices. If so, one dispatch can run
@@ -87,7 +84,7 @@ class ImageDataset(Protocol):
     def splits(self) -> Mapping[str, Sized]:
         """The existing splits by name: "train", "test" and possibly "validation"."""
 
-    def hold_out(self, fraction: float) -> "ImageDataset":
+    def hold_out(self, fraction: float) -> "RunDataset":
         """Returns a data set with a fraction of "train" moved to "validation"; see `held_out`."""
 
     def train_feed(
@@ -102,6 +99,27 @@ class ImageDataset(Protocol):
             num_feeds: number of feeds that are read in parallel and share cores and memory.
         """
 
+    def eval_feed(self, split: str, batch_size: int) -> EvalFeed:
+        """Returns the inputs of an evaluation.
+
+        Args:
+            split: name of a split.
+            batch_size: total batch size, over all devices; rounded up to a multiple of their
+                number.
+        """
+
+
+@runtime_checkable
+class ImageDataset(RunDataset, Protocol):
+    """A classification data set.
+
+    If its images can have several classes, or none, it also has `multi_label = True`, and its
+    labels are uint8 [n, num_classes]: 1 for the classes of an image, and 0 for the others.
+
+    Attributes:
+        on_device: see `RunDataset`.
+    """
+
     def train_batch(
         self,
         preprocessing: Preprocessing,
@@ -112,15 +130,6 @@ class ImageDataset(Protocol):
         step: Int[Array, ""],
     ) -> Batch:
         """Returns a device's share of a step's batch; runs inside the jitted step."""
-
-    def eval_feed(self, split: str, batch_size: int) -> EvalFeed:
-        """Returns the inputs of an evaluation.
-
-        Args:
-            split: name of a split.
-            batch_size: total batch size, over all devices; rounded up to a multiple of their
-                number.
-        """
 
     def eval_batch(self, preprocessing: Preprocessing, shared: Any, own: Any) -> Batch:
         """Returns a device's share of an evaluation batch; runs inside the jitted step."""
@@ -143,7 +152,7 @@ def known_labels(split: Any) -> Int[np.ndarray, "n ..."] | UInt8[np.ndarray, "n 
     return None if labels is None else np.asarray(labels)
 
 
-def check_labels(dataset: ImageDataset, multi_label: bool) -> None:
+def check_labels(dataset: RunDataset, multi_label: bool) -> None:
     """Raises `UserError` unless images have several classes where the config says so.
 
     Args:
@@ -167,14 +176,14 @@ def num_batches(size: int, batch_size: int) -> int:
     return -(-size // batch_size)
 
 
-def present(**splits: Sized | None) -> dict[str, Sized]:
+def present(**splits: Any) -> dict[str, Any]:
     """Returns the splits that are not None."""
     return {name: split for name, split in splits.items() if split is not None}
 
 
 def normalized_by(
-    dataset: ImageDataset, mean: tuple[float, ...], std: tuple[float, ...]
-) -> ImageDataset:
+    dataset: RunDataset, mean: tuple[float, ...], std: tuple[float, ...]
+) -> RunDataset:
     """Returns a data set with another mean and standard deviation.
 
     Raises:

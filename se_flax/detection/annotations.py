@@ -98,6 +98,13 @@ class Annotations:
     labels: Int[np.ndarray, " m"]
     crowds: Bool[np.ndarray, " m"]
 
+    @classmethod
+    def of_nothing(cls) -> "Annotations":
+        """Returns the annotations of no images."""
+        none = np.zeros(0, np.int32)
+        rows = np.zeros((0, 4))
+        return cls((), np.zeros((0, 2), np.int32), np.zeros(1, int), rows, none, none, none > 0)
+
     def __len__(self) -> int:
         return len(self.image_ids)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -71,13 +72,18 @@ def create_detector(
             f"num_classes must be a whole number of at least 2, as it includes the background, "
             f"not {num_classes!r}"
         )
+    trunks = of_trunk(overrides)
+    fields = dict(_V2) if name.endswith("_v2") else {}
+    fields.update({field: value for field, value in overrides.items() if field not in trunks})
+    trunk = create_model(backbone, dtype=dtype, **trunks)
+    return FasterRCNN(backbone=trunk, num_classes=num_classes, dtype=dtype, **fields)
+
+
+def of_trunk(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those overrides of `create_detector` that are fields of the trunk."""
     own = {field.name for field in dataclasses.fields(FasterRCNN)}
     own -= {"backbone", "num_classes", "dtype", "parent", "name"}
-    fields = dict(_V2) if name.endswith("_v2") else {}
-    fields.update({field: value for field, value in overrides.items() if field in own})
-    of_trunk = {field: value for field, value in overrides.items() if field not in own}
-    trunk = create_model(backbone, dtype=dtype, **of_trunk)
-    return FasterRCNN(backbone=trunk, num_classes=num_classes, dtype=dtype, **fields)
+    return {field: value for field, value in overrides.items() if field not in own}
 
 
 def normalisation(name: str) -> Preparation:

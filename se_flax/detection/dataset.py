@@ -3,8 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
+from se_flax.data.dataset import held_out, present
 from se_flax.data.streaming import StreamedTrainFeed
-from se_flax.detection.annotations import AnnotatedImages, with_boxes
+from se_flax.detection.annotations import AnnotatedImages, Subset, with_boxes
 from se_flax.detection.batches import EvalFeed, train_batches
 from se_flax.detection.sizes import Sizes
 from se_flax.models.registry import IMAGENET_MEAN, IMAGENET_STD
@@ -14,6 +15,8 @@ from se_flax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 class DetectionDataset:
     """Images with boxes that are read when needed.
 
+    It has what a run needs of a data set (`se_flax.data.dataset.RunDataset`).
+
     Attributes:
         name: name of the data set.
         train: training images, all with boxes; see `of`.
@@ -22,6 +25,7 @@ class DetectionDataset:
         mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
         horizontal_flip: whether training images are flipped with probability 1/2.
         workers: number of processes that read images; 0 reads in threads.
+        validation: images that were held out of `train`, if any.
     """
 
     name: str
@@ -32,6 +36,7 @@ class DetectionDataset:
     std: tuple[float, ...] = IMAGENET_STD
     horizontal_flip: bool = True
     workers: int = 0
+    validation: AnnotatedImages | None = None
     on_device: ClassVar[bool] = False
 
     @classmethod
@@ -60,9 +65,21 @@ class DetectionDataset:
         return self.train.categories.num_classes
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the smallest of the padded images."""
+        return (*self.sizes.padded[0], 3)
+
+    @property
     def splits(self) -> dict[str, AnnotatedImages]:
-        """The splits by name."""
-        return {"train": self.train, "test": self.test}
+        """The existing splits by name."""
+        return present(train=self.train, validation=self.validation, test=self.test)
+
+    def hold_out(self, fraction: float) -> "DetectionDataset":
+        """Returns a data set with part of `train` in `validation`; see `dataset.held_out`."""
+        kept, held = held_out(self.name, self.splits, fraction)
+        return dataclasses.replace(
+            self, train=Subset(self.train, kept), validation=Subset(self.train, held)
+        )
 
     def train_feed(
         self, batch_size: int, seed: int, total_steps: int, num_feeds: int = 1

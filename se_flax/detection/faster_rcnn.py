@@ -23,6 +23,8 @@ from se_flax.detection.proposals import ProposalHead, Proposals, propose
 from se_flax.detection.pyramid import STRIDES, FeaturePyramid, pool_regions
 from se_flax.errors import UserError
 
+# The parts of the trunk that Detectron and torchvision do not train.
+FROZEN = ("stem", "stage1")
 Levels = list[Float[Array, "n _ _ c"]]
 
 
@@ -82,7 +84,7 @@ class FasterRCNN(nn.Module, kw_only=True):
     regions_drawn: int = 512
     score_threshold: float = 0.05
     detections: int = 100
-    frozen: tuple[str, ...] = ("stem", "stage1")
+    frozen: tuple[str, ...] = FROZEN
     dtype: DTypeLike = jnp.float32
 
     def setup(self):

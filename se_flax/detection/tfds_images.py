@@ -12,12 +12,9 @@ from PIL import Image
 
 from se_flax.data.sources import digest_of_files, encoded_records, prepared_builder
 from se_flax.detection.annotations import Annotations, Categories
+from se_flax.detection.classes import coco_classes
 from se_flax.errors import UserError
 from se_flax.runtime.compiler import cache_dir
-
-# TFDS numbers COCO's categories from 0 to 79. COCO itself leaves out ten numbers.
-_NOT_IN_COCO = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-_COCO_IDS = tuple(each for each in range(1, 91) if each not in _NOT_IN_COCO)
 
 _FIELDS = [field.name for field in dataclasses.fields(Annotations)]
 
@@ -55,8 +52,9 @@ class TfdsBoxes:
                 "such as coco/2017"
             )
         names = tuple(features["objects"]["label"].names)
-        is_coco = name.partition("/")[0] == "coco" and len(names) == len(_COCO_IDS)
-        ids = _COCO_IDS if is_coco else tuple(range(1, len(names) + 1))
+        is_coco = name.partition("/")[0] == "coco" and len(names) == len(coco_classes())
+        # TFDS numbers COCO's categories from 0 to 79.
+        ids = tuple(coco_classes()) if is_coco else tuple(range(1, len(names) + 1))
         self.categories = Categories(ids, names)
         self._name = f"{name} {split}"
         self._source = encoded_records(name, builder, split)

@@ -21,6 +21,10 @@ _WITHOUT_EPSILON = "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
 _EPSILON = 1e-5
 
 
+# The layers of the box head whose sizes depend on the number of classes.
+NEW_HEAD = ("classifier", "box_classifier")
+
+
 class NewHead(Note):
     """The weights have a different number of classes, so the last layers are newly initialised."""
 

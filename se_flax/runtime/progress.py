@@ -182,10 +182,11 @@ class Progress:
     def _numbers(self, step: int, metrics: dict[str, float], images_per_second: float) -> str:
         seconds = self._time_left(step, images_per_second)
         left = "?" if seconds is None else tqdm.format_interval(seconds)
-        name, title = ("top1", "top-1") if "top1" in metrics else ("label_accuracy", "labels")
+        titles = {"top1": "top-1", "label_accuracy": "labels"}
+        shares = [f"{title} {metrics[x]:.2f}%, " for x, title in titles.items() if x in metrics]
         return (
-            f"loss {metrics['loss']:.4f}, {title} {metrics[name]:.2f}%, "
-            f"{images_per_second:,.0f} images/s, {left} left"
+            f"loss {metrics['loss']:.4f}, {''.join(shares)}"
+            f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f} images/s, {left} left"
         )
 
 
@@ -224,7 +225,8 @@ def format_results(
     """Returns one line with top-1/3/5 accuracy and loss, of several networks their means.
 
     Given the number of classes, it leaves out top-3 and top-5 if that is 100% in any case. For
-    images of several classes, it shows mAP and the accuracy of the labels.
+    images of several classes, it shows mAP and the accuracy of the labels, and for detectors the
+    average precision.
     """
 
     def mean(name):
@@ -234,8 +236,11 @@ def format_results(
     shown = {f"top{k}": f"top-{k}" for k in ks}
     if "mAP" in results[0]:
         shown = {"mAP": "mAP", "label_accuracy": "accuracy of labels"}
+    if "AP" in results[0]:
+        shown = {"AP": "AP", "AP50": "AP50", "AP75": "AP75"}
     values = ", ".join(f"{word} {mean(name):.2f}%" for name, word in shown.items())
-    line = f"{title}: {values}, loss {mean('loss'):.4f}"
+    loss = f", loss {mean('loss'):.4f}" if "loss" in results[0] else ""
+    line = f"{title}: {values}{loss}"
     name, word = next(iter(shown.items()))
     each = [result[name] for result in results]
     if len(each) == 1:

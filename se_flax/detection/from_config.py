@@ -1,0 +1,85 @@
+"""The data set of a detector's run, selected by its config."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from se_flax.data.sources import evaluation_split
+from se_flax.detection.annotations import AnnotatedImages, Annotations, Categories
+from se_flax.detection.coco import CocoImages, read_coco
+from se_flax.detection.create import normalisation
+from se_flax.detection.dataset import DetectionDataset
+from se_flax.detection.sizes import Sizes
+from se_flax.detection.tfds_images import TfdsBoxes
+from se_flax.errors import UserError
+from se_flax.runtime.paths import resolved, to_path
+
+
+def detection_dataset_of(config: ConfigDict) -> DetectionDataset:
+    """Returns the data set of a detector's run; downloads and prepares it first if necessary.
+
+    It is the folder `config.dataset.coco` if that is set, and otherwise the TFDS data set
+    `config.dataset.name`, evaluated on its split `validation` or, if it has none, `test`.
+
+    Raises:
+        UserError: if the data set is not available, or its images have no boxes.
+    """
+    options = config.dataset
+    return DetectionDataset.of(*_images(options), **_prepared(config))
+
+
+def annotated_folder(
+    config: ConfigDict, directory: str, class_names: Sequence[str]
+) -> DetectionDataset:
+    """Returns the validation images of a folder to evaluate a detector on, prepared like its own.
+
+    Args:
+        config: of the detector's run.
+        directory: with annotations in COCO's format; see `read_coco`.
+        class_names: of the detector, from class 1.
+
+    Raises:
+        UserError: if the folder cannot be used, or has other classes.
+    """
+    _, images = read_coco(directory)
+    if images.categories.names != tuple(class_names):
+        raise UserError(
+            f"the images in {directory} have the classes {', '.join(images.categories.names)}, but "
+            f"the run has {', '.join(class_names)}; give images with the same classes"
+        )
+    return DetectionDataset(directory, images, images, **_prepared(config))
+
+
+def no_images(config: ConfigDict, progress: Mapping[str, Any]) -> DetectionDataset:
+    """Returns a data set without images, for a detector that is opened without its own.
+
+    Args:
+        config: of the detector's run.
+        progress: the plain values in a checkpoint of the run.
+    """
+    names = tuple(progress["class_names"])
+    categories = Categories(tuple(range(1, len(names) + 1)), names)
+    nothing = CocoImages(to_path("."), (), categories, Annotations.of_nothing())
+    return DetectionDataset(config.dataset.name, nothing, nothing, **_prepared(config))
+
+
+def _prepared(config: ConfigDict) -> dict[str, Any]:
+    """Returns the attributes of a data set that say how its images are prepared."""
+    options, prepared = config.dataset, normalisation(config.model.name)
+    return {
+        "sizes": Sizes(options.short_side, options.long_side),
+        "mean": tuple(options.mean) or prepared.mean,
+        "std": tuple(options.std) or prepared.std,
+        "horizontal_flip": config.augment.horizontal_flip,
+        "workers": options.workers,
+    }
+
+
+def _images(options: ConfigDict) -> tuple[str, AnnotatedImages, AnnotatedImages]:
+    """Returns the name of the data set, and its training and test images."""
+    if options.coco:
+        return (resolved(to_path(options.coco)).name, *read_coco(options.coco))
+    name, directory = options.name, options.data_dir
+    split = evaluation_split(name, directory)
+    return name, TfdsBoxes(name, "train", directory), TfdsBoxes(name, split, directory)

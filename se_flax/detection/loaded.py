@@ -1,0 +1,170 @@
+"""A trained detector, opened without the data it was trained on, and what it finds."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from se_flax.detection.classes import coco_names
+from se_flax.detection.create import create_detector, normalisation
+from se_flax.detection.faster_rcnn import FasterRCNN, detect
+from se_flax.detection.sizes import Sizes
+from se_flax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedDetector:
+    """A trained detector, and what is needed to use it.
+
+    Attributes:
+        network: the detector.
+        variables: its variables; of a run with `config.ema_decay`, their moving average.
+        classes: names of the classes, from class 1.
+        sizes: to which images are resized and padded.
+        mean, std: by which they are normalised, on a scale of 0 to 1.
+        step: step of the checkpoint; 0 for published weights.
+    """
+
+    network: FasterRCNN
+    variables: dict[str, Any]
+    classes: tuple[str, ...]
+    sizes: Sizes
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    step: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """The objects that were found in an image, the most probable first.
+
+    Attributes:
+        boxes: left, top, right and bottom of each, in pixels of the image.
+        labels: class of each, from 1.
+        scores: probability of each.
+        classes: name of the class of each.
+    """
+
+    boxes: Float[np.ndarray, "k 4"]
+    labels: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]
+    classes: tuple[str, ...]
+
+    def above(self, threshold: float) -> "Objects":
+        """Returns those with at least this score."""
+        count = int(np.sum(self.scores >= threshold))  # the scores fall
+        first = slice(count)
+        return Objects(
+            self.boxes[first], self.labels[first], self.scores[first], self.classes[first]
+        )
+
+
+def load_run(
+    workdir: str | os.PathLike[str], step: str | int = "best", seed: int | None = None
+) -> LoadedDetector:
+    """Opens a trained detector; the data that it was trained on is not needed.
+
+    Args:
+        workdir: folder of the run, on a disk or in a bucket ("gs://BUCKET/FOLDER").
+        step: "best", "latest" or the step of a checkpoint.
+        seed: seed of the detector, if the run has several; by default the first.
+
+    Raises:
+        UserError: if the run, checkpoint or seed does not exist, or the run has no detector.
+    """
+    try:
+        from se_flax.restored import restore_detector
+        from se_flax.runtime.paths import to_path
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"opening a run requires the packages of training, of which {error.name} is missing; "
+            'install them with pip install "se_flax[train]"'
+        ) from error
+
+    run = restore_detector(to_path(workdir), step)
+    place, dataset = run.place_of(seed), run.program.dataset
+    return LoadedDetector(
+        network=run.model,
+        variables=jax.device_get(run.variables()[place]),
+        classes=tuple(dataset.class_names),
+        sizes=dataset.sizes,
+        mean=dataset.mean,
+        std=dataset.std,
+        step=run.steps[place],
+    )
+
+
+def load_weights(
+    name: str, source: str | pathlib.Path, classes: Sequence[str] | None = None
+) -> LoadedDetector:
+    """Opens a detector with published weights.
+
+    Args:
+        name: of the detector, see `create_detector`.
+        source: a `source` for `se_flax.load_pretrained`.
+        classes: names of the classes, from class 1. By default, those of COCO if the weights have
+            91 classes, as torchvision's have, and otherwise numbers.
+
+    Raises:
+        UserError: if the weights cannot be read, or have another number of classes.
+    """
+    from se_flax.pretrained.load import load_pretrained
+
+    variables = load_pretrained(name, source)
+    count = len(variables["params"]["box_head"]["classifier"]["bias"])
+    if classes is None:
+        classes = coco_names() if count == 91 else [f"class {k}" for k in range(1, count)]
+    if len(classes) != count - 1:
+        raise UserError(
+            f"{len(classes)} classes are named, but the weights in {source} have {count - 1}; name "
+            "each of them, in their order"
+        )
+    prepared = normalisation(name)
+    network = create_detector(name, count)
+    return LoadedDetector(network, variables, tuple(classes), Sizes(), prepared.mean, prepared.std)
+
+
+def find_objects(
+    loaded: LoadedDetector, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
+) -> Iterator[Objects]:
+    """Yields the objects in each image, one image at a time.
+
+        for found in find_objects(load_run("runs/faster_rcnn_quickstart"), [image]):
+            print(found.classes, found.scores, found.boxes)
+
+    Args:
+        loaded: the detector.
+        images: red, green and blue, from 0 to 255; heights and widths can differ. A program is
+            compiled for each of `loaded.sizes.padded` that images need.
+
+    Raises:
+        UserError: if the detector's output is not finite.
+    """
+    from se_flax.detection.batches import normalized, prepare
+
+    @jax.jit
+    def compute(variables, images, sizes):
+        images = normalized(images, sizes, loaded.mean, loaded.std)
+        return detect(loaded.network, variables, images, sizes)
+
+    variables = jax.device_put(loaded.variables)
+    for image in images:
+        original = np.array([image.shape[:2]])
+        size, group = loaded.sizes.resized(original)[0], int(loaded.sizes.groups(original)[0])
+        padded = np.zeros((*loaded.sizes.padded[group], 3), np.uint8)
+        prepare(image, np.zeros((0, 4), np.float32), size, False, padded)
+        found = compute(variables, padded[None], size[None].astype(np.float32))
+        boxes, scores, labels, valid = (np.asarray(each)[0] for each in found)
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise UserError(
+                "the detector's output is not finite; use another checkpoint or other weights"
+            )
+        down, across = (original[0] / size).tolist()
+        ratios = np.array([across, down] * 2, np.float32)
+        names = tuple(loaded.classes[k - 1] for k in labels[valid].tolist())
+        yield Objects(boxes[valid] * ratios, labels[valid], scores[valid], names)
