@@ -37,7 +37,7 @@ EXCEPTIONS = {
     "detection/draw.py": ("analysis",),
     # How a run and the commands use detectors.
     "detection/from_config.py": ("data", "runtime"),
-    "detection/init_from.py": ("pretrained",),
+    "detection/init_from.py": ("pretrained", "rng"),
     "detection/loaded.py": ("pretrained", "restored", "runtime"),
     "detection/predict.py": ("analysis", "data", "runtime"),
     "detection/step.py": ("metrics", "parallel", "rng", "state", "step"),

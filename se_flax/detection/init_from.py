@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from se_flax import rng
 from se_flax.detection.create import backbone_of, create_detector, of_trunk
 from se_flax.detection.pyramid import STRIDES
 from se_flax.detection.trunk import with_trunk
@@ -38,7 +39,7 @@ def starting_variables(
     model = create_detector(name, num_classes, **overrides)
     side = 2 * STRIDES[-1]  # any size does; the shapes of variables do not depend on it
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = jax.eval_shape(model.init, rng.key(0, rng.Stream.INIT), images)
     variables = with_trunk(shapes, classifier)
     return {
         collection: {"backbone": variables.get(collection, {}).get("backbone", {})}
