@@ -35,9 +35,12 @@ class Stream(enum.IntEnum):
     | `CROP`     | random crops of images that are streamed  | step         |
     | `HOLD_OUT` | which training images are held out        | 0; seed 0    |
     | `FLIP`     | flips of images with boxes                | step         |
+    | `SHAPES`   | generated images                          | image; seed  |
+    |            |                                           | 0: training, |
+    |            |                                           | 1: test      |
 
-    Positions count the images of a run from 0, over all epochs. The held-out images are the same
-    for every seed.
+    Positions count the images of a run from 0, over all epochs. The held-out images and the
+    generated ones are the same for every seed.
     """
 
     INIT = 0
@@ -48,6 +51,7 @@ class Stream(enum.IntEnum):
     CROP = 5
     HOLD_OUT = 6
     FLIP = 7
+    SHAPES = 8
 
 
 def key(seed: Seed, stream: Stream) -> Key[Array, ""]:
