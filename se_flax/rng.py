@@ -36,9 +36,12 @@ class Stream(enum.IntEnum):
     | `CROP`     | random crops of images that are streamed  | step         |
     | `HOLD_OUT` | which training images are held out        | 0; seed 0    |
     | `FLIP`     | flips of images with boxes                | step         |
+    | `SHAPES`   | generated images                          | image; seed  |
+    |            |                                           | 0: training, |
+    |            |                                           | 1: test      |
 
-    Positions count the images of a run from 0, over all epochs. The held-out images are the same
-    for every seed.
+    Positions count the images of a run from 0, over all epochs. The held-out images and the
+    generated ones are the same for every seed.
     """
 
     INIT = 0
@@ -50,6 +53,7 @@ class Stream(enum.IntEnum):
     HOLD_OUT = 6
     FLIP = 7
     SAMPLE = 8
+    SHAPES = 9
 
 
 def key(seed: Seed, stream: Stream) -> Key[Array, ""]:
