@@ -36,6 +36,7 @@ from se_flax.config_kinds import (
 from se_flax.data.augment import POLICIES
 from se_flax.data.sources import check_dataset_name, known_datasets
 from se_flax.detection.create import create_detector, is_detector
+from se_flax.detection.shapes import GENERATED
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
 from se_flax.pretrained.load import check_source
@@ -96,7 +97,7 @@ FIELDS: dict[str, Field] = {
         "cifar10",
         TEXT,
         f"held in memory: {', '.join(known_datasets())}; streamed: any other TFDS data set with "
-        "images and labels",
+        "images and labels; detectors: shapes, coco/2017 and other TFDS data sets with boxes",
     ),
     "dataset.data_dir": Field(
         "", TEXT, "folder of TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets"
@@ -371,13 +372,27 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
     (check_detector if detects else check_classifier)(config, given)
     if names_dataset:
         check_names_labels(config)
-    if names_dataset and not (config.dataset.image_dir or config.dataset.coco):
-        check_dataset_name(config.dataset.name)
-        if config.dataset.name in known_datasets():
-            check_held_in_memory(config, config.dataset.name)
+    if names_dataset:
+        check_named_dataset(config)
     build_model(config, num_classes=2)
     if config.init_from and not detects:
         check_source(config.model.name, config.init_from)
+
+
+def check_named_dataset(config: ConfigDict) -> None:
+    """Raises `UserError` if the data set that a config names is known to be of no use."""
+    name, detects = config.dataset.name, is_detector(config.model.name)
+    if config.dataset.image_dir or config.dataset.coco or (detects and name == GENERATED):
+        return
+    check_dataset_name(name)
+    if name not in known_datasets():
+        return
+    if detects:
+        raise UserError(
+            f"the images of {name} have no boxes, which {config.model.name} needs; use "
+            f'config.dataset.coco=DIR, config.dataset.name="{GENERATED}" or "coco/2017"'
+        )
+    check_held_in_memory(config, name)
 
 
 def check_held_in_memory(config: ConfigDict, dataset: str) -> None:

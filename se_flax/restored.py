@@ -9,11 +9,10 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from se_flax.config import build_model, check_config
+from se_flax.config import build_model, check_config, check_named_dataset
 from se_flax.data.dataset import RunDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.label_file import LabelFile, label_path
-from se_flax.data.sources import check_dataset_name
 from se_flax.detection.create import is_detector
 from se_flax.detection.from_config import annotated_folder, no_images
 from se_flax.errors import UserError
@@ -203,9 +202,9 @@ def _config_of(workdir: Path, data_dir: str | None, names_dataset: bool) -> Conf
     config = read_config(workdir)
     if data_dir:
         config.dataset.data_dir = data_dir
-    if names_dataset and not config.dataset.image_dir:
+    if names_dataset:
         try:
-            check_dataset_name(config.dataset.name)
+            check_named_dataset(config)
         except UserError as error:
             raise UserError(
                 f'{workdir} was trained on "{config.dataset.name}", which cannot be loaded by '

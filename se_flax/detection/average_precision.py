@@ -5,15 +5,13 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from se_flax.detection.annotations import AnnotatedImages, Annotations, Categories
-from se_flax.detection.batches import HostBatch
+from se_flax.detection.heads import Detections
 from se_flax.errors import UserError
 from se_flax.runtime.paths import to_path
 from se_flax.runtime.storage import write_text
@@ -22,65 +20,48 @@ from se_flax.runtime.storage import write_text
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
-def results_of(
-    source: AnnotatedImages,
-    batch: HostBatch,
-    boxes: Float[np.ndarray, "b k 4"],
-    scores: Float[np.ndarray, "b k"],
-    labels: Int[np.ndarray, "b k"],
-    valid: Bool[np.ndarray, "b k"],
-) -> list[dict[str, Any]]:
-    """Returns detections as COCO's list of results: in pixels of the images before resizing.
+class FoundInBatch(NamedTuple):
+    """What was detected in the images of a batch.
 
-        for _, own in dataset.eval_feed("test", batch_size):
-            found = detections that the devices have computed from `own`
-            results += results_of(dataset.test, joined(own), *joined(found))
+    Attributes:
+        places, sizes, mask: see `HostBatch`.
+        detections: in pixels of the resized images.
+    """
+
+    places: Int[Array | np.ndarray, " b"]
+    sizes: Float[Array | np.ndarray, "b 2"]
+    mask: Bool[Array | np.ndarray, " b"]
+    detections: Detections
+
+
+def results_of(source: AnnotatedImages, found: FoundInBatch) -> list[dict[str, Any]]:
+    """Returns detections as COCO's list of results: in pixels of the images before resizing.
 
     Args:
         source: the images.
-        batch: those of them in which objects were detected. Masked images are passed over.
-        boxes: left, top, right and bottom of each detection, in pixels of the resized images.
-        scores: of each detection.
-        labels: class of each detection, from 1.
-        valid: whether there is a detection, or padding.
+        found: what was detected in a batch of them, on the host. Masked images are passed over.
 
     Returns:
         For each detection the id of its image and category, its `bbox` (left, top, width, height)
         and its score.
     """
-    originals = source.annotations.sizes[batch.places].astype(np.float32)
-    ratios = np.tile((originals / batch.sizes)[:, None, ::-1], 2)
+    boxes, scores, labels, valid = map(np.asarray, found.detections)
+    places = np.asarray(found.places)
+    originals = source.annotations.sizes[places].astype(np.float32)
+    ratios = np.tile((originals / found.sizes)[:, None, ::-1], 2)
     boxes = boxes * ratios
     rectangles = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
-    found = []
-    for i, k in np.argwhere(valid & batch.mask[:, None]).tolist():
-        found.append(
+    results = []
+    for i, k in np.argwhere(valid & np.asarray(found.mask)[:, None]).tolist():
+        results.append(
             {
-                "image_id": source.annotations.image_ids[batch.places[i]],
+                "image_id": source.annotations.image_ids[places[i]],
                 "category_id": source.categories.ids[labels[i, k] - 1],
                 "bbox": rectangles[i, k].tolist(),
                 "score": float(scores[i, k]),
             }
         )
-    return found
-
-
-def of_all_processes(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns the results of all processes, those of the first before those of the second.
-
-    Each process must call this.
-
-    Args:
-        results: those of the images of this process.
-    """
-    if jax.process_count() == 1:
-        return list(results)
-    own = np.frombuffer(json.dumps(list(results)).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(len(own)))
-    padded = np.zeros(max(sizes), np.uint8)
-    padded[: len(own)] = own
-    rows = zip(multihost_utils.process_allgather(padded), sizes, strict=True)
-    return [each for row, size in rows for each in json.loads(bytes(row[:size]))]
+    return results
 
 
 def write_results(results: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:

@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
@@ -49,15 +47,6 @@ class HostBatch:
     def by_device(self) -> "HostBatch":
         """Splits the batch among the local devices: arrays [devices, b / devices, ...]."""
         return split_up(self)
-
-
-def joined(tree: Any) -> Any:
-    """Returns arrays [devices, b, ...] as arrays [devices * b, ...] on the host.
-
-    Args:
-        tree: of `HostBatch.by_device`, or what the devices computed from it.
-    """
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(tree))
 
 
 def normalized(

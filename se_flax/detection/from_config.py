@@ -10,6 +10,7 @@ from se_flax.detection.annotations import AnnotatedImages, Annotations, Categori
 from se_flax.detection.coco import CocoImages, read_coco
 from se_flax.detection.create import normalisation
 from se_flax.detection.dataset import DetectionDataset
+from se_flax.detection.shapes import GENERATED, shapes
 from se_flax.detection.sizes import Sizes
 from se_flax.detection.tfds_images import TfdsBoxes
 from se_flax.errors import UserError
@@ -19,8 +20,9 @@ from se_flax.runtime.paths import resolved, to_path
 def detection_dataset_of(config: ConfigDict) -> DetectionDataset:
     """Returns the data set of a detector's run; downloads and prepares it first if necessary.
 
-    It is the folder `config.dataset.coco` if that is set, and otherwise the TFDS data set
-    `config.dataset.name`, evaluated on its split `validation` or, if it has none, `test`.
+    It is the folder `config.dataset.coco` if that is set, the generated images of
+    `se_flax.detection.shapes`, or the TFDS data set `config.dataset.name`, evaluated on its split
+    `validation` or, if it has none, `test`.
 
     Raises:
         UserError: if the data set is not available, or its images have no boxes.
@@ -81,5 +83,7 @@ def _images(options: ConfigDict) -> tuple[str, AnnotatedImages, AnnotatedImages]
     if options.coco:
         return (resolved(to_path(options.coco)).name, *read_coco(options.coco))
     name, directory = options.name, options.data_dir
+    if name == GENERATED:
+        return name, *shapes()
     split = evaluation_split(name, directory)
     return name, TfdsBoxes(name, "train", directory), TfdsBoxes(name, split, directory)

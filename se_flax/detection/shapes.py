@@ -12,6 +12,7 @@ from se_flax.detection.annotations import Annotations, Categories
 from se_flax.detection.preparation import resize
 from se_flax.errors import UserError
 
+GENERATED = "shapes"  # their name in `config.dataset.name`
 _NAMES = ("circle", "square", "triangle", "star", "cross")
 _CATEGORIES = Categories(tuple(range(1, len(_NAMES) + 1)), _NAMES)
 _SPLITS = ("train", "test")  # the index is the seed

@@ -2,18 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from se_flax import rng
+from se_flax.detection.average_precision import FoundInBatch
 from se_flax.detection.batches import HostBatch, normalized
 from se_flax.detection.faster_rcnn import Batch, FasterRCNN, detect, losses
-from se_flax.detection.heads import Detections
 from se_flax.detection.matching import Truth
 from se_flax.metrics import Sums
 from se_flax.parallel import AXIS
@@ -54,20 +54,6 @@ class DetectionMetrics(Sums):
         return cls(
             jnp.sum(four), **parts, count=count, skipped=jnp.zeros(()), first_skipped=jnp.zeros(3)
         )
-
-
-class FoundInBatch(NamedTuple):
-    """What was detected in the images of a batch.
-
-    Attributes:
-        places, sizes, mask: see `HostBatch`.
-        detections: in pixels of the resized images.
-    """
-
-    places: Int[Array, " b"]
-    sizes: Float[Array, "b 2"]
-    mask: Bool[Array, " b"]
-    detections: Detections
 
 
 @flax.struct.dataclass

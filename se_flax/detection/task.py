@@ -83,7 +83,7 @@ class Detection:
         source = self.dataset.splits[split]
         found = []
         for batch in total.on_host().batches:
-            found += results_of(source, batch, *batch.detections)
+            found += results_of(source, batch)
         return found
 
     def results(self, total: Found, split: str) -> dict[str, float]:
@@ -117,7 +117,9 @@ class Detection:
             place = int(batch.places[i])
             image = read_image(source, place)
             boxes, scores, labels, valid = (each[i] for each in batch.detections)
-            boxes = np.asarray(rescale(boxes[None], batch.sizes[i : i + 1], [image.shape[:2]]))[0]
+            boxes = np.asarray(
+                rescale(boxes[None], batch.sizes[i : i + 1], np.float32([image.shape[:2]]))
+            )[0]
             drawn.append(
                 draw_detections(
                     image, boxes[valid], labels[valid], scores[valid], source.categories.names

@@ -1,8 +1,15 @@
 """Images with boxes that the tests make up."""
 
+import jax
 import numpy as np
 
 from se_flax.detection.annotations import Annotations, Categories
+
+
+def joined(own):
+    """Returns arrays [devices, b, ...] as arrays [devices * b, ...] on the host."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.device_get(own))
+
 
 CATEGORIES = Categories((3, 5, 8), ("ant", "bee", "cow"))
 

@@ -1,8 +1,6 @@
 import contextlib
 import io
 import json
-import socket
-import subprocess
 import sys
 import zipfile
 
@@ -15,18 +13,19 @@ from pycocotools.cocoeval import COCOeval
 from se_flax.detection.annotations import Annotations, Categories
 from se_flax.detection.average_precision import (
     METRICS,
+    FoundInBatch,
     average_precision,
     check_pycocotools,
-    of_all_processes,
     results_of,
     write_results,
 )
-from se_flax.detection.batches import EvalFeed, joined
+from se_flax.detection.batches import EvalFeed
 from se_flax.detection.coco import read_annotations, read_coco
+from se_flax.detection.heads import Detections
 from se_flax.detection.sizes import Sizes
 from se_flax.errors import UserError
 from tests.conftest import ROOT
-from tests.detection.annotated import Pictures
+from tests.detection.annotated import Pictures, joined
 
 SAMPLE = ROOT.parent / "shared" / "data" / "samples" / "coco-sample.zip"
 ONE_CLASS = Categories((1,), ("thing",))
@@ -112,14 +111,15 @@ def detected(batch, source, perfect):
         for rest, each in zip(found, (boxes * ratios, scores, labels, valid), strict=True):
             rest.append(np.pad(each, padding + [(0, 0)] * (each.ndim - 1)))
     boxes, scores, labels, valid = map(np.stack, found)
-    return boxes.astype(np.float32), scores.astype(np.float32), labels, valid
+    found = Detections(boxes.astype(np.float32), scores.astype(np.float32), labels, valid)
+    return FoundInBatch(batch.places, batch.sizes, batch.mask, found)
 
 
 def all_results(source, perfect=False):
     results = []
     for _, own in EvalFeed(source, Sizes(160, 266), 4):
         batch = joined(own)
-        results += results_of(source, batch, *detected(batch, source, perfect))
+        results += results_of(source, detected(batch, source, perfect))
     return results
 
 
@@ -191,40 +191,11 @@ def test_results_are_in_pixels_of_the_image_and_have_its_own_numbers():
         {"image_id": 101, "category_id": 8, "bbox": [10.0, 5.0, 10.0, 5.0], "score": 0.75},
         {"image_id": 101, "category_id": 3, "bbox": [0.0, 0.0, 40.0, 40.0], "score": 0.25},
     ]
-    assert results_of(source, batch, boxes, scores, labels, valid) == expected
-    batch = batch.replace(mask=np.array([True, False]))
-    assert results_of(source, batch, boxes, scores, labels, valid) == expected[:1]
-
-
-@pytest.mark.slow
-def test_every_process_gets_the_results_of_all():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    program = """
-import json, sys
-import jax
-rank = int(sys.argv[1])
-jax.config.update("jax_num_cpu_devices", 2)
-jax.distributed.initialize(sys.argv[2], 2, rank)
-from se_flax.detection.average_precision import of_all_processes
-print(json.dumps(of_all_processes([{"image_id": rank, "score": 0.1}] * (3 * rank))))
-"""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(rank), address],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    for out, _ in outputs:
-        assert json.loads(out.splitlines()[-1]) == [{"image_id": 1, "score": 0.1}] * 3
-
-
-def test_one_process_has_all_results():
-    assert of_all_processes([result(1, 0, 0, 1, 1)]) == [result(1, 0, 0, 1, 1)]
+    found = Detections(boxes, scores, labels, valid)
+    found = FoundInBatch(batch.places, batch.sizes, batch.mask, found)
+    assert results_of(source, found) == expected
+    found = found._replace(mask=np.array([True, False]))
+    assert results_of(source, found) == expected[:1]
 
 
 def test_results_for_other_images_are_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from se_flax.detection.annotations import Annotations
-from se_flax.detection.batches import EvalFeed, joined, normalized, prepare, train_batches
+from se_flax.detection.batches import EvalFeed, normalized, prepare, train_batches
 from se_flax.detection.dataset import DetectionDataset
 from se_flax.detection.sizes import Sizes
 from se_flax.errors import UserError
@@ -137,13 +137,6 @@ def test_every_image_is_evaluated_once_and_not_flipped(batch_size):
             boxes = prepare(source[place], boxes, size, False, out)
             np.testing.assert_array_equal(batch.images[k], out)
             np.testing.assert_array_equal(batch.boxes[k][batch.valid[k]], boxes)
-
-
-def test_what_was_split_among_devices_is_joined():
-    x = jnp.arange(24).reshape(2, 3, 4)
-    found = joined({"x": x})["x"]
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_array_equal(found, x.reshape(6, 4))
 
 
 def test_normalised_images_have_zeros_in_the_padding():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from se_flax.detection.annotations import AnnotatedImages, read_image
-from se_flax.detection.batches import joined
 from se_flax.detection.dataset import DetectionDataset
 from se_flax.detection.shapes import Shapes, shapes
 from se_flax.detection.sizes import Sizes
 from se_flax.errors import UserError
+from tests.detection.annotated import joined
 
 BACKGROUND = (70, 185)  # levels that a pixel of the background can have, noise included
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from se_flax.detection.average_precision import results_of
+from se_flax.detection.average_precision import FoundInBatch, results_of
 from se_flax.detection.batches import EvalFeed, normalized, prepare
+from se_flax.detection.heads import Detections
 from se_flax.detection.sizes import Sizes
 from se_flax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 from tests.detection.annotated import Noise
@@ -86,7 +87,15 @@ def test_batches_are_equal_and_boxes_return_to_the_image_alike(transform):
         np.testing.assert_array_equal(batch.boxes[i][batch.valid[i]], target["boxes"])
 
     scores = np.ones(batch.valid.shape, np.float32)
-    results = results_of(source, batch, batch.boxes, scores, batch.labels, batch.valid)
+    results = results_of(
+        source,
+        FoundInBatch(
+            batch.places,
+            batch.sizes,
+            batch.mask,
+            Detections(batch.boxes, scores, batch.labels, batch.valid),
+        ),
+    )
     originals = [tuple(size) for size in source.annotations.sizes.tolist()]
     returned = theirs.postprocess(
         [{"boxes": target["boxes"]} for target in targets], expected.image_sizes, originals
