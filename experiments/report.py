@@ -18,6 +18,7 @@ from absl import app, flags
 
 from experiments import (
     backbones,
+    detection,
     excitation_operator,
     inference_time,
     no_squeeze,
@@ -36,6 +37,9 @@ from experiments.compare import (
     top1_of,
 )
 from experiments.published import elsewhere_lines, published_cell, published_rows
+from experiments.report_detection import INTRODUCTION as ON_DETECTION
+from experiments.report_detection import detection_results, published_text
+from experiments.report_detection import table_lines as detection_lines
 from experiments.report_figures import draw_chart, draw_curves, draw_latency
 from experiments.report_gates import gates_section
 from experiments.report_summary import summary_lines
@@ -206,6 +210,18 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def detection_section(out: Path) -> list[str]:
+    """Returns the lines on detectors."""
+    study, results = detection.STUDY, detection_results(out)
+    lines = [f"## {study.title}", "", study.question]
+    if any(results.values()):
+        lines += ["", ON_DETECTION, "", *detection_lines(results), ""]
+    lines += provenance(results.values())
+    missing = [label for name, label, _ in detection.ROWS if results[name] is None]
+    lines += not_run_lines("full, COCO", {label: published_text(label) for label in missing})
+    return [*lines, ""]
+
+
 def inference_section(out: Path) -> list[str]:
     """Returns the lines on inference time, and draws the figure."""
     lines = ["## Inference time", "", "What does an SE block cost at each batch size?"]
@@ -282,7 +298,7 @@ def report(out: Path) -> str:
     lines += ["## How to read the tables", "", INTRODUCTION, ""]
     lines += ["Cells run so far:", "", *overview(out), ""]
     sections = [study_section(study, out) for study in STUDIES]
-    sections += [gates_section(out), inference_section(out)]
+    sections += [gates_section(out), detection_section(out), inference_section(out)]
     sections += [speed_section(platform, out) for platform in ("cpu", "gpu", "tpu")]
     sections.append(elsewhere_lines(backbones.ELSEWHERE))
     # What has results has a figure, and comes first.

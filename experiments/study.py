@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 
 from configs import se_resnet_cifar10
 from experiments import budget
-from se_flax.burden import burden
+from se_flax.burden import DETECTOR_SIZE, burden
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.config import build_model
 from se_flax.data import Dataset, Split, load_dataset
 from se_flax.data.from_config import dataset_of
+from se_flax.detection import FasterRCNN
 from se_flax.errors import RunDiverged, UserError
 from se_flax.old_configs import modernized
 from se_flax.program import with_preparation
@@ -271,7 +272,9 @@ def _add_run(result, config, first, count, workdir, scale, note) -> None:
     dataset = smoke_dataset() if scale == "smoke" else dataset_of(config)
     sizes = {"train": len(dataset.train), "test": len(dataset.test)}
     model = build_model(config, dataset.num_classes)
-    counted = burden(model, dataset.image_shape[0], dataset.image_shape[2])
+    is_a_detector = isinstance(model, FasterRCNN)
+    pixels, channels = (DETECTOR_SIZE, 3) if is_a_detector else dataset.image_shape[::2]
+    counted = burden(model, pixels, channels)
     summary = train(config, workdir, dataset)
     result["parameters"], result["multiply_adds"] = counted.parameters, counted.multiply_adds
     about = ("seconds", "images_per_second", "device", "platform", "device_count", "versions")
@@ -287,21 +290,25 @@ def _add_run(result, config, first, count, workdir, scale, note) -> None:
     rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
     for each in summary["per_seed"]:
         mark = f"seed{each['seed']}/" if count > 1 else ""
-        result["results"].append({**each, "curve": _curve(rows, mark, summary)})
+        curve = _curve(rows, mark, summary, "AP" if is_a_detector else "top1")
+        result["results"].append({**each, "curve": curve})
     result["results"].sort(key=lambda each: each["seed"])
 
 
-def _curve(rows, mark: str, summary) -> dict[str, list[float]]:
-    """Returns a seed's training loss and its accuracy at each evaluation."""
+def _curve(rows, mark: str, summary, metric: str) -> dict[str, list[float]]:
+    """Returns a seed's training loss, and its loss (if any) and a metric at each evaluation."""
     split = summary["best_chosen_on"]
     train_loss = {row["step"]: row[f"train/{mark}loss"] for row in rows if "train/loss" in row}
-    evaluations = [row for row in rows if f"{split}/loss" in row]
-    return {
+    evaluations = [row for row in rows if f"{split}/{mark}{metric}" in row]
+    curve = {
         "step": [row["step"] for row in evaluations],
         "train_loss": [round(train_loss[row["step"]], 4) for row in evaluations],
-        "loss": [round(row[f"{split}/{mark}loss"], 4) for row in evaluations],
-        "top1": [round(row[f"{split}/{mark}top1"], 3) for row in evaluations],
     }
+    for name, digits in (("loss", 4), (metric, 3 if metric == "top1" else 5)):
+        values = [row.get(f"{split}/{mark}{name}") for row in evaluations]
+        if None not in values:
+            curve[name] = [round(value, digits) for value in values]
+    return curve
 
 
 def shortened(config: ConfigDict, scale: str, epochs: int) -> ConfigDict:
@@ -416,5 +423,5 @@ def main_of(study: Study) -> None:
             print(stop, file=sys.stderr)
             sys.exit(INTERRUPTED)
 
-    define_flags()
+    define_flags("small" if "small" in study.scales else "full")
     app.run(run_command(main), flags_parser=parse_flags)

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import fnmatch
 import functools
 import importlib.resources
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,11 +15,15 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from se_flax.cli.command import parse_flags, run_command
+from se_flax.detection import FasterRCNN, create_detector, list_detectors
+from se_flax.detection.create import is_detector
+from se_flax.detection.pyramid import BINS
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model, list_models, model_info
 
 _BYTES = 4  # size of a float32
 _MB = 2**20
+DETECTOR_SIZE, DETECTOR_CLASSES = 800, 91  # torchvision's, for its published figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +37,10 @@ class Burden:
             bytes. Layers are convolutions and dense layers (each including its bias), batch
             norms, poolings, concatenations, sums, sigmoids (including swish), tanh and scalings
             by a gate. A ReLU works in place, and so does the sum after a scaling, as in the
-            networks that the authors of the SE paper released.
-        multiply_adds: number of multiply-adds in all convolutions and matrix products.
+            networks that the authors of the SE paper released. A detector's are those of the trunk,
+            the pyramid and the heads, and the maps of the regions; boxes and scores do not count.
+        multiply_adds: number of multiply-adds in all convolutions and matrix products. A detector's
+            box head computes as many regions as there are places (`FasterRCNN.proposals_after`).
     """
 
     parameters: int
@@ -45,26 +53,46 @@ def burden(model: nn.Module, input_size: int, channels: int = 3) -> Burden:
     """Computes the burden of a network by tracing it.
 
     Args:
-        model: network with the call signature of those from `create_model`.
-        input_size: height and width of the image.
+        model: network of `create_model` or `create_detector`, or one with their call signature.
+        input_size: height and width of the image; for a detector with the padding, so a multiple
+            of 32.
         channels: number of channels of the image.
+
+    Raises:
+        UserError: see `FasterRCNN`.
     """
     images = jax.ShapeDtypeStruct((1, input_size, input_size, channels), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     leaves, structure = jax.tree.flatten(variables)
 
-    def forward(images, *leaves):
-        return model.apply(jax.tree.unflatten(structure, leaves), images, train=False)
+    def forward(inputs, *leaves):
+        variables = jax.tree.unflatten(structure, leaves)
+        if isinstance(model, FasterRCNN):
+            return model.apply(variables, *inputs, method=_layers_of_detector)
+        return model.apply(variables, *inputs, train=False)
 
-    graph = _Graph()
-    jaxpr = jax.make_jaxpr(forward)(images, *leaves).jaxpr
-    graph.visit(jaxpr, [_Buffer("image", images.size), *[None] * len(leaves)])
+    graph, inputs, buffers = _Graph(), [images], [_Buffer("image", images.size)]
+    if isinstance(model, FasterRCNN):
+        inputs.append(_regions(model))
+        buffers.append(graph.new("regions", inputs[-1].size))
+    jaxpr = jax.make_jaxpr(forward)(inputs, *leaves).jaxpr
+    graph.visit(jaxpr, [*buffers, *[None] * len(leaves)])
     return Burden(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         parameter_mb=sum(leaf.size for leaf in leaves) * _BYTES / _MB,
         feature_mb=graph.features * _BYTES / _MB,
         multiply_adds=graph.multiply_adds,
     )
+
+
+def _layers_of_detector(model: FasterRCNN, images: jax.Array, regions: jax.Array) -> Any:
+    """Returns the outputs of the layers, without the arithmetic of boxes between them."""
+    return model.rpn(model.levels(images)), model.box_head(regions)
+
+
+def _regions(model: FasterRCNN) -> jax.ShapeDtypeStruct:
+    shape = (1, model.proposals_after, BINS, BINS, model.pyramid_width)
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +156,7 @@ class _Graph:
                 self.features += buffer.size
         if operation in self._MULTIPLYING:
             self.multiply_adds += _multiply_adds(equation)
-            return self._new(operation, size)
+            return self.new(operation, size)
         alike = {
             buffer
             for buffer, value in zip(operands, equation.invars, strict=True)
@@ -143,9 +171,10 @@ class _Graph:
             return activated.pop()  # a swish
         if len(alike) == 1 and operation not in self._APART and "window" not in operation:
             return alike.pop()
-        return self._new(operation, size)
+        return self.new(operation, size)
 
-    def _new(self, layer: str, size: int) -> _Buffer:
+    def new(self, layer: str, size: int) -> _Buffer:
+        """Counts a layer's output, and returns its buffer."""
         self.features += size
         return _Buffer(layer, size)
 
@@ -191,7 +220,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_classes",
         None,
-        "Size of the classifier's output; by default 1000, or 10 for CIFAR networks.",
+        "Size of the classifier's output; by default 1000, 10 for CIFAR networks, or 91 for "
+        "detectors.",
         1,
     )
 
@@ -200,33 +230,51 @@ def main(argv: list[str]) -> None:
     """Prints a table of the models that match a pattern, each followed by published figures."""
     options = flags.FLAGS
     pattern = argv[1] if len(argv) > 1 else "*"
-    names = list_models(pattern)
-    if not names:
-        raise UserError(
-            f'no model matches "{pattern}"{nearest(pattern, list_models())}; '
-            "without a pattern all models are listed"
-        )
+    names = _matching(pattern)
+    width = max(28, *map(len, names))
     print(
-        f"{'model':<28}{'input':>6}{'classes':>8}{'parameters':>13}{'MB':>9}{'feature MB':>12}"
+        f"{'model':<{width}}{'input':>6}{'classes':>8}{'parameters':>13}{'MB':>9}{'feature MB':>12}"
         f"{'GMACs':>9}"
     )
     for name in names:
-        info = model_info(name)
-        size = options.input_size or info.input_size
-        num_classes = options.num_classes or info.num_classes
-        counted = burden(create_model(name, num_classes), size)
+        usual = _usual(name)
+        size, num_classes = options.input_size or usual[0], options.num_classes or usual[1]
+        create = create_detector if is_detector(name) else create_model
+        counted = burden(create(name, num_classes), size)
         print(
-            f"{name:<28}{size:>6}{num_classes:>8}{counted.parameters:>13,}{counted.parameter_mb:>9.1f}"
-            f"{counted.feature_mb:>12.1f}{counted.multiply_adds / 1e9:>9.3f}",
+            f"{name:<{width}}{size:>6}{num_classes:>8}{counted.parameters:>13,}"
+            f"{counted.parameter_mb:>9.1f}{counted.feature_mb:>12.1f}"
+            f"{counted.multiply_adds / 1e9:>9.3f}",
             flush=True,
         )
-        if (size, num_classes) == (info.input_size, info.num_classes):
-            for row in published_burden(name):
-                note = f" ({row['note']})" if row["note"] else ""
-                print(
-                    f"{'  published':<55}{row['parameter_mb']:>9}{row['feature_mb']:>12}"
-                    f"{row['gmacs']:>9}  {row['source']}{note}"
-                )
+        for row in published_burden(name) if (size, num_classes) == usual else ():
+            note = f" ({row['note']})" if row["note"] else ""
+            print(
+                f"{'  published':<{width + 27}}{row['parameter_mb']:>9}{row['feature_mb']:>12}"
+                f"{row['gmacs']:>9}  {row['source']}{note}"
+            )
+
+
+def _matching(pattern: str) -> list[str]:
+    """Returns the names of the networks and detectors that match; `UserError` if there are none."""
+    known = list_detectors()
+    names = list_models(pattern) + fnmatch.filter(known, pattern)
+    if not names and is_detector(pattern):
+        return [pattern]
+    if not names:
+        raise UserError(
+            f'no model matches "{pattern}"{nearest(pattern, list_models() + known)}; '
+            "without a pattern all models are listed"
+        )
+    return names
+
+
+def _usual(name: str) -> tuple[int, int]:
+    """Returns the input size and the number of classes of a network or detector."""
+    if is_detector(name):
+        return DETECTOR_SIZE, DETECTOR_CLASSES
+    info = model_info(name)
+    return info.input_size, info.num_classes
 
 
 if __name__ == "__main__":

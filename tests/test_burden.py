@@ -6,6 +6,7 @@ import pytest
 
 from se_flax import add_se, create_model, list_models
 from se_flax.burden import burden, published_burden
+from se_flax.detection import create_detector
 from se_flax.layers.cpu import residual_sum
 from se_flax.models import model_info
 
@@ -68,6 +69,27 @@ def test_an_se_block_costs_its_squeeze_and_its_dense_layers():
     assert (with_se.feature_mb - plain.feature_mb) * 2**20 / 4 == 8 + 2 + 8 + 8 + 8 * 8 * 8
 
 
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"])
+def test_the_burdens_of_detectors_agree_with_published_ones(name):
+    model = create_detector(name)
+    counted = burden(model, 800)
+    (row,) = published_burden(name)
+    assert round(counted.multiply_adds / 1e9, 3) == float(row["gmacs"])
+    assert counted.parameter_mb == pytest.approx(float(row["parameter_mb"]), abs=0.2)  # of a file
+
+
+def test_a_detector_has_maps_of_its_trunk_pyramid_heads_and_regions():
+    fields = {"pyramid_width": 8, "head_width": 16, "proposals_after": 10}
+    counted = burden(create_detector("fasterrcnn_resnet18_fpn", 5, **fields), 64)
+    trunk = burden(create_model("resnet18"), 64)
+    positions = [16 * 16, 8 * 8, 4 * 4, 2 * 2]
+    pyramid = sum(positions) * 8 * 2 + sum(positions[:3]) * 8 + 8  # convs, sums, P6
+    proposals = (sum(positions) + 1) * (8 + 3 * (1 + 4))
+    head = 10 * (49 * 8 + 16 + 16 + 5 * (1 + 4))
+    maps = trunk.feature_mb * 2**20 / 4 - (512 + 1000)  # without its pooling and classifier
+    assert counted.feature_mb * 2**20 / 4 == maps + pyramid + proposals + head
+
+
 def test_the_command_prints_our_figures_and_the_published(run_python, run_command):
     process = run_python("-m", "se_flax.burden", "se_resnet50*")
     assert process.returncode == 0, process.stderr
@@ -80,4 +102,6 @@ def test_the_command_prints_our_figures_and_the_published(run_python, run_comman
     assert process.stderr == (
         'error: no model matches "none*"; without a pattern all models are listed\n'
     )
+    detector = run_command("se_flax.burden", "fasterrcnn_se_resnet18_fpn", "--input_size=64")
+    assert detector.stdout.splitlines()[1].split()[:3] == ["fasterrcnn_se_resnet18_fpn", "64", "91"]
     assert '(did you mean "se_resnet50"?)' in run_command("se_flax.burden", "se_resnet5O").stderr

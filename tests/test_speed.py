@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.peers import stock_flax
-from experiments.speed import IMPLEMENTATIONS, convolutions, markdown, ratios
+from experiments.speed import IMPLEMENTATIONS, convolutions, detectors, markdown, ratios
 from se_flax import create_model
 from se_flax.models import model_info
 
@@ -95,6 +95,34 @@ def test_the_page_of_convolutions_shows_those_below_half_of_pytorchs_speed():
     assert "The median ratio is 0.50; 1 of 3 are below 0.5." in page
     assert "| 1 | 16 | 3 | 1 | 32 | 1.000 | 0.250 | 0.25 |" in page
     assert "The median ratio is 2.00; 0 of 3 are below 0.5." in page
+
+
+def test_the_page_of_detectors_compares_round_by_round():
+    seconds = {
+        ("se_flax", "resnet50"): [2.0, 4.0, 8.0],
+        ("se_flax", "se_resnet50"): [2.2, 4.4, 80.0],
+        ("torchvision", "resnet50"): [3.0, 6.0, 4.0],
+    }
+    rows = [
+        {
+            "implementation": implementation,
+            "network": network,
+            "mode": "training",
+            "batch_size": 2,
+            "seconds": each,
+            "first_seconds": 60.0,
+            "peak_mb": 1234.5,
+        }
+        for (implementation, network), each in seconds.items()
+    ]
+    results = {"environment": ENVIRONMENT, "cores": 2, "torch": "2", "torchvision": "3"}
+    results |= {"torchvision_has_operators": False, "detectors": rows}
+    page = detectors.page(results)
+    assert "fasterrcnn_resnet50_fpn | se_flax | 4000 (2000 to 8000) | 0.50 | 60 | 1234 |" in page
+    assert "- training: speed-up of se_flax over torchvision 1.50." in page
+    assert "- training: SE costs +10.0% of the time." in page
+    assert "operators did not load" in page
+    assert "did not load" not in detectors.page(results | {"torchvision_has_operators": True})
 
 
 @pytest.mark.slow

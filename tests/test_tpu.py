@@ -122,6 +122,7 @@ def test_published_batches_are_shared_by_the_chips():
     assert batch["se_resnext101_32x4d"] == 1024
     assert batch["senet154"] == batch["senet154_without_se"] == 2048
     assert batch["efficientnet_b7"] == 4096
+    assert batch["fasterrcnn_resnet50_fpn"] == batch["fasterrcnn_se_resnet50_fpn"] == 16
     assert {each.network for each in everything if each.program == "dispatch"} == {
         f"{se}resnet{depth}_cifar" for depth in (20, 56, 110, 164) for se in ("", "se_")
     }
@@ -133,7 +134,7 @@ def test_published_batches_are_shared_by_the_chips():
 
 def test_every_network_with_se_blocks_has_its_plain_network():
     with_se = [name for name in programs.RUNS if programs.plain(name)]
-    assert len(with_se) == len(programs.RUNS) / 2 == 18
+    assert len(with_se) == len(programs.RUNS) / 2 == 19
     for name in with_se:
         plain = programs.RUNS[programs.plain(name)]()
         config = programs.RUNS[name]()

@@ -13,10 +13,12 @@ Then it compares a whole training run with its bare steps, and several seeds com
 one. It measures the time from the command to the first step, and images per second over batch size,
 depth and number of devices. Results go to speed_<platform>.json, .md and .png in --out.
 
-Last it compares single convolutions with PyTorch's, over map size, channels, kernel and stride.
-These results go to convolutions_<platform>.json and .md.
+Then it compares single convolutions with PyTorch's, over map size, channels, kernel and stride.
+These results go to convolutions_<platform>.json and .md. Last it compares Faster R-CNN with
+torchvision's; these results go to detectors_<platform>.json and .md.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -28,7 +30,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments.speed import convolutions
+from experiments.speed import convolutions, detectors
 from experiments.speed.implementations import IMPLEMENTATIONS, default_dtype
 from experiments.speed.page import markdown
 from experiments.speed.runs import (
@@ -99,11 +101,7 @@ def add_scaling(results: Results, path: pathlib.Path) -> None:
 def add_convolutions(results: Results, path: pathlib.Path) -> None:
     """Compares single convolutions with PyTorch's."""
     options = flags.FLAGS
-    if importlib.util.find_spec("torch") is None:
-        raise UserError(
-            "--section=convolutions compares with PyTorch, which is not installed; run "
-            "`pip install -r requirements-references.txt`, or name other sections"
-        )
+    need_pytorch("convolutions")
     results |= {"note": options.note, "cores_used": convolutions.cores()}
     results["convolutions"] = []
     for row in convolutions.measure_convolutions(options.rounds, options.seconds / 100):
@@ -113,6 +111,30 @@ def add_convolutions(results: Results, path: pathlib.Path) -> None:
         save(results, path)
 
 
+def add_detectors(results: Results, path: pathlib.Path) -> None:
+    """Compares detectors with torchvision's."""
+    need_pytorch("detectors")
+    from experiments.peers import torchvision_detector
+
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision")}
+    results |= versions | {
+        "torchvision_has_operators": torchvision_detector.has_operators(),
+        "detectors": [],
+    }
+    for row in detectors.measure_detectors(flags.FLAGS.rounds, flags.FLAGS.seconds):
+        results["detectors"].append(row)
+        save(results, path)
+
+
+def need_pytorch(section: str) -> None:
+    """Raises `UserError` if PyTorch is not installed, which a section compares with."""
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            f"--section={section} compares with PyTorch, which is not installed; run "
+            "`pip install -r requirements-references.txt`, or name other sections"
+        )
+
+
 SECTIONS = {
     "steps": add_steps,
     "loop": add_loop,
@@ -120,6 +142,7 @@ SECTIONS = {
     "startup": add_startup,
     "scaling": add_scaling,
     "convolutions": add_convolutions,
+    "detectors": add_detectors,
 }
 
 
@@ -197,6 +220,8 @@ def main(argv: list[str]) -> None:
     stem, page = ("speed", markdown)
     if section == "convolutions":
         stem, page = ("convolutions", convolutions.page)
+    if section == "detectors":
+        stem, page = ("detectors", detectors.page)
     path = out / f"{stem}_{jax.default_backend()}.json"
     results = earlier_results(path, section)
     SECTIONS[section](results, path)

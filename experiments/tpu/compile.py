@@ -20,8 +20,10 @@ import optax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
+from experiments.tpu import detectors
 from experiments.tpu.chips import Topology
 from experiments.tpu.programs import (
+    DETECTORS,
     DISPATCH,
     INFERENCE,
     OURS,
@@ -189,6 +191,10 @@ def lower(program: Program, config: ConfigDict, devices: list[Any]) -> Lowered:
     config.batch_size, config.dtype = program.batch_size, DTYPE
     config.remat, config.accumulate_steps = program.remat, program.accumulate_steps
     check_devices(config, len(devices))
+    if program.network in DETECTORS:
+        inference = program.program == INFERENCE
+        lower_it = detectors.lower_inference if inference else detectors.lower_training
+        return lower_it(config, devices)
     info = model_info(config.model.name)
     ours = program.implementation == OURS
     if ours and program.program == DISPATCH:
@@ -217,6 +223,7 @@ def compiled(program: Program, config: ConfigDict) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     steps = steps_of_dispatch(config) if program.program == DISPATCH else 1
+    has_loop = steps > 1 or program.network in DETECTORS
     row = {"steps": steps, "compiles": False}
     try:
         executable = lower(program, config, devices_of(program.topology)).compile()
@@ -228,7 +235,7 @@ def compiled(program: Program, config: ConfigDict) -> dict[str, Any]:
             "compiles": True,
             "flops": costs["flops"],
             "bytes": costs["bytes accessed"],
-            "hbm_bytes": None if steps > 1 else hbm_bytes(executable.as_text()),
+            "hbm_bytes": None if has_loop else hbm_bytes(executable.as_text()),
             "estimate": costs.get("optimal_seconds"),
             "hbm": memory.argument_size_in_bytes
             + memory.output_size_in_bytes

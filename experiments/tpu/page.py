@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments.tpu.chips import CHIPS, Topology, least_seconds
+from experiments.tpu.detectors import MAX_BOXES, PADDED
 from experiments.tpu.programs import PROGRAMS, RUNS, key, plain
 
 Row = dict[str, Any]
@@ -71,7 +72,7 @@ def page(results: dict[str, Any]) -> str:
         "included, next to what the chip has. FLOPs and bytes are the compiler's count of "
         "operations, and of bytes that they read and write, whether in HBM or on the chip. How "
         "many of the bytes are in HBM is counted in the text of the compiled program "
-        "(`experiments/tpu/traffic.py`), except for the program of many steps. The time is the "
+        "(`experiments/tpu/traffic.py`), except for programs with loops. The time is the "
         'compiler\'s estimate. Where it has none, the column "time from" says "FLOPs" or "bytes": '
         "the time is then the larger of FLOPs over the chip's peak and all bytes over its "
         "bandwidth, which is slow for bytes on the chip, but near the compiler's own estimates "
@@ -85,7 +86,10 @@ def page(results: dict[str, Any]) -> str:
         "own layers, without dropout and stochastic depth, trained with SGD "
         "(`experiments/peers/stock_flax.py`). A training program that does not fit is followed by "
         "those that save memory (`config.remat`, `config.accumulate_steps`); with the second, the "
-        "compiler counts one part of the batch.",
+        "compiler counts one part of the batch. Detectors get images padded to "
+        f"{PADDED[0]} x {PADDED[1]} pixels, with {MAX_BOXES} places for true boxes, and find "
+        "objects in inference; their loops count once, too: suppression, and the gradient of "
+        "RoIAlign.",
         "",
         "| chip | bfloat16 peak, TFLOP/s | HBM, GiB | bandwidth, GB/s | source |",
         "|---|---|---|---|---|",

@@ -18,6 +18,7 @@ from configs import (
 )
 from experiments.peers import stock_flax
 from experiments.tpu.chips import Topology
+from se_flax.config import default_config
 from se_flax.data.sources import known_datasets
 from se_flax.errors import UserError, nearest
 
@@ -25,6 +26,7 @@ TRAINING, DISPATCH, INFERENCE = PROGRAMS = ("training", "dispatch", "inference")
 OURS, STOCK = IMPLEMENTATIONS = ("se_flax", "stock Flax")
 TOO_LARGE = "does not fit into HBM"
 WITHOUT_SE = "_without_se"
+DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_se_resnet50_fpn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,13 @@ def _without_se(get_config: Callable[[], ConfigDict]) -> ConfigDict:
     return config
 
 
+def _detector(name: str) -> ConfigDict:
+    """Returns the batch of the SE paper's detectors (arXiv:1709.01507, section 5.3)."""
+    config = default_config()
+    config.model.name, config.dataset.name, config.batch_size = name, "coco/2017", 16
+    return config
+
+
 def _runs() -> Iterator[tuple[str, Callable[[], ConfigDict]]]:
     """Yields the published runs, each network before the same with SE blocks."""
     for get_config, name, depths in (
@@ -85,6 +94,8 @@ def _runs() -> Iterator[tuple[str, Callable[[], ConfigDict]]]:
     for name, get in published_with_se.items():
         yield name + WITHOUT_SE, functools.partial(_without_se, get)
         yield name, get
+    for name in DETECTORS:
+        yield name, functools.partial(_detector, name)
 
 
 RUNS = dict(_runs())
@@ -96,7 +107,9 @@ STOCK_NETWORKS = {
 
 def plain(network: str) -> str | None:
     """Returns the name of the same network without SE blocks; None if it has none itself."""
-    name = network.removeprefix("se_") if network.startswith("se_") else network + WITHOUT_SE
+    name = f"_{network}".replace("_se_", "_")[1:]
+    if name == network:
+        name += WITHOUT_SE
     return name if name in RUNS else None
 
 
@@ -149,8 +162,8 @@ def programs_of(
 def remedies(program: Program, row: dict[str, Any]) -> list[Program]:
     """Returns what to compile next if a training program does not fit into HBM.
 
-    That is the same program with maps computed again, and with the batch in as many parts as its
-    memory suggests. If these do not fit either, the parts are halved.
+    That is the same program with maps computed again, and, except for detectors, with the batch in
+    as many parts as its memory suggests. If these do not fit either, the parts are halved.
 
     Args:
         program: the program.
@@ -159,6 +172,8 @@ def remedies(program: Program, row: dict[str, Any]) -> list[Program]:
     trains = program.implementation == OURS and program.program != INFERENCE
     if row.get("reason") != TOO_LARGE or not trains or program.remat:
         return []
+    if program.network in DETECTORS:
+        return [dataclasses.replace(program, remat=True)]
     if program.accumulate_steps == 1:
         parts = 2 ** math.ceil(math.log2(max(2, row["hbm"] / row["hbm_available"])))
         others = [dataclasses.replace(program, remat=True)]

@@ -14,6 +14,7 @@ from se_flax.detection.conv_norm import ConvNorm
 from se_flax.detection.roi_align import Maps, roi_align
 
 STRIDES = (4, 8, 16, 32)  # pixels from one position to the next on P2 to P5
+BINS = 7  # in a row and in a column of a region
 
 
 class FeaturePyramid(nn.Module):
@@ -78,7 +79,7 @@ def levels_of(boxes: Float[Array, "*batch 4"], levels: int = len(STRIDES)) -> In
 
 
 def pool_regions(
-    levels: Maps, boxes: Float[Array, "n r 4"], strides: Sequence[int] = STRIDES, size: int = 7
+    levels: Maps, boxes: Float[Array, "n r 4"], strides: Sequence[int] = STRIDES, size: int = BINS
 ) -> Float[Array, "n r size size c"]:
     """Returns a feature map of size x size bins for each box, by `roi_align` with 2 x 2 samples.
 
