@@ -18,7 +18,7 @@ at an IoU of 0.5, AP over IoUs of 0.5 to 0.95. "What SE changes" is the differen
 
 def of_seeds(result: dict[str, Any] | None, metric: str) -> dict[int, float]:
     """Returns a metric after the last epoch, in percent, by seed."""
-    return {each["seed"]: 100 * each["final"][metric] for each in (result or {}).get("results", ())}
+    return {each["seed"]: each["final"][metric] for each in (result or {}).get("results", ())}
 
 
 def published_text(label: str) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from se_flax.config import build_model, check_config, default_config, leaves
+from se_flax.errors import UserError
 from se_flax.optim import learning_rate_schedule, peak_learning_rate
 from se_flax.pretrained.catalogue import find_weights
 from se_flax.program import with_preparation
@@ -22,6 +23,7 @@ STREAMED = {
     "resnet_tiny_imagenet": ["18", "34", "50"],
     "se_resnet_tiny_imagenet": ["18", "34", "50"],
 }
+DETECTORS = ["faster_rcnn_coco", "faster_rcnn_quickstart"]
 # The network for each argument.
 OTHERS = {
     f"{prefix}{name}_cifar": {(): f"{prefix}{model}", ("100",): f"{prefix}{model}"}
@@ -98,7 +100,7 @@ def test_an_unknown_depth_is_refused_with_a_list_of_the_known_ones():
 
 def test_every_config_is_tested():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert files == {"quickstart", "finetune", *RECIPES, *STREAMED, *OTHERS}
+    assert files == {"quickstart", "finetune", *DETECTORS, *RECIPES, *STREAMED, *OTHERS}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,26 @@ def test_recipes_for_streamed_data_are_valid_for_every_argument(name, arguments)
     assert config.augment.random_resized_crop
 
 
+def test_detectors_with_se_start_from_the_published_weights_of_their_trunk():
+    config = load("faster_rcnn_coco", "se_resnet101")
+    check_config(config)
+    assert config.init_from == "timm/legacy_seresnet101.in1k"
+    model = build_model(config, num_classes=81)
+    assert (model.train_proposals_before, model.train_proposals_after) == (2000, 1000)
+    with pytest.raises(UserError, match=r"give weights with config.init_from=FILE"):
+        check_config(load("faster_rcnn_coco", "resnet101"))
+
+
+def test_the_detectors_have_the_schedule_of_the_paper():
+    config = load("faster_rcnn_coco", "resnet50")
+    steps = round(117_266 / config.batch_size)
+    rate = rate_of(config, steps)
+    iterations = (0, 500, 119_999, 120_000, 160_000, 179_999)
+    expected = (0.02 / 3, 0.02, 0.02, 0.002, 2e-4, 2e-4)
+    assert [float(rate(step)) for step in iterations] == pytest.approx(expected)
+    assert steps * config.num_epochs >= 180_000
+
+
 @pytest.mark.parametrize("name", sorted(STREAMED.keys() - {"senet154_imagenet"}))
 def test_an_unknown_argument_of_a_recipe_is_reported(name):
     with pytest.raises(ValueError, match=r'there is no .* "51".*; known are \w+, '):
@@ -190,7 +212,9 @@ def test_efficientnets_have_the_published_dropout(network, dropout):
     assert (model.dropout, model.stochastic_depth) == (dropout, 0.2)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "finetune", *RECIPES, *STREAMED, *OTHERS])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "finetune", *DETECTORS, *RECIPES, *STREAMED, *OTHERS]
+)
 def test_a_recipe_does_not_rely_on_defaults(name, monkeypatch):
     page = importlib.import_module(f"configs.{name}")
     if not hasattr(page, "default_config"):  # the plain network of a pair

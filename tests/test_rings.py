@@ -40,6 +40,7 @@ EXCEPTIONS = {
     "detection/init_from.py": ("pretrained", "rng"),
     "detection/loaded.py": ("pretrained", "restored", "runtime"),
     "detection/predict.py": ("analysis", "data", "runtime"),
+    "detection/shapes.py": ("rng",),
     "detection/step.py": ("metrics", "parallel", "rng", "state", "step"),
     "detection/task.py": ("config", "data", "metrics", "optim", "state"),
     "detection/order.py": ("rng",),

@@ -62,7 +62,7 @@ def test_detectors_are_shown_with_their_published_results(tmp_path):
     page = "\n".join(report.detection_section(tmp_path))
     assert "Not run yet (full, COCO): ResNet-50, SE-ResNet-50, ResNet-101, SE-ResNet-101" in page
     assert "| SE-ResNet-50 | AP50 61.0 (+3.1), AP 40.4 (+2.4) (arXiv:1709.01507" in page
-    for name, ap in (("resnet50", 0.38), ("se_resnet50", 0.40)):
+    for name, ap in (("resnet50", 38.0), ("se_resnet50", 40.0)):
         final = dict.fromkeys(report_detection.METRICS, ap) | {"AP50": 1.5 * ap}
         result = {"parameters": 123, "runs": [], "results": [{"seed": 0, "final": final}]}
         path = result_path(tmp_path, detection.STUDY.name, "full", name)

@@ -122,7 +122,7 @@ def test_published_batches_are_shared_by_the_chips():
     assert batch["se_resnext101_32x4d"] == 1024
     assert batch["senet154"] == batch["senet154_without_se"] == 2048
     assert batch["efficientnet_b7"] == 4096
-    assert batch["fasterrcnn_resnet50_fpn"] == batch["fasterrcnn_se_resnet50_fpn"] == 16
+    assert {batch[f"fasterrcnn_{se}resnet50_caffe_fpn"] for se in ("", "se_")} == {16}
     assert {each.network for each in everything if each.program == "dispatch"} == {
         f"{se}resnet{depth}_cifar" for depth in (20, 56, 110, 164) for se in ("", "se_")
     }

@@ -46,46 +46,63 @@ class Case:
 
 
 def images_and_boxes(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns random images [n, h, w, 3], boxes [n, g, 4] and labels [n, g], from 1."""
+    """Returns random images [n, h, w, 3], boxes [n, g, 4] and labels [n, g], from 1.
+
+    The values of the images are from 0 to 255.
+    """
     generator = np.random.default_rng(0)
     size = np.array([case.width, case.height], np.float32)
     shape = (case.batch_size, BOXES)
-    images = generator.normal(size=(case.batch_size, case.height, case.width, 3))
+    images = generator.integers(0, 256, (case.batch_size, case.height, case.width, 3), np.uint8)
     corners = generator.uniform(0, 0.6, (*shape, 2)) * size
     sides = generator.uniform(0.05, 0.4, (*shape, 2)) * size
     boxes = np.concatenate([corners, corners + sides], axis=-1)
     labels = generator.integers(1, NUM_CLASSES, shape)
-    return images.astype(np.float32), boxes.astype(np.float32), labels
+    return images, boxes.astype(np.float32), labels.astype(np.int32)
 
 
 def se_flax_work(case: Case) -> Callable[[], Any]:
     """Returns a training step of ours, or inference."""
     import jax
+    import optax
 
-    from experiments.detector_step import make_step
-    from se_flax.detection import Batch, Truth, create_detector
-    from se_flax.models.initial_values import initial_values
-    from se_flax.runtime.compiler import compiler_options
+    from se_flax.config import default_config
+    from se_flax.detection.batches import HostBatch
+    from se_flax.detection.from_config import no_images
+    from se_flax.optim import Hyperparameters
+    from se_flax.parallel import pmap_eval, pmap_train, replicate, share_out
+    from se_flax.program import task_of
 
     jax.config.update("jax_enable_compilation_cache", False)
-    options = {"compiler_options": compiler_options() if jax.default_backend() == "cpu" else {}}
-    images, boxes, labels = jax.device_put(images_and_boxes(case))
-    model = create_detector(f"fasterrcnn_{case.network}_fpn", NUM_CLASSES, zero_init=True)
-    variables = initial_values(model, jax.random.key(0), (64, 64, 3))
+    images, boxes, labels = images_and_boxes(case)
+    n = case.batch_size
+    own = HostBatch(
+        images=images,
+        sizes=np.float32([[case.height, case.width]] * n),
+        boxes=boxes,
+        labels=labels,
+        valid=np.ones_like(labels, bool),
+        places=np.arange(n),
+        mask=np.ones(n, bool),
+    )
+    own = share_out(own.by_device())
+    config = default_config()
+    config.model.name = f"fasterrcnn_{case.network}_fpn"
+    config.model.overrides.zero_init = True
+    names = [str(number) for number in range(1, NUM_CLASSES)]
+    task = task_of(no_images(config, {"class_names": names}))
+    init, step, evaluate = task.functions(config, optax.constant_schedule(1e-4))
+    state = replicate(init(np.uint32(0)))
     if case.mode == "inference":
-        find = jax.jit(model.apply, **options)
-        return lambda: jax.block_until_ready(find(variables, images))
-    begin, step = make_step(model, learning_rate=1e-4)
-    step = jax.jit(step, donate_argnums=0, **options)
-    sizes = np.float32([[case.height, case.width]] * case.batch_size)
-    batch = jax.device_put(Batch(images, sizes, Truth(boxes, labels, np.ones_like(labels, bool))))
-    state, number = begin(variables), 0
+        find = pmap_eval(evaluate)
+        return lambda: jax.block_until_ready(find(state.variables, None, own))
+    train = pmap_train(step)
+    given = replicate(Hyperparameters(np.full(1000, 1e-4, np.float32), np.float32(1e-4)))
 
     def run():
-        nonlocal state, number
-        number += 1
-        state, four = jax.block_until_ready(step(state, batch, jax.random.key(number)))
-        assert np.isfinite(sum(four.values())), four
+        nonlocal state
+        state, sums = jax.block_until_ready(train(state, (given, None), own, 1))
+        assert sums.count > 0, "the loss is not finite"
 
     return run
 
@@ -101,7 +118,8 @@ def torchvision_work(case: Case) -> Callable[[], Any]:
     model.to(memory_format=torch.channels_last)
     model.train(case.mode == "training")
     images, boxes, labels = map(torch.from_numpy, images_and_boxes(case))
-    images = list(images.permute(0, 3, 1, 2))  # channels last in memory
+    images = list(images.permute(0, 3, 1, 2) / 255)  # channels last in memory
+    labels = labels.long()
     if case.mode == "inference":
 
         def infer():

@@ -1,17 +1,20 @@
 """A detector's training step and inference, lowered for TPUs."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from ml_collections import ConfigDict
 
-from experiments.detector_step import make_step
-from se_flax.detection import Batch, Truth, create_detector, detect
-from se_flax.parallel import AXIS
+from se_flax.detection.batches import HostBatch
+from se_flax.detection.classes import coco_classes
+from se_flax.detection.from_config import no_images
+from se_flax.optim import Hyperparameters
+from se_flax.parallel import AXIS, pmap_train
+from se_flax.program import task_of
 
-NUM_CLASSES = 91  # COCO's numbers go to 90; the background is class 0
 PADDED = (800, 1344)  # the largest of the padded sizes, height and width in pixels
 MAX_BOXES = 100  # places for the true boxes of an image, of which COCO has up to 93
 Lowered = jax.stages.Lowered
@@ -21,54 +24,38 @@ def _array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def batch_of(devices: int, batch_size: int, dtype: str) -> Batch:
+def batch_of(devices: int, batch_size: int) -> HostBatch:
     """Returns the shapes of a batch, [devices, batch_size / devices, ...]."""
     n = (devices, batch_size // devices)
-    truth = Truth(
+    return HostBatch(
+        images=_array((*n, *PADDED, 3), jnp.uint8),
+        sizes=_array((*n, 2), jnp.float32),
         boxes=_array((*n, MAX_BOXES, 4), jnp.float32),
         labels=_array((*n, MAX_BOXES), jnp.int32),
         valid=_array((*n, MAX_BOXES), bool),
+        places=_array(n, jnp.int32),
+        mask=_array(n, bool),
     )
-    return Batch(_array((*n, *PADDED, 3), dtype), _array((*n, 2), jnp.float32), truth)
 
 
-def detector_of(config: ConfigDict) -> Any:
-    """Returns the detector of a config."""
-    name, dtype = config.model.name, jnp.dtype(config.dtype)
-    overrides = config.model.overrides.to_dict()
-    return create_detector(name, NUM_CLASSES, dtype=dtype, remat=config.remat, **overrides)
-
-
-def _variables(model: Any) -> Any:
-    image = _array((1, 64, 64, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)
+def functions_of(config: ConfigDict) -> tuple[Any, Any, Any]:
+    """Returns the functions of a run on COCO; see `se_flax.task.Task`."""
+    dataset = no_images(config, {"class_names": list(coco_classes().values())})
+    return task_of(dataset).functions(config, optax.constant_schedule(0.02))
 
 
 def lower_training(config: ConfigDict, devices: list[Any]) -> Lowered:
     """Lowers a training step: the four losses, their gradients and the update."""
-    model = detector_of(config)
-    begin, step = make_step(model, learning_rate=0.02, axis=AXIS)
-
-    def with_own_draw(state, batch, key):
-        return step(state, batch, jax.random.fold_in(key, jax.lax.axis_index(AXIS)))
-
-    mapped = jax.pmap(
-        with_own_draw,
-        AXIS,
-        in_axes=(None, 0, None),
-        out_axes=None,
-        devices=devices,
-        donate_argnums=0,
-    )
-    state = jax.eval_shape(begin, _variables(model))
-    batch = batch_of(len(devices), config.batch_size, config.dtype)
-    return mapped.lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    init, step, _ = functions_of(config)
+    state = jax.eval_shape(init, np.uint32(0))
+    hyperparameters = Hyperparameters(_array((2**18,), jnp.float32), _array((), jnp.float32))
+    own = batch_of(len(devices), config.batch_size)
+    return pmap_train(step, devices).lower(state, (hyperparameters, None), own, 1)
 
 
 def lower_inference(config: ConfigDict, devices: list[Any]) -> Lowered:
     """Lowers the detections of images."""
-    model = detector_of(config)
-    batch = batch_of(len(devices), config.batch_size, config.dtype)
-    found = functools.partial(detect, model)
-    mapped = jax.pmap(found, AXIS, in_axes=(None, 0, 0), devices=devices)
-    return mapped.lower(_variables(model), batch.images, batch.sizes)
+    init, _, evaluate = functions_of(config)
+    variables = jax.eval_shape(lambda: init(np.uint32(0)).variables)
+    mapped = jax.pmap(evaluate, AXIS, in_axes=(None, None, 0), out_axes=None, devices=devices)
+    return mapped.lower(variables, None, batch_of(len(devices), config.batch_size))

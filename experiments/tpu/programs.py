@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import (
     efficientnet_imagenet,
+    faster_rcnn_coco,
     se_resnet_cifar10,
     se_resnet_imagenet,
     se_resnext_imagenet,
@@ -18,7 +19,6 @@ from configs import (
 )
 from experiments.peers import stock_flax
 from experiments.tpu.chips import Topology
-from se_flax.config import default_config
 from se_flax.data.sources import known_datasets
 from se_flax.errors import UserError, nearest
 
@@ -26,7 +26,7 @@ TRAINING, DISPATCH, INFERENCE = PROGRAMS = ("training", "dispatch", "inference")
 OURS, STOCK = IMPLEMENTATIONS = ("se_flax", "stock Flax")
 TOO_LARGE = "does not fit into HBM"
 WITHOUT_SE = "_without_se"
-DETECTORS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_se_resnet50_fpn")
+DETECTORS = ("fasterrcnn_resnet50_caffe_fpn", "fasterrcnn_se_resnet50_caffe_fpn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +69,6 @@ def _without_se(get_config: Callable[[], ConfigDict]) -> ConfigDict:
     return config
 
 
-def _detector(name: str) -> ConfigDict:
-    """Returns the batch of the SE paper's detectors (arXiv:1709.01507, section 5.3)."""
-    config = default_config()
-    config.model.name, config.dataset.name, config.batch_size = name, "coco/2017", 16
-    return config
-
-
 def _runs() -> Iterator[tuple[str, Callable[[], ConfigDict]]]:
     """Yields the published runs, each network before the same with SE blocks."""
     for get_config, name, depths in (
@@ -95,7 +88,8 @@ def _runs() -> Iterator[tuple[str, Callable[[], ConfigDict]]]:
         yield name + WITHOUT_SE, functools.partial(_without_se, get)
         yield name, get
     for name in DETECTORS:
-        yield name, functools.partial(_detector, name)
+        trunk = name.removeprefix("fasterrcnn_").removesuffix("_caffe_fpn")
+        yield name, functools.partial(faster_rcnn_coco.get_config, trunk)
 
 
 RUNS = dict(_runs())
@@ -162,8 +156,8 @@ def programs_of(
 def remedies(program: Program, row: dict[str, Any]) -> list[Program]:
     """Returns what to compile next if a training program does not fit into HBM.
 
-    That is the same program with maps computed again, and, except for detectors, with the batch in
-    as many parts as its memory suggests. If these do not fit either, the parts are halved.
+    That is the same program with maps computed again, and with the batch in as many parts as its
+    memory suggests. If these do not fit either, the parts are halved.
 
     Args:
         program: the program.
@@ -172,8 +166,6 @@ def remedies(program: Program, row: dict[str, Any]) -> list[Program]:
     trains = program.implementation == OURS and program.program != INFERENCE
     if row.get("reason") != TOO_LARGE or not trains or program.remat:
         return []
-    if program.network in DETECTORS:
-        return [dataclasses.replace(program, remat=True)]
     if program.accumulate_steps == 1:
         parts = 2 ** math.ceil(math.log2(max(2, row["hbm"] / row["hbm_available"])))
         others = [dataclasses.replace(program, remat=True)]
