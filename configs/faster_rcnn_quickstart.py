@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from se_flax.config import default_config
 
 
-def get_config() -> ConfigDict:
+def get_config(*, se: bool = True) -> ConfigDict:
     config = default_config()
 
     # Model: a trunk with one unit a stage, and a few boxes
-    config.model.name = "fasterrcnn_se_resnet18_fpn"
+    config.model.name = f"fasterrcnn_{'se_' if se else ''}resnet18_fpn"
     config.model.overrides.stage_sizes = (1, 1, 1, 1)
     config.model.overrides.widths = (32, 64, 96, 128)
     config.model.overrides.frozen = ()
@@ -52,7 +52,6 @@ def get_config() -> ConfigDict:
     config.schedule.warmup_factor = 0.1
 
     # Length
-    config.num_epochs = 8
-    config.ema_decay = 0.99
+    config.num_epochs = 4
     config.eval_batch_size = 20
     return config

@@ -212,13 +212,16 @@ def _capital(text: str) -> str:
 
 def detection_section(out: Path) -> list[str]:
     """Returns the lines on detectors."""
-    study, results = detection.STUDY, detection_results(out)
-    lines = [f"## {study.title}", "", study.question]
-    if any(results.values()):
-        lines += ["", ON_DETECTION, "", *detection_lines(results), ""]
-    lines += provenance(results.values())
-    missing = [label for name, label, _ in detection.ROWS if results[name] is None]
-    lines += not_run_lines("full, COCO", {label: published_text(label) for label in missing})
+    study = detection.STUDY
+    lines = [f"## {study.title}", "", study.question, "", ON_DETECTION]
+    for scale in detection.ROWS:
+        results = detection_results(out, scale)
+        if any(results.values()):
+            lines += ["", f"### {study.title}, {scale}", "", _capital(study.scales[scale]), ""]
+            lines += [*detection_lines(scale, results), "", *provenance(results.values())]
+        missing = [row.label for row in detection.ROWS[scale] if results[row.name] is None]
+        published = published_text if scale == "full" else lambda label: "-"
+        lines += not_run_lines(scale, {label: published(label) for label in missing})
     return [*lines, ""]
 
 

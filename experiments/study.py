@@ -24,11 +24,10 @@ from se_flax.burden import DETECTOR_SIZE, burden
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.config import build_model
 from se_flax.data import Dataset, Split, load_dataset
-from se_flax.data.from_config import dataset_of
 from se_flax.detection import FasterRCNN
 from se_flax.errors import RunDiverged, UserError
 from se_flax.old_configs import modernized
-from se_flax.program import with_preparation
+from se_flax.program import dataset_of_run, with_preparation
 from se_flax.runtime.paths import Path, to_path
 from se_flax.runtime.storage import make_folder, write_json
 from se_flax.train import RunInterrupted, train
@@ -269,7 +268,7 @@ def _add_run(result, config, first, count, workdir, scale, note) -> None:
             f"{workdir} holds a run of another config ({changes[0]}); remove it, or give another "
             "--runs"
         )
-    dataset = smoke_dataset() if scale == "smoke" else dataset_of(config)
+    dataset = smoke_dataset() if scale == "smoke" else dataset_of_run(config)
     sizes = {"train": len(dataset.train), "test": len(dataset.test)}
     model = build_model(config, dataset.num_classes)
     is_a_detector = isinstance(model, FasterRCNN)
