@@ -18,8 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from se_flax.data.from_config import dataset_of
-from se_flax.program import build_program
+from se_flax.program import build_program, dataset_of_run
 from se_flax.runtime.checkpoint_format import steps_in
 from se_flax.runtime.checkpoints import Checkpoints
 from se_flax.runtime.paths import Path, is_in_bucket
@@ -157,7 +156,7 @@ def half_written(workdir: Path) -> list[str]:
 def final_state(workdir: Path) -> Any:
     """Returns the state that a complete run ended in."""
     config = read_config(workdir)
-    program = build_program(config, dataset_of(config))
+    program = build_program(config, dataset_of_run(config))
     with Checkpoints(workdir, read_only=True) as saved:
         return saved.restore(program.abstract(), program.plan.total_steps)[0]
 
