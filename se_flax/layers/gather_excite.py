@@ -178,14 +178,15 @@ class WholeMapConv(nn.Module):
 
 def window_means(x: Maps, extent: int) -> Gathered:
     """Returns means over windows that overlap by half, in float32; the padding does not count."""
-    size, around = 2 * extent - 1, extent - 1
-    return nn.avg_pool(
-        x.astype(jnp.float32),
-        (size, size),
-        (extent, extent),
-        ((around, around), (around, around)),
-        count_include_pad=False,
-    )
+    alone = (1,) * (x.ndim - 3)  # the batch axes; `nn.avg_pool` takes only one
+    window = (*alone, 2 * extent - 1, 2 * extent - 1, 1)
+    steps = (*alone, extent, extent, 1)
+    padding = [(size // 2, size // 2) for size in window]
+
+    def sums(x):
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, steps, padding)
+
+    return sums(x.astype(jnp.float32)) / sums(jnp.ones((*alone, *x.shape[-3:-1], 1)))
 
 
 def resized(x: Maps, size: tuple[int, ...]) -> Gathered:
