@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import (
+    attention,
     backbones,
     excitation_operator,
     inference_time,
@@ -53,6 +54,7 @@ STUDIES = (
     excitation_operator.STUDY,
     no_squeeze.STUDY,
     variants.STUDY,
+    attention.STUDY,
 )
 
 INTRODUCTION = """\

@@ -1,4 +1,4 @@
-"""The effective SE block of CenterMask (Lee and Park, arXiv:1911.06667, section 3.4)."""
+"""The effective SE block of VoVNetV2 (CenterMask, Lee and Park, arXiv:1911.06667, section 3)."""
 
 import flax.linen as nn
 from jax.typing import DTypeLike

@@ -1,4 +1,4 @@
-"""Gather-Excite operators (Hu et al., arXiv:1810.12348, section 3)."""
+"""Gather-Excite operators (Hu et al., arXiv:1810.12348, sections 2 and 3)."""
 
 from collections.abc import Callable
 

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from se_flax import create_model
 from se_flax.errors import UserError
 from se_flax.layers.eca import ECA, adaptive_kernel_size
 
@@ -18,6 +19,16 @@ def test_the_kernels_size_grows_with_the_logarithm_of_the_channels(channels, siz
         lambda: ECA().init(jax.random.key(0), jnp.zeros((1, 2, 2, channels)))["params"]
     )
     assert params["conv"]["kernel"].shape == (size, 1, 1)
+
+
+def test_the_blocks_of_resnet50_have_86_parameters():
+    """The paper counts 80: 5 for each of 16 blocks, where the last three have 7 here."""
+    model = create_model("resnet50", se="eca")
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)["params"]
+    blocks = [unit["se"] for unit in params.values() if "se" in unit]
+    assert len(blocks) == 16
+    assert sum(leaf.size for leaf in jax.tree.leaves(blocks)) == 86
 
 
 def test_a_gate_is_computed_from_the_means_of_neighbouring_channels():
