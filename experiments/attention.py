@@ -15,8 +15,8 @@ BLOCKS = (
     ("ese", "effective SE", {"se": "ese"}),
     ("eca", "ECA", {"se": "eca"}),
     ("cbam", "CBAM", {"se": "cbam"}),
-    ("ge_theta_minus", "Gather-Excite, θ-", {"se": "gather_excite"}),
-    ("ge_theta_plus", "Gather-Excite, θ+", {"se": "gather_excite", "form": "theta+"}),
+    ("ge_theta_minus", "Gather-Excite θ-", {"se": "gather_excite"}),
+    ("ge_theta_plus", "Gather-Excite θ+", {"se": "gather_excite", "form": "theta+"}),
     ("global_context", "global context", {"se": "global_context"}),
 )
 

@@ -36,7 +36,7 @@ class GlobalContext(nn.Module):
         reduction: reduction ratio. The bottleneck's width is c / reduction, rounded down, but at
             least 1.
         width: the bottleneck's width; overrides `reduction`.
-        epsilon: constant that the layer norm adds to the variance; 1e-6 in timm.
+        layer_norm_epsilon: constant that the layer norm adds to the variance; 1e-6 in timm.
         dtype: computation type; by default the input's. The softmax and the layer norm's
             statistics are always computed in float32.
         expansion: see `se_flax.SqueezeExcite`.
@@ -48,15 +48,15 @@ class GlobalContext(nn.Module):
     fusion: str = "add"
     reduction: int = 16
     width: int | None = None
-    epsilon: float = 1e-5
+    layer_norm_epsilon: float = 1e-5
     dtype: DTypeLike | None = None
     expansion: int = 1
 
     def __post_init__(self):
         check_choice("fusion", self.fusion, FUSIONS)
         check_whole(self, "reduction", "width", "expansion")
-        if not self.epsilon > 0:
-            raise UserError(f"epsilon must be positive, not {self.epsilon!r}")
+        if not self.layer_norm_epsilon > 0:
+            raise UserError(f"layer_norm_epsilon must be positive, not {self.layer_norm_epsilon!r}")
         super().__post_init__()
 
     @nn.compact
@@ -88,7 +88,7 @@ class GlobalContext(nn.Module):
         channels = z.shape[-1]
         dense = nn.Dense(bottleneck_width(self, channels), dtype=z.dtype, name="reduce")
         norm = nn.LayerNorm(
-            self.epsilon, dtype=z.dtype, use_fast_variance=False, name="reduce_norm"
+            self.layer_norm_epsilon, dtype=z.dtype, use_fast_variance=False, name="reduce_norm"
         )
         zeros = nn.initializers.zeros
         expand = nn.Dense(channels, dtype=z.dtype, kernel_init=zeros, name="expand")

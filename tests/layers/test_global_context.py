@@ -22,7 +22,7 @@ def random_block(**fields):
         scores = positions @ np.asarray(params["attend"]["kernel"])[:, 0]
         weights = np.exp(scores) / np.exp(scores).sum()
         hidden = weights @ positions @ params["reduce"]["kernel"] + params["reduce"]["bias"]
-        normed = (hidden - hidden.mean()) / np.sqrt(hidden.var() + block.epsilon)
+        normed = (hidden - hidden.mean()) / np.sqrt(hidden.var() + block.layer_norm_epsilon)
         hidden = normed * params["reduce_norm"]["scale"] + params["reduce_norm"]["bias"]
         terms.append(np.maximum(hidden, 0) @ params["expand"]["kernel"] + params["expand"]["bias"])
     return block, params, x, np.stack(terms)[:, None, None]

@@ -83,14 +83,14 @@ CASES = [
         for fields in [{"form": form, "extent": extent} for extent in extents]
     ),
     (
-        *("global_context", {"reduction": 4, "epsilon": 1e-6}),
+        *("global_context", {"reduction": 4, "layer_norm_epsilon": 1e-6}),
         lambda size: layers.global_context.GlobalContext(
             C, rd_ratio=1 / 4, fuse_add=True, fuse_scale=False
         ),
         GC,
     ),
     (
-        *("global_context", {"fusion": "scale", "reduction": 8, "epsilon": 1e-6}),
+        *("global_context", {"fusion": "scale", "reduction": 8, "layer_norm_epsilon": 1e-6}),
         lambda size: layers.global_context.GlobalContext(C),
         GC,
     ),
