@@ -102,5 +102,5 @@ class CBAM(nn.Module):
         if self.norm is not None:
             y = self.norm(name="spatial_bn")(y)
         gate = jax.nn.sigmoid(y)
-        self.sow("intermediates", "spatial_excitation", gate[..., 0])
+        self.sow("intermediates", "spatial_excitation", jnp.squeeze(gate, -1))
         return x * gate

@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from se_flax.errors import UserError
@@ -57,8 +58,9 @@ class ECA(nn.Module):
     def excite(self, z: Gates) -> Gates:
         """Returns the gate for the channels' means, and sows it."""
         size = self.kernel_size or adaptive_kernel_size(z.shape[-1], self.gamma, self.b)
-        conv = nn.Conv(1, (size,), use_bias=False, dtype=self.dtype or z.dtype, name="conv")
-        gate = jax.nn.sigmoid(conv(z[..., None])[..., 0])
+        conv = nn.Conv(1, (1, size), use_bias=False, dtype=self.dtype or z.dtype, name="conv")
+        row = jnp.expand_dims(z, (-3, -1))  # an image of one row, one pixel for each channel
+        gate = jax.nn.sigmoid(jnp.squeeze(conv(row), (-3, -1)))
         self.sow("intermediates", "excitation", gate)
         return gate
 

@@ -74,7 +74,8 @@ class GlobalContext(nn.Module):
     def context(self, x: Maps) -> Gates:
         """Returns the weighted mean over positions."""
         attend = nn.Dense(1, kernel_init=he_normal, dtype=x.dtype, name="attend")
-        weights = jax.nn.softmax(attend(x)[..., 0].astype(jnp.float32), axis=(-2, -1))
+        scores = jnp.squeeze(attend(x), -1).astype(jnp.float32)
+        weights = jax.nn.softmax(scores, axis=(-2, -1))
         summed = jnp.einsum(
             "...hw,...hwc->...c",
             weights.astype(x.dtype),

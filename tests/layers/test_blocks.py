@@ -145,6 +145,7 @@ def test_blocks_that_need_only_means_are_joined_with_the_batch_norm_before_them(
 
     x = 2 + jax.random.normal(jax.random.key(0), (4, 5, 3, 32))
     variables = Apart().init(jax.random.key(1), x, joined=True)
+    variables["params"]["bn"] = {"scale": jnp.linspace(0.5, 2, 32), "bias": jnp.linspace(-1, 2, 32)}
 
     def output(x, joined):
         return Apart().apply(variables, x, joined, mutable=["batch_stats"])[0]

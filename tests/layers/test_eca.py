@@ -18,7 +18,7 @@ def test_the_kernels_size_grows_with_the_logarithm_of_the_channels(channels, siz
     params = jax.eval_shape(
         lambda: ECA().init(jax.random.key(0), jnp.zeros((1, 2, 2, channels)))["params"]
     )
-    assert params["conv"]["kernel"].shape == (size, 1, 1)
+    assert params["conv"]["kernel"].shape == (1, size, 1, 1)
 
 
 def test_the_blocks_of_resnet50_have_86_parameters():
@@ -34,7 +34,7 @@ def test_the_blocks_of_resnet50_have_86_parameters():
 def test_a_gate_is_computed_from_the_means_of_neighbouring_channels():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
     kernel = np.array([0.5, -2.0, 3.0], np.float32)
-    params = {"conv": {"kernel": kernel[:, None, None]}}
+    params = {"conv": {"kernel": kernel[None, :, None, None]}}
     y, sown = ECA().apply({"params": params}, jnp.asarray(x), mutable="intermediates")
     z = np.pad(x.mean((1, 2)), ((0, 0), (1, 1)))
     gate = np.empty((2, 6))
