@@ -26,6 +26,7 @@ import jax
 from absl import app, flags
 
 from experiments import (
+    attention,
     backbones,
     excitation_operator,
     no_squeeze,
@@ -68,6 +69,7 @@ ORDER = (
     (ratio.STUDY, "*"),
     (variants.STUDY, "*"),
     (backbones.STUDY, "*"),
+    (attention.STUDY, "*"),
 )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import (
+    attention,
     backbones,
     detection,
     excitation_operator,
@@ -57,6 +58,7 @@ STUDIES = (
     excitation_operator.STUDY,
     no_squeeze.STUDY,
     variants.STUDY,
+    attention.STUDY,
 )
 
 INTRODUCTION = """\

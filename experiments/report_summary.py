@@ -177,6 +177,7 @@ SAID: dict[str, Callable[[Compared], list[str]]] = {
     ),
     "excitation_operator": extremes("sigmoid"),
     "variants": extremes("resnet20_cifar10_standard"),
+    "attention": extremes("se"),
 }
 
 

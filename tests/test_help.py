@@ -2,7 +2,8 @@ import pytest
 
 from se_flax.config import FIELDS
 
-STUDIES = "backbones ratio stage placement squeeze_operator excitation_operator no_squeeze variants"
+STUDIES = "backbones ratio stage placement squeeze_operator excitation_operator no_squeeze "
+STUDIES += "variants attention"
 OF_A_STUDY = "--scale= --seeds= --out= --runs= --cells= --note="
 
 

@@ -31,11 +31,12 @@ SHARED = {
     "backbones/cifar10_resnet20": {
         *("placement/plain", "stage/plain", "squeeze_operator/plain", "excitation_operator/plain"),
         *("no_squeeze/plain", "ratio/plain", "variants/resnet20_cifar10_default"),
+        "attention/plain",
     },
     "backbones/cifar10_resnet20_se": {
         *("placement/standard", "stage/all", "squeeze_operator/average"),
         *("excitation_operator/sigmoid", "no_squeeze/se", "ratio/ratio16"),
-        "variants/resnet20_cifar10_standard",
+        *("variants/resnet20_cifar10_standard", "attention/se"),
     },
 }
 IN_ORDER = [
@@ -50,6 +51,8 @@ IN_ORDER = [
     "variants/resnet20_cifar10_slow_squeeze_slow_excite",
     "variants/resnet20_cifar10_bump",
     *("backbones/cifar10_small_cnn", "backbones/cifar10_small_cnn_se"),
+    *("attention/ese", "attention/eca", "attention/cbam"),
+    *("attention/ge_theta_minus", "attention/ge_theta_plus", "attention/global_context"),
 ]
 
 
@@ -73,7 +76,7 @@ def test_all_resnet20_of_the_budget_scale_have_the_same_recipe():
     (recipe,) = map(json.loads, recipes)
     assert recipe["dataset"]["name"] == "cifar10"
     assert recipe["validation_fraction"] == 0
-    assert len(overrides) == 35
+    assert len(overrides) == 43
     assert not any("stage_sizes" in each for each in overrides)  # full depth
 
     config = budget.resnet20_config(se=True)
@@ -306,7 +309,7 @@ def test_the_queue_is_a_command(run_python, tmp_path):
     process = run_python("-m", "experiments.queue", "--scale=budget", "--list", f"--out={tmp_path}")
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith(
-        "0 of 69 runs finished\nnext: backbones/cifar10_resnet20, seed 0\n"
+        "0 of 87 runs finished\nnext: backbones/cifar10_resnet20, seed 0\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -158,9 +158,11 @@ def _results(graph: _Graph, equation: core.JaxprEqn, given: list[_Value]) -> lis
     inner = params.get("jaxpr") or params.get("call_jaxpr")
     if inner is not None:
         return _convert(graph, inner.jaxpr, inner.consts, given)
-    if name in ("reshape", "broadcast_in_dim"):  # which name the number of images
-        shape = equation.outvars[0].aval.shape
-        return [_RESHAPING[name](graph, given[0], shape, params)]
+    if name in _RESHAPING:  # which name the number of images
+        shape, x = equation.outvars[0].aval.shape, given[0]
+        if name != "broadcast_in_dim":
+            x = _expanded(graph, x, equation.invars[0].aval.shape)
+        return [_RESHAPING[name](graph, x, shape, params)]
     if all(isinstance(value, np.ndarray) for value in given):
         return [np.asarray(equation.primitive.bind(*given, **params))]
     if name in _ELEMENTWISE:
@@ -204,6 +206,14 @@ def _sizes(shape: Sequence[Any]) -> list[int]:
     return [size if isinstance(size, int) else -1 for size in shape]
 
 
+def _expanded(graph: _Graph, x: _Value, shape: tuple) -> _Value:
+    """Returns a value with its axes of size 1 repeated to those of a shape."""
+    if isinstance(x, np.ndarray) or x.shape == shape:
+        return x
+    target = [size if isinstance(size, int) else 1 for size in shape]  # 1 keeps all images
+    return graph.add("Expand", [x, graph.constant(_in_order(target), np.int64)], shape)
+
+
 def _reshape(graph: _Graph, x: _Value, shape: tuple, params: Mapping[str, Any]) -> _Value:
     if isinstance(x, np.ndarray):
         return x.reshape(_sizes(shape))
@@ -232,7 +242,7 @@ def _broadcast(graph: _Graph, x: _Value, shape: tuple, params: Mapping[str, Any]
     return x if own == x.shape else _reshaped(graph, x, own)
 
 
-_RESHAPING = {"reshape": _reshape, "broadcast_in_dim": _broadcast}
+_RESHAPING = {"reshape": _reshape, "squeeze": _reshape, "broadcast_in_dim": _broadcast}
 
 
 def _rsqrt(graph: _Graph, given: list, shape: tuple, params: Mapping[str, Any]) -> _Tensor:

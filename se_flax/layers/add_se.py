@@ -2,6 +2,7 @@
 
 import fnmatch
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from se_flax.errors import UserError, nearest
-from se_flax.layers.squeeze_excite import SqueezeExcite
+from se_flax.layers.blocks import block_of, factory_of
 
 
 class AddSE(nn.Module):
@@ -23,7 +24,7 @@ class AddSE(nn.Module):
 
     wrapped_module: nn.Module
     layers: tuple[str, ...]
-    make_block: Callable[..., SqueezeExcite]
+    make_block: Callable[..., nn.Module]
 
     def setup(self):  # noqa: D102
         nn.share_scope(self, self.wrapped_module)
@@ -36,7 +37,7 @@ class AddSE(nn.Module):
         maps: set[str] = set()  # paths of layers that return feature maps
         found: set[str] = set()  # items of `layers` that match at least one of these paths
 
-        spatial_dims = self.make_block(parent=None).spatial_dims
+        spatial_dims = getattr(self.make_block(parent=None), "spatial_dims", 2)
 
         def rescale(next_function, args, kwargs, context):
             output = next_function(*args, **kwargs)
@@ -75,9 +76,14 @@ class AddSE(nn.Module):
 
 
 def add_se(
-    module: nn.Module, layers: str | list[str] | tuple[str, ...], reduction: int = 16, **fields: Any
+    module: nn.Module,
+    layers: str | list[str] | tuple[str, ...],
+    reduction: int | None = None,
+    *,
+    se: str | Callable[..., nn.Module] = "se",
+    **fields: Any,
 ) -> nn.Module:
-    """Adds an SE block after chosen layers of a module.
+    """Adds an SE block, or another attention block, after chosen layers of a module.
 
     The module may be any linen module. It is not changed, and the result has the same call
     signature. A layer that is called several times shares one block between its calls. Layers
@@ -88,19 +94,22 @@ def add_se(
 
         model = add_se(MyNetwork(), ["block1/conv2", "block2/*"], reduction=8)
         variables = model.init(key, images)
+        model = add_se(MyNetwork(), "block*/conv2", se="eca")
 
     Args:
         module: any linen module.
         layers: paths of submodules that return feature maps [n, height, width, channels], for
             example "block1/conv2". "*" matches any characters, "?" exactly one.
-        reduction: number of channels divided by the width of the block's bottleneck.
-        **fields: other fields of `SqueezeExcite`.
+        reduction: number of channels divided by the width of the block's bottleneck; by default
+            the block's own, which is 16 for SE.
+        se: the block: a name in `se_flax.layers.blocks.BLOCKS`, or a linen module's class.
+        **fields: other fields of the block, by default `SqueezeExcite`.
 
     Raises:
-        UserError: if `module` is not a linen module, already has blocks from `add_se`, or
-            `layers` is empty. On initialisation or application of the result: if a path matches
-            no layer (the message lists the valid ones), or the layer is inside a lifted
-            transformation.
+        UserError: if `module` is not a linen module, already has blocks from `add_se`, `layers`
+            is empty, or there is no such block or field. On initialisation or application of the
+            result: if a path matches no layer (the message lists the valid ones), or the layer is
+            inside a lifted transformation.
     """
     if not isinstance(module, nn.Module):
         raise UserError(f"add_se needs a module, for example MyNetwork(), not {module!r}")
@@ -109,6 +118,26 @@ def add_se(
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
     if not layers:
         raise UserError('add_se needs the path of at least one layer, for example "block1/conv2"')
-    make_block = functools.partial(SqueezeExcite, reduction=reduction, **fields)
+    return AddSE(module, layers, _block_factory(se, reduction, fields))
+
+
+def _block_factory(
+    se: str | Callable[..., nn.Module], reduction: int | None, fields: dict[str, Any]
+) -> Callable[..., nn.Module]:
+    """Returns a factory for blocks with the given fields; raises `UserError` if they are wrong."""
+    block = block_of(se)
+    factory = factory_of(block) if callable(block) else None
+    if block is None or not (isinstance(factory, type) and issubclass(factory, nn.Module)):
+        raise UserError(f"se must be the name of a block, or the class of a module, not {se!r}")
+    if reduction is not None:
+        fields = {"reduction": reduction, **fields}
+    valid = set(inspect.signature(factory).parameters) - {"name", "parent"}
+    for field in fields:
+        if field not in valid:
+            raise UserError(
+                f'the block "{factory.__name__}" has no field "{field}"{nearest(field, valid)}; '
+                f"its fields are {', '.join(sorted(valid))}"
+            )
+    make_block = functools.partial(block, **fields)
     make_block(parent=None)  # raises for invalid field values
-    return AddSE(module, layers, make_block)
+    return make_block

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from se_flax.layers.squeeze_excite import SqueezeExcite
+from se_flax.layers.gates import TakesMeans
 
 
 class BatchNorm(nn.BatchNorm):
@@ -33,7 +33,7 @@ class BatchNorm(nn.BatchNorm):
     """
 
     @nn.compact
-    def rescaled(self, y: Float[Array, "n h w c"], block: SqueezeExcite) -> Float[Array, "n h w c"]:
+    def rescaled(self, y: Float[Array, "n h w c"], block: TakesMeans) -> Float[Array, "n h w c"]:
         """Returns block(self(y)), to rounding, for a block that `takes_means`."""
         shape, positions = y.shape[-1:], (1, 2)
         scale = self.param("scale", self.scale_init, shape, self.param_dtype)

@@ -7,6 +7,11 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from se_flax.errors import check_choice
+from se_flax.layers.cbam import CBAM
+from se_flax.layers.eca import ECA
+from se_flax.layers.effective_se import EffectiveSE
+from se_flax.layers.gather_excite import GatherExcite
+from se_flax.layers.global_context import GlobalContext
 from se_flax.layers.make_block import HINTS
 from se_flax.layers.squeeze_excite import (
     Bump,
@@ -16,13 +21,19 @@ from se_flax.layers.squeeze_excite import (
     SqueezeSlowExcite,
 )
 
-# A block maps [n, h, w, c] to the same shape. `make_block` describes how networks create one.
+# A block maps [n, h, w, c] to the same shape. `make_block` describes how networks create one,
+# and docs/blocks.md has a table of them.
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "se": SqueezeExcite,
     "slow_squeeze": SlowSqueezeExcite,
     "slow_excite": SqueezeSlowExcite,
     "slow_squeeze_slow_excite": SlowSqueezeSlowExcite,
     "bump": Bump,
+    "ese": EffectiveSE,
+    "eca": ECA,
+    "cbam": CBAM,
+    "gather_excite": GatherExcite,
+    "global_context": GlobalContext,
 }
 
 

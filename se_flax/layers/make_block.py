@@ -7,7 +7,8 @@ from typing import Any
 import flax.linen as nn
 
 # expansion: channels of the feature map divided by the channels of its unit's input (`MBConv`).
-HINTS = ("expansion",)
+# norm: factory for batch norms, called with their names; None in networks without batch norm.
+HINTS = ("expansion", "norm")
 
 
 def make_block(se: Callable[..., nn.Module], name: str = "se", **hints: Any) -> nn.Module:

@@ -33,7 +33,7 @@ class Network(nn.Module, kw_only=True):
             def feature_maps(self, x, train):
                 conv, norm = self.make_conv(use_bias=False), self.make_norm(train)
                 x = jax.nn.relu(norm(name="bn")(conv(self.width, (3, 3), name="conv")(x)))
-                return {"stage1": self.rescale(x, name="se")}
+                return {"stage1": self.rescale(x, name="se", norm=norm)}
 
         register("tiny", Tiny, input_size=32, num_classes=10, paper="nowhere yet")
 
@@ -120,9 +120,9 @@ class Network(nn.Module, kw_only=True):
 
         return nn.remat(apply)(self, x) if self.remat and train else apply(self, x)
 
-    def rescale(self, x: Images, name: str) -> Images:
-        """Applies an SE block, if the network has SE blocks."""
-        return make_block(self.se, name)(x) if self.se else x
+    def rescale(self, x: Images, name: str, norm: Callable[..., nn.Module] | None = None) -> Images:
+        """Applies an SE block, if the network has SE blocks; `norm` is what `make_norm` returns."""
+        return make_block(self.se, name, norm=norm)(x) if self.se else x
 
     def make_conv(self, **fields: Any) -> Callable[..., nn.Module]:
         """Returns a factory for convolutions; `fields` are fields of `nn.Conv`."""

@@ -94,7 +94,7 @@ class MBConv(nn.Module):
         )(y)
         y = jax.nn.swish(self.norm(name="depthwise_bn")(y))
         if self.se:
-            y = make_block(self.se, expansion=self.expansion)(y)
+            y = make_block(self.se, expansion=self.expansion, norm=self.norm)(y)
         y = self.conv(self.channels, (1, 1), name="project_conv")(y)
         y = self.norm(name="project_bn")(y)
         if self.stride == 1 and inputs == self.channels:

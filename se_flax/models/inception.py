@@ -109,12 +109,14 @@ class InceptionModule(nn.Module):
         layer: factory that creates a `ConvLayer` from an entry.
         projection: factory for the 1x1 convolution of a residual module.
         se: factory for the SE block, or None.
+        norm: factory for the SE block's batch norms, if it has any.
     """
 
     entry: ModuleSpec
     layer: Callable[..., nn.Module]
     projection: Callable[..., nn.Module]
     se: Callable[..., nn.Module] | None = None
+    norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Images) -> Map:
@@ -125,7 +127,7 @@ class InceptionModule(nn.Module):
         if scale is not None:
             y = self.projection(x.shape[-1], (1, 1), name="projection")(y)
         if self.se:
-            y = make_block(self.se)(y)
+            y = make_block(self.se, norm=self.norm)(y)
         if scale is not None:
             activation = jax.nn.relu if self.entry.activate else None
             y = residual_sum(x, scale * y, activation)
@@ -161,12 +163,13 @@ class Inception(Network, kw_only=True):
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage; the last one includes the final layers."""
         layer, projection = self.make_layer(train), self.make_conv(kernel_init=he_normal)
+        norm = self.make_norm(train, epsilon=self.epsilon)
         x = apply_layers(self.stem, x, layer)
         maps = {}
         for i, modules in enumerate(self.stages, start=1):
             for entry in modules:
                 module = functools.partial(
-                    InceptionModule, entry, layer, projection, self.se, name=entry.name
+                    InceptionModule, entry, layer, projection, self.se, norm, name=entry.name
                 )
                 x = self.apply_unit(functools.partial(apply_module, make=module), x, train)
             maps[f"stage{i}"] = x

@@ -59,7 +59,8 @@ class Unit(nn.Module):
 
     def block_at(self, placement: str) -> nn.Module | None:
         """Creates the SE block if `placement` is its position."""
-        return make_block(self.se) if self.se and placement == self.se_placement else None
+        here = self.se and placement == self.se_placement
+        return make_block(self.se, norm=self.norm) if here else None
 
     def se_at(self, placement: str, x: Images) -> Images:
         """Applies the SE block if `placement` is its position."""

@@ -82,7 +82,7 @@ class VGG(Network, kw_only=True):
             x = conv(self.widths[i - 1], (3, 3), name=f"stage{i}_conv{j}")(x)
             if self.batch_norm:
                 x = norm(name=f"stage{i}_bn{j}")(x)
-            x = self.rescale(jax.nn.relu(x), name=f"stage{i}_se{j}")
+            x = self.rescale(jax.nn.relu(x), f"stage{i}_se{j}", norm if self.batch_norm else None)
         return max_pool_2x2(x)
 
     def classify(self, maps: Maps, train: bool) -> Logits:

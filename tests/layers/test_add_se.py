@@ -148,6 +148,48 @@ def test_gates_are_sown_under_the_blocks_names(images):
     assert state["intermediates"]["Conv_1_se"]["excitation"][0].shape == (8, 16)
 
 
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("ese", {"expand"}),
+        ("eca", {"conv"}),
+        ("cbam", {"reduce", "expand", "spatial_conv"}),
+        ("gather_excite", {"gather_conv1", "reduce", "expand"}),
+        ("global_context", {"attend", "reduce", "reduce_norm", "expand"}),
+    ],
+)
+def test_another_block_is_added_by_its_name(name, layers, images):
+    fields = {"form": "theta+", "extent": 2} if name == "gather_excite" else {}
+    variables = add_se(SmallCNN(), "Conv_1", se=name, **fields).init(jax.random.key(0), images)
+    assert variables["params"]["Conv_1_se"].keys() == layers
+
+
+def test_a_users_block_is_added_by_its_class(images):
+    class Scale(nn.Module):
+        factor: float = 1.0
+
+        @nn.compact
+        def __call__(self, x):
+            return self.factor * x
+
+    plain = SmallCNN()
+    variables = plain.init(jax.random.key(0), images)
+    same, other = (
+        add_se(plain, "Conv_1", se=Scale, factor=f).apply(variables, images) for f in (1.0, 3.0)
+    )
+    np.testing.assert_allclose(same, plain.apply(variables, images), rtol=1e-6)
+    assert not np.allclose(other, same)
+
+
+def test_an_unknown_block_or_field_is_reported(wrong_types):
+    with pytest.raises(UserError, match=r'no block "ecca" \(did you mean "eca"\?\)'):
+        add_se(SmallCNN(), "Conv_0", se="ecca")
+    with pytest.raises(UserError, match='block "ECA" has no field "reduction"; its fields are b, '):
+        add_se(SmallCNN(), "Conv_0", reduction=4, se="eca")
+    with pytest.raises(UserError, match="name of a block, or the class of a module, not None"):
+        add_se(SmallCNN(), "Conv_0", se=None)
+
+
 def test_it_works_inside_another_module(images):
     class Outer(nn.Module):
         @nn.compact

@@ -89,6 +89,14 @@ def test_onnx_runtime_gives_the_networks_logits(name, size):
         {"stem": "imagenet", "pool_ceil": True},
         {"se": "slow_squeeze_slow_excite"},
         {"se": "bump"},
+        {"se": "ese"},
+        {"se": "eca"},
+        {"se": "cbam"},
+        {"se": "gather_excite", "extent": 4},
+        {"se": "gather_excite", "form": "theta"},
+        {"se": "gather_excite", "form": "theta+", "extent": 2},
+        {"se": "global_context"},
+        {"se": "global_context", "fusion": "scale"},
     ],
 )
 def test_other_blocks_and_pooling_are_written_as_well(fields):

@@ -1,0 +1,44 @@
+"""SE and the attention blocks that came after it: python -m experiments.attention."""
+
+from experiments.study import (
+    Cell,
+    Study,
+    ablation_cells,
+    ablation_config,
+    main_of,
+    shallow_scales,
+)
+
+SMALL_EPOCHS = 5
+# Name, label, and fields of the network and its blocks.
+BLOCKS = (
+    ("ese", "effective SE", {"se": "ese"}),
+    ("eca", "ECA", {"se": "eca"}),
+    ("cbam", "CBAM", {"se": "cbam"}),
+    ("ge_theta_minus", "Gather-Excite θ-", {"se": "gather_excite"}),
+    ("ge_theta_plus", "Gather-Excite θ+", {"se": "gather_excite", "form": "theta+"}),
+    ("global_context", "global context", {"se": "global_context"}),
+)
+
+
+def cells(scale: str) -> list[Cell]:
+    """Returns the cells of a scale; bottlenecks have a ratio of 16, and extents are global."""
+    result = ablation_cells(scale, SMALL_EPOCHS, [("se", "SE", {}, (), None)])
+    for name, label, fields in BLOCKS:
+        config = ablation_config(scale, False, SMALL_EPOCHS)
+        config.model.overrides.update(fields)
+        result.append(Cell(name, result[0].group, label, config, "plain"))
+    return result
+
+
+STUDY = Study(
+    name="attention",
+    title="Attention blocks",
+    question="Are the blocks that came after SE better than SE? All have a reduction ratio of 16, "
+    "if any, and the extents of Gather-Excite are global (docs/blocks.md).",
+    cells=cells,
+    scales=shallow_scales(SMALL_EPOCHS),
+)
+
+if __name__ == "__main__":
+    main_of(STUDY)
