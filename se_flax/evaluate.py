@@ -27,17 +27,17 @@ from se_flax.data.sources import TfdsImages, evaluation_split
 from se_flax.data.streaming import StreamedEvalFeed, eval_batch
 from se_flax.detection.average_precision import write_results
 from se_flax.detection.create import is_detector
+from se_flax.detection.evaluate import evaluate_weights
 from se_flax.errors import UserError
 from se_flax.metrics import total
 from se_flax.models import Preparation, list_models, model_info
-from se_flax.models.registry import Published
 from se_flax.parallel import pmap_eval, replicate
 from se_flax.pretrained.catalogue import find_weights
 from se_flax.published import (
-    PublishedNetwork,
     Renamed,
     load_published,
     preparation_for,
+    published_results,
     source_of_weights,
     warn_of_other_dataset,
 )
@@ -192,26 +192,8 @@ def evaluate_pretrained(
         "mean": list(prepared.mean),
         "std": list(prepared.std),
         **means,
-        "published": _published_results(loaded),
+        "published": published_results(loaded),
     }
-
-
-def _published_results(loaded: PublishedNetwork) -> list[dict[str, Any]]:
-    """Returns the published results of weights, and then those of their network."""
-    known = loaded.known
-    trained_on = known.dataset if known else "imagenet2012"
-    results = [result for result in loaded.info.published if result.dataset == trained_on]
-    if known:
-        by = f"{known.file or known.source} on {trained_on} by {known.figures}"
-        results.insert(0, Published(trained_on, known.top1_error, known.top5_error, by))
-    return [
-        {
-            "top1_error": result.top1_error,
-            "top5_error": result.top5_error,
-            "source": result.source,
-        }
-        for result in results
-    ]
 
 
 def define_flags() -> None:
@@ -255,8 +237,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "detections",
         None,
-        "With --workdir of a detector: JSON file to write, with the detections in COCO's format of "
-        "results.",
+        "With a detector: JSON file to write, with the detections in COCO's format of results.",
     )
     flags.DEFINE_bool("skip_bad", False, "Skip images in --image_dir that cannot be read.")
     flags.DEFINE_integer("batch_size", None, "With --model: batch size, by default 64.", 1)
@@ -287,7 +268,9 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Prints the results as one line of text and one of JSON."""
     options = flags.FLAGS
-    if options.model:
+    if options.model and any(map(is_detector, options.model)):
+        _main_detector()
+    elif options.model:
         _refuse("--model", _OF_RUNS)
         _main_pretrained()
     elif options.workdir:
@@ -331,6 +314,23 @@ def _refuse(given: str, names: tuple[str, ...]) -> None:
     for name in names:
         if flags.FLAGS[name].value is not None:
             raise UserError(f"--{name} cannot be combined with {given}; remove one of them")
+
+
+def _main_detector() -> None:
+    options = flags.FLAGS
+    name, *others = options.model
+    _refuse(f"--model={name}", ("workdir", "step", "labels", "dataset", "split", *_OF_PREPARATION))
+    if others or not options.weights or not options.image_dir:
+        raise UserError(
+            f"to evaluate a detector, give its weights and images with annotations in COCO's "
+            f"format: --model={name} --weights=FILE --image_dir=DIR"
+        )
+    results = evaluate_weights(
+        name, options.weights, options.image_dir, options.batch_size or 2, options.detections
+    )
+    title = f"{name} ({options.weights}) on {options.image_dir}"
+    print(format_results(f"{title}, {counted(results['images'], 'image')}", [results]))
+    print(json.dumps({"model": name, "weights": options.weights, **results}))
 
 
 def _main_pretrained() -> None:

@@ -13,7 +13,7 @@ from se_flax.data.image_source import ImageSource
 from se_flax.data.sources import statistics_of
 from se_flax.errors import Note, UserError
 from se_flax.models import Preparation, create_model, model_info
-from se_flax.models.registry import ModelInfo
+from se_flax.models.registry import ModelInfo, Published
 from se_flax.pretrained.catalogue import PublishedWeights, catalogue, find_weights
 from se_flax.pretrained.described import class_names, stated_preparation
 from se_flax.pretrained.load import check_source, find_file, load_with_fields
@@ -214,3 +214,21 @@ def _places_of_classes(names: tuple[str, ...], num_classes: int) -> np.ndarray:
         f"{num_classes}; use images with the same classes, or with classes named by ImageNet's "
         "synsets (for example n01440764)"
     )
+
+
+def published_results(loaded: PublishedNetwork) -> list[dict[str, Any]]:
+    """Returns the published results of weights, and then those of their network."""
+    known = loaded.known
+    trained_on = known.dataset if known else "imagenet2012"
+    results = [result for result in loaded.info.published if result.dataset == trained_on]
+    if known:
+        by = f"{known.file or known.source} on {trained_on} by {known.figures}"
+        results.insert(0, Published(trained_on, known.top1_error, known.top5_error, by))
+    return [
+        {
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+            "source": result.source,
+        }
+        for result in results
+    ]

@@ -36,6 +36,7 @@ EXCEPTIONS = {
     "detection/dataset.py": ("data",),
     "detection/draw.py": ("analysis",),
     # How a run and the commands use detectors.
+    "detection/evaluate.py": ("parallel",),
     "detection/from_config.py": ("data", "runtime"),
     "detection/init_from.py": ("pretrained", "rng"),
     "detection/loaded.py": ("pretrained", "restored", "runtime"),
