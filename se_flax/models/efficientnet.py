@@ -172,8 +172,7 @@ class EfficientNet(Network, kw_only=True):
         norm_epsilon: number added to the variance in every batch norm.
         norm_momentum: factor by which a training step multiplies the running statistics before it
             adds the rest from the batch.
-        wide_se: whether `reduction` refers to the expanded channels ("widese", see the end of the
-            file).
+        wide_se: whether `reduction` refers to the expanded channels ("widese", see `WIDE_SE`).
     """
 
     width_coefficient: float = 1.0
@@ -351,6 +350,11 @@ TORCHVISION_INPUTS = (
 )
 
 
+# NVIDIA's EfficientNet-WideSE (DeepLearningExamples, PyTorch): the SE block's width is a quarter of
+# the expanded channels, not of the unit's input. Padding is PyTorch's and batch norm TensorFlow's.
+WIDE_SE = {**PYTORCH_FROM_TENSORFLOW, "wide_se": True}
+
+
 def _register(i: int, suffix: str, size: int, paper: str, **fields: Any) -> None:
     width, depth, _, dropout, _ = NETWORKS[i]
     register(
@@ -385,3 +389,14 @@ for _i, (_size, _crop_pct, _interpolation) in enumerate(TORCHVISION_INPUTS):
     )
 # timm's B5, fine-tuned at 448 pixels, is the only published one that differs from torchvision's.
 _register(5, "_timm", 448, ", as in timm", crop_pct=1.0, interpolation="bicubic", **PYTORCH)
+for _i in (0, 4):
+    _size, _crop_pct = NETWORKS[_i][2], NETWORKS[_i][4]
+    _register(
+        _i,
+        "_widese",
+        _size,
+        ", with wide SE blocks",
+        crop_pct=_crop_pct,
+        interpolation="bicubic",
+        **WIDE_SE,
+    )

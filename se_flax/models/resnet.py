@@ -213,7 +213,8 @@ class ResNet(Network, kw_only=True):
         unit: factory for the units: a `Unit` class, or a partial of one.
         stem: "imagenet", a 7x7 convolution of stride 2 and 3x3 max pooling; "deep", three 3x3
             convolutions and the pooling; or "cifar", one 3x3 convolution.
-        stem_widths: channels of the convolutions of a deep stem.
+        stem_widths: channels of the stem's convolutions; if empty, 64, or 64, 64 and 128 if it is
+            deep, or those of the first stage if it is "cifar".
         stem_pool: "max", that pooling; or "conv", a 3x3 convolution of stride 2 in its place.
         pool_ceil: whether that pooling is unpadded and rounds the size up, as in Caffe;
             otherwise it has one pixel of padding on each side.
@@ -235,7 +236,7 @@ class ResNet(Network, kw_only=True):
     widths: tuple[int, ...]
     unit: Callable[..., nn.Module] = BasicUnit
     stem: str = "imagenet"
-    stem_widths: tuple[int, int, int] = (64, 64, 128)
+    stem_widths: tuple[int, ...] = ()
     stem_pool: str = "max"
     pool_ceil: bool = False
     projection: bool = True
@@ -293,15 +294,17 @@ class ResNet(Network, kw_only=True):
         self, x: Images, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]
     ) -> Map:
         """Returns the output of the layers before the first unit."""
+        usual = {"imagenet": (64,), "deep": (64, 64, 128), "cifar": self.widths[:1]}
+        widths = self.stem_widths or usual[self.stem]
         if self.stem == "deep":
-            for i, (width, stride) in enumerate(zip(self.stem_widths, (2, 1, 1), strict=True), 1):
+            for i, (width, stride) in enumerate(zip(widths, (2, 1, 1), strict=True), start=1):
                 x = conv(width, (3, 3), strides=stride, padding=1, name=f"stem_conv{i}")(x)
                 x = relu(norm(name=f"stem_bn{i}")(x))
         else:
             if self.stem == "imagenet":
-                x = conv(64, (7, 7), strides=2, padding=3, name="stem_conv")(x)
+                x = conv(widths[0], (7, 7), strides=2, padding=3, name="stem_conv")(x)
             else:
-                x = conv(self.widths[0], (3, 3), padding=1, name="stem_conv")(x)
+                x = conv(widths[0], (3, 3), padding=1, name="stem_conv")(x)
             if not self.final_norm:
                 x = relu(norm(name="stem_bn")(x))
         if self.stem != "cifar" and self.stem_pool == "conv":
@@ -369,7 +372,7 @@ register(
     dropout=0.2,
 )
 
-_cifar = functools.partial(
+register_for_cifar = functools.partial(
     register,
     module=ResNet,
     input_size=32,
@@ -381,21 +384,21 @@ _cifar = functools.partial(
 )
 
 for _depth in (20, 32, 44, 56, 110):
-    _cifar(
+    register_for_cifar(
         f"resnet{_depth}_cifar",
         paper=f"{_RESNET}, section 4.2",
         stage_sizes=((_depth - 2) // 6,) * 3,
         widths=(16, 32, 64),
         projection=False,
     )
-_cifar(
+register_for_cifar(
     "resnet164_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
     widths=(16, 32, 64),
     unit=BottleneckUnit,
 )
-_cifar(
+register_for_cifar(
     "preact_resnet110_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
@@ -404,7 +407,7 @@ _cifar(
     projection=False,
     final_norm=True,
 )
-_cifar(
+register_for_cifar(
     "preact_resnet164_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
@@ -412,7 +415,7 @@ _cifar(
     unit=PreactBottleneckUnit,
     final_norm=True,
 )
-_cifar(
+register_for_cifar(
     "resnext29_8x64d_cifar",
     paper=f"{_RESNEXT}, section 5.2",
     stage_sizes=(3, 3, 3),

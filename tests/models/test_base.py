@@ -28,6 +28,8 @@ FAMILIES = {
         "hidden": 8,
     },
     "efficientnet_v2_s": {"stages": ((True, 1, 8, 1, 1), (True, 1, 8, 2, 2), (False, 1, 8, 2, 2))},
+    "shufflenet": {"stage_sizes": (2,), "widths": (48,)},
+    "shake_shake26_2x96d_cifar": {"stage_sizes": (1, 1), "widths": (8, 16)},
     "regnet_y_400mf": {"stages": ((1, 16, 8), (1, 24, 8))},
     "resnetrs50": {"stage_sizes": (1, 2), "widths": (8, 16)},
     "bn_inception": {
@@ -42,8 +44,9 @@ FAMILIES = {
 LARGE = ("*101*", "*110*", "*152*", "*154*", "*164*", "*inception_resnet*")
 LARGE += ("*efficientnet_b[2-7]", "*efficientnet_b[1-7]_*", "*efficientnet_v2_*")
 LARGE += ("*mobilenet_v3_*_t*", "*regnet_x_*", "*regnet_y_[!4]*", "*regnet_y_4gf", "*resnet*[48]d")
-LARGE += ("*200*",)
+LARGE += ("*200*", "*_b4_*")
 SLOW = ("mobilenet_v1", "mobilenet_v2", "efficientnet_v2_s", "resnetrs50")
+SLOW += ("shufflenet", "shake_shake26_2x96d_cifar")
 
 
 def slow_if_large(name):
