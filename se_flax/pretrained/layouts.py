@@ -320,7 +320,10 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("*resnet164_cifar", (PYTORCHCV_RESNET,)),
     ("se_resnet*_cifar", (PYTORCHCV_BASIC_RESNET,)),
     ("resnet*_cifar", (AKAMASTER_RESNET, CHENYAOFO_RESNET, PYTORCHCV_BASIC_RESNET)),
-    ("*resnet*d", (TIMM_RESNET_D,)),
+    ("se_resnet152d", (TIMM_RESNET_D,)),
+    ("se_resnet200d", (TIMM_RESNET_D,)),
+    ("se_resnet*d", ()),
+    ("resnet*d", (TIMM_RESNET_D,)),
     ("*resnetrs*", (TIMM_RESNET_D,)),
     ("*resne[tx]*", (TIMM_RESNET,)),
     # Where torchvision's widths differ, its network has a name of its own.
