@@ -15,10 +15,11 @@ from se_flax.parallel import AXIS, check_devices
 from se_flax.state import create_state
 from se_flax.step import make_train_step
 from se_flax.train import train
+from tests.models import test_base
 from tests.models.test_base import FAMILIES
 
 SLOW = ("efficientnet_b0", "bn_inception", "vgg16_bn", "resnet50", "resnet18")
-SLOW += ("preact_resnet110_cifar", "preact_resnet164_cifar")
+SLOW += ("preact_resnet110_cifar", "preact_resnet164_cifar", *test_base.SLOW)
 
 
 def some_batch(n=8, size=32):

@@ -42,7 +42,8 @@ def no_hub(monkeypatch):
         ("se_resnet50", "timm/legacy_seresnet50.other", 'the model "se_resnet50_caffe"'),
         ("efficientnet_b0", "timm/efficientnet_b0.other", 'the model "efficientnet_b0_torch"'),
         ("efficientnet_b0", "timm/efficientnet_b0.other", "weights of timm's tf_efficientnet_b0"),
-        ("resnet50", "timm/resnet50d.ra2_in1k", "weights of timm's resnet50"),
+        ("resnet50", "timm/resnet50d.a1_in1k", 'the model "resnet50d"'),
+        ("resnet50", "timm/resnet50c.gluon_in1k", "weights of timm's resnet50"),
         ("resnet50", "timm/vit_base_patch16_224.augreg_in1k", "weights of timm's resnet50"),
     ],
 )

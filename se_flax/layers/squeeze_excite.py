@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,12 @@ VARIANTS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
     "slow_squeeze_slow_excite": lambda w, d: (d, w, d),
     "bump": lambda w, d: (w, w),
 }
+
+
+def round_width(width: float, divisor: int = 8) -> int:
+    """Rounds to the nearest multiple of divisor, or up where that would lose more than 10%."""
+    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * width else rounded + divisor
 
 
 class SqueezeExcite(nn.Module):
@@ -72,6 +79,7 @@ class SqueezeExcite(nn.Module):
         expansion: channels of the input divided by the channels that `reduction` refers to. The
             bottleneck's width is c / (reduction * expansion). Networks with inverted bottlenecks
             set it (see `make_block`).
+        divisor: with more than 1, the bottleneck's width is a multiple of it (`round_width`).
 
     Raises:
         ValueError: if a field has an invalid value; on call, if the input has fewer than
@@ -89,7 +97,8 @@ class SqueezeExcite(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    expansion: int = 1
+    expansion: int | Fraction = 1
+    divisor: int = 1
 
     def __post_init__(self):
         for field, valid in (
@@ -99,9 +108,10 @@ class SqueezeExcite(nn.Module):
             ("gate", ACTIVATIONS),
         ):
             check_choice(field, getattr(self, field), valid)
-        for field in ("reduction", "width", "expansion"):
+        for field in ("reduction", "width", "expansion", "divisor"):
             value = getattr(self, field)
-            if (field, value) != ("width", None) and (not isinstance(value, int) or value < 1):
+            whole = isinstance(value, int) or (field == "expansion" and isinstance(value, Fraction))
+            if (field, value) != ("width", None) and (not whole or value < 1):
                 raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
         super().__post_init__()
 
@@ -136,7 +146,8 @@ class SqueezeExcite(nn.Module):
         channels = z.shape[-1]
         dtype = self.dtype or z.dtype
         if self.width is None:
-            width = max(1, channels // (self.reduction * self.expansion))
+            ratio = channels / (self.reduction * self.expansion)
+            width = round_width(ratio, self.divisor) if self.divisor > 1 else max(1, int(ratio))
             wider = max(width, channels // (max(1, self.reduction // 2) * self.expansion))
         else:
             width, wider = self.width, min(2 * self.width, max(self.width, channels))

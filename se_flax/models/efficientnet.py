@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,8 +11,8 @@ import jax
 from se_flax.errors import UserError
 from se_flax.layers.cpu import residual_sum
 from se_flax.layers.make_block import make_block
-from se_flax.layers.squeeze_excite import SqueezeExcite
-from se_flax.models.base import Images, Map, Maps, Network, apply_module
+from se_flax.layers.squeeze_excite import SqueezeExcite, round_width
+from se_flax.models.base import Images, Map, Maps, Network, apply_module, last
 from se_flax.models.registry import register
 
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -38,30 +38,33 @@ swish_se = functools.partial(SqueezeExcite, reduction=4, activation="swish")
 
 def round_channels(channels: float) -> int:
     """Rounds channels to the nearest multiple of 8, or up where that would lose more than 10%."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * channels else rounded + 8
+    return round_width(channels, 8)
 
 
-def _padding(kernel: int, symmetric: bool) -> int | str:
+def padding_of(kernel: int, symmetric: bool) -> int | str:
+    """Returns the padding of a convolution, equal on all sides or as in TensorFlow."""
     return kernel // 2 if symmetric else "SAME"
 
 
 class MBConv(nn.Module):
     """A mobile inverted bottleneck: y = x + project(se(depthwise(expand(x)))).
 
-    Batch norm follows each convolution, and swish follows the first two. A unit that changes the
-    shape has no shortcut.
+    Batch norm follows each convolution, and the activation follows the first two. A unit that
+    changes the shape has no shortcut.
 
     Attributes:
         channels: number of output channels.
         kernel: height and width of the depthwise convolution's kernel.
         stride: 1, or 2 to halve height and width.
-        expansion: channels of the depthwise convolution divided by those of the input. With 1
-            there is no expanding convolution.
+        expansion: channels of the depthwise convolution divided by those of the input. If they
+            are equal, there is no expanding convolution.
         drop_rate: probability, in training, that an example skips the branch.
         conv, norm: factories for convolutions and batch norms.
         se: factory for the SE block, or None; see `EfficientNet`.
         symmetric_padding: see `EfficientNet`.
+        activation: activation after the expanding and the depthwise convolution.
+        expanded: channels of the depthwise convolution; overrides `expansion`.
+        wide_se: see `EfficientNet`.
     """
 
     channels: int
@@ -73,34 +76,75 @@ class MBConv(nn.Module):
     norm: Callable[..., nn.Module]
     se: Callable[..., nn.Module] | None = None
     symmetric_padding: bool = False
+    activation: Callable[[Images], Images] = jax.nn.swish
+    expanded: int | None = None
+    wide_se: bool = False
 
     @nn.compact
     def __call__(self, x: Images, train: bool) -> Map:
         """Returns the unit's output."""
         inputs = x.shape[-1]
-        inner = inputs * self.expansion
+        inner = self.expanded or inputs * self.expansion
         y = x
-        if self.expansion != 1:
+        if inner != inputs:
             y = self.conv(inner, (1, 1), name="expand_conv")(y)
-            y = jax.nn.swish(self.norm(name="expand_bn")(y))
+            y = self.activation(self.norm(name="expand_bn")(y))
         y = self.conv(
             inner,
             (self.kernel, self.kernel),
             strides=self.stride,
-            padding=_padding(self.kernel, self.symmetric_padding),
+            padding=padding_of(self.kernel, self.symmetric_padding),
             feature_group_count=inner,
             kernel_init=depthwise_init,
             name="depthwise_conv",
         )(y)
-        y = jax.nn.swish(self.norm(name="depthwise_bn")(y))
+        y = self.activation(self.norm(name="depthwise_bn")(y))
         if self.se:
-            y = make_block(self.se, expansion=self.expansion, norm=self.norm)(y)
+            hints = {} if self.wide_se else {"expansion": self.expansion}
+            y = make_block(self.se, norm=self.norm, **hints)(y)
         y = self.conv(self.channels, (1, 1), name="project_conv")(y)
         y = self.norm(name="project_bn")(y)
-        if self.stride == 1 and inputs == self.channels:
-            drop = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3), deterministic=not train)
-            y = residual_sum(x, drop(y))
+        return add_shortcut(x, y, self.stride, self.drop_rate, train)
+
+
+def add_shortcut(x: Images, y: Map, stride: int, drop_rate: float, train: bool) -> Map:
+    """Returns a unit's output: the branch y, plus the input x if that has the same shape.
+
+    In training, each example skips the branch with probability `drop_rate`.
+    """
+    if stride != 1 or x.shape[-1] != y.shape[-1]:
         return y
+    drop = nn.Dropout(drop_rate, broadcast_dims=(1, 2, 3), deterministic=not train)
+    return residual_sum(x, drop(y))
+
+
+def stages_of_units(
+    network: Network,
+    x: Images,
+    stages: Sequence[Sequence[Callable[..., nn.Module]]],
+    stochastic_depth: float,
+    train: bool,
+) -> Maps:
+    """Returns the output of each stage, whose units are the submodules `stage{i}_unit{j}`.
+
+    Args:
+        network: the network, which gets these submodules.
+        x: input of the first unit.
+        stages: for each stage a factory for each unit, called with a name and a `drop_rate`.
+        stochastic_depth: see `EfficientNet`.
+        train: see `Network`.
+    """
+    maps, done, total = {}, 0, sum(map(len, stages))
+    for i, units in enumerate(stages, start=1):
+        for j, unit in enumerate(units, start=1):
+            rate = stochastic_depth * done / total
+            make = functools.partial(unit, drop_rate=rate, name=f"stage{i}_unit{j}")
+            x = network.apply_unit(
+                functools.partial(apply_module, make=make, train=train), x, train
+            )
+            done += 1
+        maps[f"stage{i}"] = x
+    return maps
 
 
 class EfficientNet(Network, kw_only=True):
@@ -128,6 +172,7 @@ class EfficientNet(Network, kw_only=True):
         norm_epsilon: number added to the variance in every batch norm.
         norm_momentum: factor by which a training step multiplies the running statistics before it
             adds the rest from the batch.
+        wide_se: whether `reduction` refers to the expanded channels ("widese", see `WIDE_SE`).
     """
 
     width_coefficient: float = 1.0
@@ -139,38 +184,36 @@ class EfficientNet(Network, kw_only=True):
     symmetric_padding: bool = False
     norm_epsilon: float = 1e-3
     norm_momentum: float = 0.99
+    wide_se: bool = False
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
         conv = self.make_conv(use_bias=False, kernel_init=conv_init)
         norm = self.make_norm(train, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
         widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
-        padding = _padding(3, self.symmetric_padding)
+        padding = padding_of(3, self.symmetric_padding)
         x = conv(widths[0], (3, 3), strides=2, padding=padding, name="stem_conv")(x)
         x = jax.nn.swish(norm(name="stem_bn")(x))
-
-        sizes = [math.ceil(units * self.depth_coefficient) for units, *_ in B0_STAGES]
-        maps = {}
-        for i, (size, stage) in enumerate(zip(sizes, B0_STAGES, strict=True), start=1):
-            _, channels, kernel, stride, expansion = stage
-            for j in range(1, size + 1):
-                unit = functools.partial(
+        stages = [
+            [
+                functools.partial(
                     MBConv,
                     channels=round_channels(channels * self.width_coefficient),
                     kernel=kernel,
-                    stride=stride if j == 1 else 1,
+                    stride=stride if j == 0 else 1,
                     expansion=expansion,
-                    drop_rate=self.stochastic_depth * (sum(sizes[: i - 1]) + j - 1) / sum(sizes),
                     conv=conv,
                     norm=norm,
                     se=self.se,
                     symmetric_padding=self.symmetric_padding,
-                    name=f"stage{i}_unit{j}",
+                    wide_se=self.wide_se,
                 )
-                unit = functools.partial(apply_module, make=unit, train=train)
-                x = self.apply_unit(unit, x, train)
-            maps[f"stage{i}"] = x
-        x = conv(widths[1], (1, 1), name="head_conv")(x)
+                for j in range(math.ceil(units * self.depth_coefficient))
+            ]
+            for units, channels, kernel, stride, expansion in B0_STAGES
+        ]
+        maps = stages_of_units(self, x, stages, self.stochastic_depth, train)
+        x = conv(widths[1], (1, 1), name="head_conv")(last(maps))
         maps["head"] = jax.nn.swish(norm(name="head_bn")(x))
         return maps
 
@@ -307,6 +350,11 @@ TORCHVISION_INPUTS = (
 )
 
 
+# NVIDIA's EfficientNet-WideSE (DeepLearningExamples, PyTorch): the SE block's width is a quarter of
+# the expanded channels, not of the unit's input. Padding is PyTorch's and batch norm TensorFlow's.
+WIDE_SE = {**PYTORCH_FROM_TENSORFLOW, "wide_se": True}
+
+
 def _register(i: int, suffix: str, size: int, paper: str, **fields: Any) -> None:
     width, depth, _, dropout, _ = NETWORKS[i]
     register(
@@ -341,3 +389,14 @@ for _i, (_size, _crop_pct, _interpolation) in enumerate(TORCHVISION_INPUTS):
     )
 # timm's B5, fine-tuned at 448 pixels, is the only published one that differs from torchvision's.
 _register(5, "_timm", 448, ", as in timm", crop_pct=1.0, interpolation="bicubic", **PYTORCH)
+for _i in (0, 4):
+    _size, _crop_pct = NETWORKS[_i][2], NETWORKS[_i][4]
+    _register(
+        _i,
+        "_widese",
+        _size,
+        ", with wide SE blocks",
+        crop_pct=_crop_pct,
+        interpolation="bicubic",
+        **WIDE_SE,
+    )

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
 from se_flax.layers.batch_norm import norm_and_rescale
+from se_flax.layers.blocks import factory_of
 from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.models.base import Images, Map, Maps, Network, apply_module
@@ -30,6 +31,12 @@ def pad_shortcut(x: Images, channels: int, stride: int) -> Float[Array, "n h2 w2
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
+def halve_by_average(x: Images) -> Map:
+    """Averages windows of 2x2 pixels; of odd sizes, the last row and column have smaller ones."""
+    padding = [(0, size % 2) for size in x.shape[1:3]]
+    return nn.avg_pool(x, (2, 2), (2, 2), padding, count_include_pad=False)
+
+
 class Unit(nn.Module):
     """Base class of residual units: y = activation(shortcut(x) + branch(x)).
 
@@ -41,6 +48,7 @@ class Unit(nn.Module):
         projection: whether the shortcut is a convolution where shapes differ; otherwise it is
             `pad_shortcut`.
         shortcut_kernel: kernel size of that convolution if its stride is 2; it is 1 otherwise.
+        average_down: whether `halve_by_average` comes before it instead of the stride (ResNet-D).
         zero_init: see `ResNet`.
         se: factory for the SE block, or None.
         se_placement: see `ResNet`.
@@ -53,6 +61,7 @@ class Unit(nn.Module):
     first: bool = False
     projection: bool = True
     shortcut_kernel: int = 1
+    average_down: bool = False
     zero_init: bool = False
     se: Callable[..., nn.Module] | None = None
     se_placement: str = "standard"
@@ -82,9 +91,11 @@ class Unit(nn.Module):
             return self.se_at("identity", x)
         if not self.projection:
             return self.se_at("identity", pad_shortcut(x, channels, self.stride))
-        size = self.shortcut_kernel if self.stride > 1 else 1
+        size, stride = (self.shortcut_kernel, self.stride) if self.stride > 1 else (1, 1)
+        if self.average_down and stride > 1:
+            x, stride = halve_by_average(x), 1
         conv = self.conv(
-            channels, (size, size), strides=self.stride, padding=size // 2, name="shortcut_conv"
+            channels, (size, size), strides=stride, padding=size // 2, name="shortcut_conv"
         )
         if not norm:
             return self.se_at("identity", conv(x))
@@ -146,7 +157,7 @@ class BottleneckUnit(Unit):
         y = self.conv(first, (1, 1), strides=stride1, name="conv1")(y)
         y = relu(self.norm(name="bn1")(y))
         y = grouped(inner, (3, 3), strides=stride2, padding=1, name="conv2")(y)
-        y = relu(self.norm(name="bn2")(y))
+        y = relu(norm_and_rescale(self.norm(name="bn2"), self.block_at("3x3"), y))
         y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
         y = self.last_norm("bn3", y)
         return self.add(self.shortcut(x, 4 * self.width), y, relu)
@@ -184,7 +195,7 @@ class PreactBottleneckUnit(Unit):
         y = self.conv(self.width, (1, 1), name="conv1")(y)
         y = relu(self.norm(name="bn2")(y))
         y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv2")(y)
-        y = relu(self.norm(name="bn3")(y))
+        y = relu(self.norm(name="bn3")(self.se_at("3x3", y)))
         y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
         y = self.se_at("standard", y)
         return self.add(self.shortcut(x, 4 * self.width, norm=False), y)
@@ -203,6 +214,9 @@ class ResNet(Network, kw_only=True):
         unit: factory for the units: a `Unit` class, or a partial of one.
         stem: "imagenet", a 7x7 convolution of stride 2 and 3x3 max pooling; "deep", three 3x3
             convolutions and the pooling; or "cifar", one 3x3 convolution.
+        stem_widths: channels of the stem's convolutions; if empty, 64, or 64, 64 and 128 if it is
+            deep, or those of the first stage if it is "cifar".
+        stem_pool: "max", that pooling; or "conv", a 3x3 convolution of stride 2 in its place.
         pool_ceil: whether that pooling is unpadded and rounds the size up, as in Caffe;
             otherwise it has one pixel of padding on each side.
         projection: whether the shortcut is a convolution where shapes differ, with batch norm
@@ -214,7 +228,8 @@ class ResNet(Network, kw_only=True):
             convolution. Units with pre-activation need this.
         se_placement: position of the SE block in a unit (SE paper, figure 5): "standard", on
             the branch before the addition; "pre", before the branch's first layer; "post",
-            after the addition and its ReLU; "identity", on the shortcut.
+            after the addition and its ReLU; "identity", on the shortcut. Or "3x3", directly after
+            a bottleneck's 3x3 convolution and its batch norm (section 6.5, SE_3x3).
         se_stages: stages, counted from 1, whose units have SE blocks; None for all.
     """
 
@@ -222,6 +237,8 @@ class ResNet(Network, kw_only=True):
     widths: tuple[int, ...]
     unit: Callable[..., nn.Module] = BasicUnit
     stem: str = "imagenet"
+    stem_widths: tuple[int, ...] = ()
+    stem_pool: str = "max"
     pool_ceil: bool = False
     projection: bool = True
     zero_init: bool = False
@@ -231,7 +248,14 @@ class ResNet(Network, kw_only=True):
 
     def __post_init__(self):
         check_choice("stem", self.stem, ("imagenet", "deep", "cifar"))
-        check_choice("se_placement", self.se_placement, ("standard", "pre", "post", "identity"))
+        check_choice("stem_pool", self.stem_pool, ("max", "conv"))
+        placements = ("standard", "pre", "post", "identity", "3x3")
+        check_choice("se_placement", self.se_placement, placements)
+        if self.se_placement == "3x3" and factory_of(self.unit) in (BasicUnit, PreactBasicUnit):
+            raise UserError(
+                'se_placement="3x3" needs bottleneck units, which this network does not have; '
+                f"choose from {', '.join(placements[:-1])}"
+            )
         for stage in self.se_stages or ():
             if stage not in range(1, len(self.stage_sizes) + 1):
                 raise UserError(
@@ -271,18 +295,23 @@ class ResNet(Network, kw_only=True):
         self, x: Images, conv: Callable[..., nn.Module], norm: Callable[..., nn.Module]
     ) -> Map:
         """Returns the output of the layers before the first unit."""
+        usual = {"imagenet": (64,), "deep": (64, 64, 128), "cifar": self.widths[:1]}
+        widths = self.stem_widths or usual[self.stem]
         if self.stem == "deep":
-            for i, (width, stride) in enumerate([(64, 2), (64, 1), (128, 1)], start=1):
+            for i, (width, stride) in enumerate(zip(widths, (2, 1, 1), strict=True), start=1):
                 x = conv(width, (3, 3), strides=stride, padding=1, name=f"stem_conv{i}")(x)
                 x = relu(norm(name=f"stem_bn{i}")(x))
         else:
             if self.stem == "imagenet":
-                x = conv(64, (7, 7), strides=2, padding=3, name="stem_conv")(x)
+                x = conv(widths[0], (7, 7), strides=2, padding=3, name="stem_conv")(x)
             else:
-                x = conv(self.widths[0], (3, 3), padding=1, name="stem_conv")(x)
+                x = conv(widths[0], (3, 3), padding=1, name="stem_conv")(x)
             if not self.final_norm:
                 x = relu(norm(name="stem_bn")(x))
-        if self.stem != "cifar":
+        if self.stem != "cifar" and self.stem_pool == "conv":
+            x = conv(x.shape[-1], (3, 3), strides=2, padding=1, name="stem_pool_conv")(x)
+            x = relu(norm(name="stem_pool_bn")(x))
+        elif self.stem != "cifar":
             padding = [(0, (size - 3) % 2) if self.pool_ceil else (1, 1) for size in x.shape[1:3]]
             x = max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         return x
@@ -344,7 +373,7 @@ register(
     dropout=0.2,
 )
 
-_cifar = functools.partial(
+register_for_cifar = functools.partial(
     register,
     module=ResNet,
     input_size=32,
@@ -356,21 +385,21 @@ _cifar = functools.partial(
 )
 
 for _depth in (20, 32, 44, 56, 110):
-    _cifar(
+    register_for_cifar(
         f"resnet{_depth}_cifar",
         paper=f"{_RESNET}, section 4.2",
         stage_sizes=((_depth - 2) // 6,) * 3,
         widths=(16, 32, 64),
         projection=False,
     )
-_cifar(
+register_for_cifar(
     "resnet164_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
     widths=(16, 32, 64),
     unit=BottleneckUnit,
 )
-_cifar(
+register_for_cifar(
     "preact_resnet110_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
@@ -379,7 +408,7 @@ _cifar(
     projection=False,
     final_norm=True,
 )
-_cifar(
+register_for_cifar(
     "preact_resnet164_cifar",
     paper=f"{_PREACT}, table 2",
     stage_sizes=(18, 18, 18),
@@ -387,7 +416,7 @@ _cifar(
     unit=PreactBottleneckUnit,
     final_norm=True,
 )
-_cifar(
+register_for_cifar(
     "resnext29_8x64d_cifar",
     paper=f"{_RESNEXT}, section 5.2",
     stage_sizes=(3, 3, 3),

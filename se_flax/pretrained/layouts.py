@@ -7,6 +7,18 @@ import re
 import numpy as np
 
 from se_flax.pretrained.convert import Layout, Transform
+from se_flax.pretrained.mobile_layouts import (
+    TIMM_EFFICIENTNET,
+    TIMM_EFFICIENTNET_V2,
+    TIMM_MOBILENET_V1,
+    TIMM_MOBILENET_V3_LARGE,
+    TIMM_MOBILENET_V3_SMALL,
+    TORCHVISION_EFFICIENTNET,
+    TORCHVISION_MOBILENET_V2,
+    TORCHVISION_MOBILENET_V3_LARGE,
+    TORCHVISION_MOBILENET_V3_SMALL,
+    torchvision_efficientnet_v2,
+)
 from se_flax.pretrained.synsets import synsets_of
 
 _UNITS = (
@@ -27,6 +39,62 @@ TIMM_RESNET = Layout(
         ("^classifier$", "fc"),
     ),
     convolutions=((r".*\.se\.fc\d\.weight", 1),),
+)
+
+# The layers of the deep stem are numbered, ReLUs included; ResNet-RS has two more for the pooling.
+TIMM_RESNET_D = dataclasses.replace(
+    TIMM_RESNET,
+    source="timm's",
+    libraries=("timm",),
+    rules=(
+        ("^stem_conv1$", "conv1/0"),
+        ("^stem_bn1$", "conv1/1"),
+        ("^stem_conv2$", "conv1/3"),
+        ("^stem_bn2$", "conv1/4"),
+        ("^stem_conv3$", "conv1/6"),
+        ("^stem_bn3$", "bn1"),
+        ("^stem_pool_conv$", "maxpool/0"),
+        ("^stem_pool_bn$", "maxpool/1"),
+        ("shortcut_conv", "downsample/1"),
+        ("shortcut_bn", "downsample/2"),
+        *TIMM_RESNET.rules,
+    ),
+)
+
+TIMM_REGNET = Layout(
+    source="timm's",
+    libraries=("timm",),
+    rules=(
+        ("^stem_(conv|bn)$", r"stem/\1"),
+        (r"stage(\d+)_unit(\d+)", r"s\1/b\2"),
+        (r"/(conv|bn)(\d)$", r"/conv\2/\1"),
+        ("shortcut_(conv|bn)", r"downsample/\1"),
+        ("se/reduce", "se/fc1"),
+        ("se/expand", "se/fc2"),
+        ("^classifier$", "head/fc"),
+    ),
+    convolutions=((r".*\.se\.fc\d\.weight", 1),),
+)
+
+TORCHVISION_REGNET = dataclasses.replace(
+    TIMM_REGNET,
+    source="torchvision's",
+    libraries=("torchvision",),
+    rules=(
+        ("^stem_conv$", "stem/0"),
+        ("^stem_bn$", "stem/1"),
+        (
+            r"stage(\d+)_unit(\d+)",
+            lambda match: f"trunk_output/block{match[1]}/block{match[1]}-{int(match[2]) - 1}",
+        ),
+        (r"/conv(\d)$", lambda match: f"/f/{'abc'[int(match[1]) - 1]}/0"),
+        (r"/bn(\d)$", lambda match: f"/f/{'abc'[int(match[1]) - 1]}/1"),
+        ("shortcut_conv", "proj/0"),
+        ("shortcut_bn", "proj/1"),
+        ("se/reduce", "f/se/fc1"),
+        ("se/expand", "f/se/fc2"),
+        ("^classifier$", "fc"),
+    ),
 )
 
 CAFFE_RESNET = dataclasses.replace(
@@ -128,58 +196,6 @@ RELEASED_INCEPTION_RESNET = dataclasses.replace(
     source="pretrainedmodels'",
     rules=(*TIMM_INCEPTION_RESNET.rules, ("^classif$", "last_linear")),
     libraries=("pretrainedmodels",),
-)
-
-TIMM_EFFICIENTNET = Layout(
-    source="timm's",
-    libraries=("timm",),
-    rules=(
-        ("^stem_conv$", "conv_stem"),
-        ("^stem_bn$", "bn1"),
-        ("^head_conv$", "conv_head"),
-        ("^head_bn$", "bn2"),
-        # The units of the first stage have no expanding convolution.
-        (r"^(stage1_unit\d+)/depthwise_bn", r"\1/bn1"),
-        (r"^(stage1_unit\d+)/project_conv", r"\1/conv_pw"),
-        (r"^(stage1_unit\d+)/project_bn", r"\1/bn2"),
-        (
-            r"stage(\d+)_unit(\d+)",
-            lambda match: f"blocks/{int(match[1]) - 1}/{int(match[2]) - 1}",
-        ),
-        ("expand_conv", "conv_pw"),
-        ("expand_bn", "bn1"),
-        ("depthwise_conv", "conv_dw"),
-        ("depthwise_bn", "bn2"),
-        ("project_conv", "conv_pwl"),
-        ("project_bn", "bn3"),
-        ("se/reduce", "se/conv_reduce"),
-        ("se/expand", "se/conv_expand"),
-    ),
-    convolutions=((r".*\.se\.conv_\w+\.weight", 1),),
-)
-
-TORCHVISION_EFFICIENTNET = Layout(
-    source="torchvision's",
-    libraries=("torchvision",),
-    rules=(
-        (r"^stem_(conv|bn)$", r"features/0/\1"),
-        (r"^head_(conv|bn)$", r"features/8/\1"),
-        # The units of the first stage have no expanding convolution.
-        (r"^(stage1_unit\d+)/depthwise_", r"\1/block/0/"),
-        (r"^(stage1_unit\d+)/se", r"\1/block/1"),
-        (r"^(stage1_unit\d+)/project_", r"\1/block/2/"),
-        (r"stage(\d+)_unit(\d+)", lambda match: f"features/{match[1]}/{int(match[2]) - 1}"),
-        ("expand_", "block/0/"),
-        ("depthwise_", "block/1/"),
-        ("/se/", "/block/2/"),
-        ("project_", "block/3/"),
-        ("/conv$", "/0"),
-        ("/bn$", "/1"),
-        ("/reduce$", "/fc1"),
-        ("/expand$", "/fc2"),
-        ("^classifier$", "classifier/1"),
-    ),
-    convolutions=((r".*\.fc\d\.weight", 1),),
 )
 
 
@@ -304,12 +320,39 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("*resnet164_cifar", (PYTORCHCV_RESNET,)),
     ("se_resnet*_cifar", (PYTORCHCV_BASIC_RESNET,)),
     ("resnet*_cifar", (AKAMASTER_RESNET, CHENYAOFO_RESNET, PYTORCHCV_BASIC_RESNET)),
+    ("se_resnet152d", (TIMM_RESNET_D,)),
+    ("se_resnet200d", (TIMM_RESNET_D,)),
+    ("se_resnet*d", ()),
+    ("resnet*d", (TIMM_RESNET_D,)),
+    ("*resnetrs*", (TIMM_RESNET_D,)),
     ("*resne[tx]*", (TIMM_RESNET,)),
+    # Where torchvision's widths differ, its network has a name of its own.
+    ("*regnet_*_torch", (TIMM_REGNET, TORCHVISION_REGNET)),
+    ("regnet_x_400mf", (TIMM_REGNET,)),
+    ("*regnet_y_800mf", (TIMM_REGNET,)),
+    ("*regnet_y_8gf", (TIMM_REGNET,)),
+    ("*regnet_?_600mf", (TIMM_REGNET,)),
+    ("*regnet_?_4gf", (TIMM_REGNET,)),
+    ("*regnet_?_6_4gf", (TIMM_REGNET,)),
+    ("*regnet_?_12gf", (TIMM_REGNET,)),
+    ("se_regnet_x*", ()),
+    ("*regnet_*", (TIMM_REGNET, TORCHVISION_REGNET)),
     ("*efficientnet_b?", (TIMM_EFFICIENTNET,)),
     ("*efficientnet_b[0-4]_torch", (TIMM_EFFICIENTNET, TORCHVISION_EFFICIENTNET)),
     # timm's B5 to B7 have another epsilon than torchvision's.
     ("*efficientnet_b[5-7]_torch", (TORCHVISION_EFFICIENTNET,)),
     ("*efficientnet_b5_timm", (TIMM_EFFICIENTNET,)),
+    ("*efficientnet_v2_?", (TIMM_EFFICIENTNET_V2,)),
+    ("*efficientnet_v2_s_torch", (torchvision_efficientnet_v2(stages=6),)),
+    ("*efficientnet_v2_[ml]_torch", (torchvision_efficientnet_v2(stages=7),)),
+    ("mobilenet_v1", (TIMM_MOBILENET_V1,)),
+    ("mobilenet_v2", (TIMM_EFFICIENTNET, TORCHVISION_MOBILENET_V2)),
+    ("*mobilenet_v3_large", (TIMM_MOBILENET_V3_LARGE,)),
+    ("*mobilenet_v3_large_timm", (TIMM_MOBILENET_V3_LARGE,)),
+    ("*mobilenet_v3_large_torch", (TORCHVISION_MOBILENET_V3_LARGE,)),
+    ("*mobilenet_v3_small", (TIMM_MOBILENET_V3_SMALL,)),
+    ("*mobilenet_v3_small_timm", (TIMM_MOBILENET_V3_SMALL,)),
+    ("*mobilenet_v3_small_torch", (TORCHVISION_MOBILENET_V3_SMALL,)),
     ("vgg16", _vgg16_layouts(layers_per_convolution=2)),
     ("vgg16_bn", _vgg16_layouts(layers_per_convolution=3)),
 )

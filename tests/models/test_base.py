@@ -20,6 +20,18 @@ FAMILIES = {
     "preact_resnet164_cifar": {"stage_sizes": (1, 2), "widths": (8, 16)},
     "vgg16_bn": {"stage_sizes": (1, 1), "widths": (8, 16)},
     "efficientnet_b0": {"width_coefficient": 0.25, "depth_coefficient": 0.3},
+    "mobilenet_v1": {"stages": ((1, 16, 1), (1, 16, 2))},
+    "mobilenet_v2": {"stages": ((1, 16, 1, 1), (2, 16, 2, 2))},
+    "mobilenet_v3_small": {
+        "stages": model_info("mobilenet_v3_small").fields["stages"][:1],
+        "head": 16,
+        "hidden": 8,
+    },
+    "efficientnet_v2_s": {"stages": ((True, 1, 8, 1, 1), (True, 1, 8, 2, 2), (False, 1, 8, 2, 2))},
+    "shufflenet": {"stage_sizes": (2,), "widths": (48,)},
+    "shake_shake26_2x96d_cifar": {"stage_sizes": (1, 1), "widths": (8, 16)},
+    "regnet_y_400mf": {"stages": ((1, 16, 8), (1, 24, 8))},
+    "resnetrs50": {"stage_sizes": (1, 2), "widths": (8, 16)},
     "bn_inception": {
         "stages": tuple(stage[:1] for stage in model_info("bn_inception").fields["stages"])
     },
@@ -30,7 +42,11 @@ FAMILIES = {
 
 # Of each family, the small networks are tested always.
 LARGE = ("*101*", "*110*", "*152*", "*154*", "*164*", "*inception_resnet*")
-LARGE += ("*efficientnet_b[2-7]", "*efficientnet_b[1-7]_*")
+LARGE += ("*efficientnet_b[2-7]", "*efficientnet_b[1-7]_*", "*efficientnet_v2_*")
+LARGE += ("*mobilenet_v3_*_t*", "*regnet_x_*", "*regnet_y_[!4]*", "*regnet_y_4gf", "*resnet*[48]d")
+LARGE += ("*200*", "*_b4_*")
+SLOW = ("mobilenet_v1", "mobilenet_v2", "efficientnet_v2_s", "resnetrs50")
+SLOW += ("shufflenet", "shake_shake26_2x96d_cifar")
 
 
 def slow_if_large(name):
@@ -87,7 +103,9 @@ def test_images_too_small_for_a_feature_map_are_refused():
             )
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES]
+)
 def test_a_users_block_rescales_in_every_family(name):
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     doubling, leaving = (

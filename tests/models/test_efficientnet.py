@@ -302,3 +302,9 @@ def test_grid_search_skips_a_score_that_is_nan():
 def test_a_grid_without_points_is_refused(options, words):
     with pytest.raises(UserError, match=words):
         grid_search(lambda *_: 0.0, **options)
+
+
+def test_a_wide_block_has_a_quarter_of_the_expanded_channels():
+    for name, width in (("efficientnet_b0", 24 // 4), ("efficientnet_b0_widese", 6 * 24 // 4)):
+        block = shapes(create_model(name))["stage2_unit2"]["se"]
+        assert block["reduce"]["kernel"].shape == (6 * 24, width)

@@ -12,7 +12,11 @@ def test_every_backbone_has_an_se_form():
     names = se_flax.list_models()
     plain = [name for name in names if not name.startswith("se_")]
     assert sorted(plain + [f"se_{name}" for name in plain]) == names
-    assert se_flax.list_models("se_resnet1??") == ["se_resnet101", "se_resnet152"]
+    assert se_flax.list_models("se_resnet1?2*") == [
+        "se_resnet152",
+        "se_resnet152_caffe",
+        "se_resnet152d",
+    ]
 
 
 def test_an_unknown_model_is_reported_with_the_nearest_name():

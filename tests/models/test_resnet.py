@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from se_flax import SqueezeExcite, create_model
+from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.models.resnet import (
     BottleneckUnit,
     PreactBasicUnit,
     PreactBottleneckUnit,
+    halve_by_average,
     pad_shortcut,
 )
 
@@ -219,6 +221,56 @@ def test_se_is_at_its_placement_in_the_other_units(unit, placement):
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
     if placement == "pre":
         np.testing.assert_allclose(state["se"]["__call__"][0], gate * x, rtol=1e-6)
+
+
+# "Directly after" the 3x3 convolution and its batch norm, before the ReLU.
+@pytest.mark.parametrize("unit", [BottleneckUnit, PreactBottleneckUnit])
+def test_se_3x3_is_directly_after_the_3x3_convolution(unit):
+    conv = functools.partial(nn.Conv, use_bias=False, padding=0)
+    norm = functools.partial(nn.BatchNorm, use_running_average=True)
+    block = unit(4, 1, conv, norm, se=functools.partial(SqueezeExcite, reduction=2))
+    block = block.clone(se_placement="3x3")
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 16))
+    variables = block.init(jax.random.key(1), x)
+    _, state = block.apply(variables, x, capture_intermediates=True)
+    state = state["intermediates"]
+    before = state["bn2" if unit is BottleneckUnit else "conv2"]["__call__"][0]
+    gate = state["se"]["excitation"][0][:, None, None]
+    np.testing.assert_allclose(state["se"]["__call__"][0], gate * before, rtol=1e-6)
+    after = jax.nn.relu(gate * before)
+    if unit is PreactBottleneckUnit:  # its third batch norm, which is new, follows
+        after = after / np.sqrt(1 + 1e-5)
+    expected = after @ variables["params"]["conv3"]["kernel"][0, 0]
+    np.testing.assert_allclose(state["conv3"]["__call__"][0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_se_3x3_has_the_papers_number_of_parameters():
+    # SE paper, table 15: 25.8 million, which counts the statistics of batch norms, as the 28.1 of
+    # SE-ResNet-50 there do.
+    model = create_model("se_resnet50", se_placement="3x3")
+    images = jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    assert round(count(variables) / 1e6, 1) == 25.8
+    assert round(count(shapes("se_resnet50", 1000)) / 1e6, 1) == 28.1
+
+
+def test_se_3x3_needs_a_bottleneck():
+    for name in ("se_resnet18", "se_preact_resnet110_cifar"):
+        with pytest.raises(UserError, match='se_placement="3x3" needs bottleneck units'):
+            create_model(name, se_placement="3x3")
+
+
+def test_resnet_d_averages_before_the_convolution_on_a_shortcut():
+    x = np.arange(2 * 5 * 4, dtype=np.float32).reshape(1, 5, 4, 2)
+    expected = np.stack(
+        [[x[0, i : i + 2, j : j + 2].mean((0, 1)) for j in (0, 2)] for i in (0, 2, 4)]
+    )
+    np.testing.assert_allclose(halve_by_average(jnp.asarray(x))[0], expected, rtol=1e-6)
+
+
+def test_wrn_16_8_has_the_published_number_of_parameters():
+    # Zagoruyko & Komodakis, table 5: 11.0 million.
+    assert round(count(shapes("wrn16_8_cifar", 10)["params"]) / 1e6, 1) == 11.0
 
 
 def test_a_resnext_is_made_by_a_unit_with_groups():

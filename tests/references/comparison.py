@@ -52,8 +52,56 @@ REFERENCES: list[tuple[str, str]] = [
     ("efficientnet_b5_timm", "timm:efficientnet_b5"),
 ]
 
+# Compared at `ODD`, too.
+ODD = (97, 131)  # height and width
+AT_TWO_SIZES: list[tuple[str, str]] = [
+    ("mobilenet_v1", "timm:mobilenetv1_100"),
+    ("mobilenet_v2", "timm:mobilenetv2_100"),
+    ("mobilenet_v2", "torchvision:mobilenet_v2"),
+    *((f"mobilenet_v3_{size}", f"timm:tf_mobilenetv3_{size}_100") for size in ("large", "small")),
+    *((f"mobilenet_v3_{size}_timm", f"timm:mobilenetv3_{size}_100") for size in ("large", "small")),
+    ("mobilenet_v3_large_torch", "torchvision:mobilenet_v3_large"),
+    ("mobilenet_v3_small_torch", "torchvision:mobilenet_v3_small"),
+    ("efficientnet_v2_s", "timm:tf_efficientnetv2_s"),
+    ("efficientnet_v2_s_torch", "torchvision:efficientnet_v2_s"),
+    ("regnet_x_400mf", "timm:regnetx_004"),
+    ("regnet_x_400mf_torch", "torchvision:regnet_x_400mf"),
+    ("regnet_y_400mf", "timm:regnety_004"),
+    ("regnet_y_400mf", "torchvision:regnet_y_400mf"),
+    ("regnet_y_800mf_torch", "torchvision:regnet_y_800mf"),
+    ("resnet18d", "timm:resnet18d"),
+    ("resnet50d", "timm:resnet50d"),
+    ("se_resnet152d", "timm:seresnet152d"),
+    ("resnetrs50", "timm:resnetrs50"),
+]
+REFERENCES += AT_TWO_SIZES
+
 # Further sizes of these, in the table only.
+FURTHER_AT_TWO_SIZES: list[tuple[str, str]] = [
+    *((f"efficientnet_v2_{size}", f"timm:tf_efficientnetv2_{size}") for size in "ml"),
+    *((f"efficientnet_v2_{size}_torch", f"torchvision:efficientnet_v2_{size}") for size in "ml"),
+    *(
+        (f"regnet_{kind}_{size}", f"timm:regnet{kind}_{number}")
+        for kind in "xy"
+        for size, number in (
+            ("600mf", "006"),
+            ("800mf", "008"),
+            ("1_6gf", "016"),
+            ("3_2gf", "032"),
+            ("4gf", "040"),
+            ("6_4gf", "064"),
+            ("8gf", "080"),
+            ("12gf", "120"),
+            ("16gf", "160"),
+        )
+    ),
+    ("regnet_x_1_6gf", "torchvision:regnet_x_1_6gf"),
+    ("regnet_y_8gf_torch", "torchvision:regnet_y_8gf"),
+    *((f"resnet{depth}d", f"timm:resnet{depth}d") for depth in (34, 101, 152, 200)),
+    *((f"resnetrs{depth}", f"timm:resnetrs{depth}") for depth in (101, 152, 200)),
+]
 FURTHER: list[tuple[str, str]] = [
+    *FURTHER_AT_TWO_SIZES,
     *((f"efficientnet_b{i}_torch", f"torchvision:efficientnet_b{i}") for i in (1, 2, 3, 4, 6, 7)),
     *((f"efficientnet_b{i}_torch", f"timm:efficientnet_b{i}") for i in range(5)),
 ]
@@ -71,6 +119,14 @@ TRAINED: list[tuple[str, str]] = [
     ("resnet20_cifar", "akamaster:resnet20"),
     ("se_resnet20_cifar", "pytorchcv:seresnet20"),
     ("efficientnet_b0_torch", "torchvision:efficientnet_b0"),
+    ("mobilenet_v1", "timm:mobilenetv1_100"),
+    ("mobilenet_v2", "torchvision:mobilenet_v2"),
+    ("mobilenet_v3_small", "timm:tf_mobilenetv3_small_100"),
+    ("mobilenet_v3_large_torch", "torchvision:mobilenet_v3_large"),
+    ("efficientnet_v2_s_torch", "torchvision:efficientnet_v2_s"),
+    ("regnet_y_400mf", "timm:regnety_004"),
+    ("resnet50d", "timm:resnet50d"),
+    ("resnetrs50", "timm:resnetrs50"),
 ]
 
 
@@ -80,7 +136,7 @@ class Comparison:
 
     Attributes:
         parameters, their_parameters: numbers of parameters.
-        logits: largest deviation, relative to the largest logit.
+        logits: largest deviation, relative to the largest logit; the larger one of two sizes.
         spread: standard deviation of the logits; if it were 0, equal logits would prove nothing.
     """
 
@@ -95,19 +151,24 @@ def compare(name: str, reference: str) -> Comparison:
     from tests.references import torch_models
 
     # With an odd size, every rounding of a size matters. For EfficientNet the size is even, because
-    # TensorFlow's padding differs from PyTorch's only then.
-    size = _size(name, reference, 128 if "efficientnet" in name else 129)
+    # TensorFlow's padding differs from PyTorch's only then. The networks at two sizes have both.
+    in_two_sizes = (name, reference) in (*AT_TWO_SIZES, *FURTHER_AT_TWO_SIZES)
+    size = _size(name, reference, 128 if "efficientnet" in name or in_two_sizes else 129)
     theirs = torch_models.randomise(torch_models.build(reference), size)
     ours = create_model(name, **_fields(reference))
     variables = convert(torch_models.tensors(theirs), ours, size, layouts_of(name))
-    images = np.random.default_rng(0).standard_normal((1, size, size, 3), np.float32)
-    expected = torch_models.logits(theirs, images)
-    logits = jax.jit(lambda variables, images: ours.apply(variables, images))(variables, images)
+    deviations, spreads = [], []
+    for sides in ((size, size), ODD)[: 1 + in_two_sizes]:
+        images = np.random.default_rng(0).standard_normal((1, *sides, 3), np.float32)
+        expected = torch_models.logits(theirs, images)
+        logits = jax.jit(lambda variables, images: ours.apply(variables, images))(variables, images)
+        deviations.append(deviation(logits, expected))
+        spreads.append(float(np.std(expected)))
     return Comparison(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         their_parameters=sum(parameter.numel() for parameter in theirs.parameters()),
-        logits=deviation(logits, expected),
-        spread=float(np.std(expected)),
+        logits=max(deviations),
+        spread=min(spreads),
     )
 
 
