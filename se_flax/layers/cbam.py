@@ -1,6 +1,7 @@
 """The convolutional block attention module (CBAM, Woo et al., arXiv:1807.06521, section 3)."""
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import flax.linen as nn
 import jax
@@ -62,7 +63,7 @@ class CBAM(nn.Module):
     kernel_size: int = 7
     use_bias: bool = False
     dtype: DTypeLike | None = None
-    expansion: int = 1
+    expansion: int | Fraction = 1
     norm: Callable[..., nn.Module] | None = None
 
     def __post_init__(self):

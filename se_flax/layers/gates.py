@@ -1,5 +1,6 @@
 """What the attention blocks share: means over positions, rescaling, and checks of fields."""
 
+from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -51,14 +52,19 @@ def bottleneck_width(block: Any, channels: int) -> int:
     """Returns a block's `width`, or as many channels as its `reduction` and `expansion` leave."""
     if block.width is not None:
         return block.width
-    return max(1, channels // (block.reduction * block.expansion))
+    return max(1, int(channels / (block.reduction * block.expansion)))
 
 
 def check_whole(block: nn.Module, *fields: str) -> None:
-    """Raises `UserError` unless fields are whole numbers of at least 1, or None by default."""
+    """Raises `UserError` unless fields are whole numbers of at least 1, or None by default.
+
+    An `expansion` can be any fraction above 0.
+    """
     for field in fields:
         value, default = getattr(block, field), getattr(type(block), field)
-        if not (value is None and default is None) and (not isinstance(value, int) or value < 1):
+        is_ratio = field == "expansion" and isinstance(value, Fraction) and value > 0
+        is_default = value is None and default is None
+        if not (is_default or is_ratio or (isinstance(value, int) and value >= 1)):
             raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
 
 

@@ -1,6 +1,7 @@
 """Gather-Excite operators (Hu et al., arXiv:1810.12348, sections 2 and 3)."""
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import flax.linen as nn
 import jax
@@ -83,7 +84,7 @@ class GatherExcite(nn.Module):
     reduction: int = 16
     width: int | None = None
     dtype: DTypeLike | None = None
-    expansion: int = 1
+    expansion: int | Fraction = 1
     norm: Callable[..., nn.Module] | None = None
 
     def __post_init__(self):

@@ -1,5 +1,7 @@
 """The global context block (GCNet, Cao et al., arXiv:1904.11492, section 3)."""
 
+from fractions import Fraction
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -50,7 +52,7 @@ class GlobalContext(nn.Module):
     width: int | None = None
     layer_norm_epsilon: float = 1e-5
     dtype: DTypeLike | None = None
-    expansion: int = 1
+    expansion: int | Fraction = 1
 
     def __post_init__(self):
         check_choice("fusion", self.fusion, FUSIONS)

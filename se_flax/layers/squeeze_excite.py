@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from se_flax.errors import UserError, check_choice
+from se_flax.errors import check_choice
+from se_flax.layers.gates import check_whole
 
 SQUEEZES = ("avg", "max", "none")
 
@@ -108,11 +109,7 @@ class SqueezeExcite(nn.Module):
             ("gate", ACTIVATIONS),
         ):
             check_choice(field, getattr(self, field), valid)
-        for field in ("reduction", "width", "expansion", "divisor"):
-            value = getattr(self, field)
-            whole = isinstance(value, int) or (field == "expansion" and isinstance(value, Fraction))
-            if (field, value) != ("width", None) and (not whole or value < 1):
-                raise UserError(f"{field} must be a whole number of at least 1, not {value!r}")
+        check_whole(self, "reduction", "width", "expansion", "divisor")
         super().__post_init__()
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:

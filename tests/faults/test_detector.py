@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -14,14 +13,15 @@ import pytest
 
 from se_flax.detection.coco import read_coco
 from tests.detection.test_average_precision import SAMPLE
-from tests.runs import ROOT, final_state, random_generator
+from tests.runs import ROOT, final_state, kill, random_generator, rows
 
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(not SAMPLE.exists(), reason="needs a sample of COCO"),
     pytest.mark.timeout(7200),
 ]
-COUNT, KILLS = 8, 2
+COUNT = 8
+KILLED_AT = ((3, 60), (100, 200))  # rows of the log, of which an epoch has one
 OPTIONS = {
     "dataset.short_side": 320,
     "dataset.long_side": 427,
@@ -85,12 +85,13 @@ def test_eight_photographs_are_learnt_by_heart_and_kills_change_nothing(tmp_path
     print(f"average precision {summary['final']['AP']:.1f}% after {seconds:.0f} s")
     assert summary["final"]["AP"] > 90
 
-    for _ in range(KILLS):
+    for least, most in KILLED_AT:
         process = start(photographs, tmp_path / "killed")
-        time.sleep(generator.uniform(0.3, 0.6) * seconds)
-        process.kill()
-        output, _ = process.communicate()
-        assert process.returncode == -signal.SIGKILL, output
+        count = generator.randint(least, most)
+        while len(rows(tmp_path / "killed")) < count:  # for as long as it takes
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        kill(process)
     process = start(photographs, tmp_path / "killed")
     output, _ = process.communicate()
     assert process.returncode == 0, output
