@@ -19,7 +19,7 @@ from tests.models import test_base
 from tests.models.test_base import FAMILIES
 
 SLOW = ("efficientnet_b0", "bn_inception", "vgg16_bn", "resnet50", "resnet18")
-SLOW += ("preact_resnet110_cifar", "preact_resnet164_cifar", *test_base.SLOW)
+SLOW += ("preact_resnet110_cifar", "preact_resnet164_cifar", "regnet_y_400mf", *test_base.SLOW)
 
 
 def some_batch(n=8, size=32):

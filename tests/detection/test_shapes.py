@@ -105,6 +105,7 @@ def test_shapes_overlap_but_at_least_half_of_each_is_visible():
     assert 0.48 < visible.min() < 0.6
 
 
+@pytest.mark.slow
 def test_they_are_the_same_in_another_process():
     command = "from tests.detection.test_shapes import digest; print(digest())"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)

@@ -118,7 +118,17 @@ def places_of_blocks(name, network, placement):
 
 
 @pytest.mark.parametrize(("network", "placement"), PLACES)
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "se"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eca",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in LAYERS
+            if name not in ("se", "eca")
+        ),
+    ],
+)
 def test_every_block_can_stand_wherever_se_can(name, network, placement):
     places = places_of_blocks("se", network, placement)
     assert places
