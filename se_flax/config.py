@@ -384,6 +384,11 @@ def check_named_dataset(config: ConfigDict) -> None:
     name, detects = config.dataset.name, is_detector(config.model.name)
     if config.dataset.image_dir or config.dataset.coco or (detects and name == GENERATED):
         return
+    if name == GENERATED:
+        raise UserError(
+            f"the images of {name} are for detectors, and {config.model.name} is none; use another "
+            "data set, or config.model.name=fasterrcnn_..."
+        )
     check_dataset_name(name)
     if name not in known_datasets():
         return

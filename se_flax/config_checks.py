@@ -5,7 +5,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from se_flax.detection.average_precision import check_pycocotools
 from se_flax.detection.faster_rcnn import FROZEN
 from se_flax.errors import UserError
 
@@ -50,7 +49,6 @@ def check_detector(config: ConfigDict, fields: Mapping[str, Any]) -> None:
         config: of the run.
         fields: its values by dotted name.
     """
-    check_pycocotools()
     _check_unused(config.model.name, fields, _NOT_OF_DETECTORS)
     if config.dataset.short_side > config.dataset.long_side:
         raise UserError(
@@ -61,8 +59,8 @@ def check_detector(config: ConfigDict, fields: Mapping[str, Any]) -> None:
     if frozen and not config.init_from:
         raise UserError(
             f"{', '.join(frozen)} of the trunk would keep random weights, because they are not "
-            "trained; give weights with config.init_from=FILE, or train all of it with "
-            "config.model.overrides.frozen=()"
+            "trained; give weights with --config.init_from=FILE, or train all of it with "
+            '--config.model.overrides.frozen="()"'
         )
 
 

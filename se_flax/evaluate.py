@@ -28,6 +28,7 @@ from se_flax.data.streaming import StreamedEvalFeed, eval_batch
 from se_flax.detection.average_precision import write_results
 from se_flax.detection.create import is_detector
 from se_flax.detection.evaluate import evaluate_weights
+from se_flax.detection.task import Detection
 from se_flax.errors import UserError
 from se_flax.metrics import total
 from se_flax.models import Preparation, list_models, model_info
@@ -61,7 +62,8 @@ def evaluate_workdir(
 ) -> dict[str, Any]:
     """Evaluates a run's checkpoint; every image of the split counts exactly once.
 
-    Images that turn out damaged when they are decoded are named, and left out.
+    Images that turn out damaged when they are decoded are named, and left out; for a detector, they
+    are an error.
 
     Args:
         workdir: folder of the run, on a disk or in a bucket ("gs://BUCKET/FOLDER").
@@ -93,12 +95,13 @@ def evaluate_workdir(
     """
     run = restore_run(workdir, step, dataset, data_dir, image_dir, skip_bad, labels)
     run.check_split(split)
+    task = run.program.task
     if detections is not None:
         _check_detects(run, detections)
     totals = run.program.evaluated(run.state, split)
     results = run.program.results(totals, split)
-    if detections is not None:
-        write_results(run.program.task.detections(totals[0], split), detections)
+    if detections is not None and isinstance(task, Detection):
+        write_results(task.detections(totals[0], split), detections)
     each = [
         {"seed": seed, "step": step, **result}
         for seed, step, result in zip(run.seeds, run.steps, results, strict=True)
@@ -108,7 +111,7 @@ def evaluate_workdir(
         "dataset": run.program.dataset.name,
         "split": split,
         "images": run.program.sizes[split] - len(getattr(run.program.dataset, "damage", ())),
-        "num_classes": run.program.dataset.num_classes,
+        "num_classes": len(run.program.dataset.class_names),
         "step": seeds.one_or_all(run.steps),
         **seeds.mean(results),
         **({"per_seed": each} if len(each) > 1 else {}),
@@ -124,7 +127,7 @@ def _check_detects(run: RestoredRun, detections: str | os.PathLike[str]) -> None
         )
     if len(run.seeds) > 1:
         raise UserError(
-            f"--detections={detections} takes those of one network, but the run has "
+            f"--detections={detections} needs a run with one seed, but this one has "
             f"{len(run.seeds)}; leave it out"
         )
 
@@ -319,6 +322,9 @@ def _refuse(given: str, names: tuple[str, ...]) -> None:
 def _main_detector() -> None:
     options = flags.FLAGS
     name, *others = options.model
+    for option in ("skip_bad", "data_dir"):
+        if options[option].value:
+            raise UserError(f"--{option} has no effect on a detector; leave it out")
     _refuse(f"--model={name}", ("workdir", "step", "labels", "dataset", "split", *_OF_PREPARATION))
     if others or not options.weights or not options.image_dir:
         raise UserError(

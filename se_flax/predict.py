@@ -269,7 +269,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        f"PNG file to write, with the first {MOST_DRAWN} photographs and bars of their classes.",
+        f"PNG file to write, with the first {MOST_DRAWN} photographs and bars of their classes, or "
+        "the objects in them.",
     )
     flags.DEFINE_bool("heatmap", False, "With --output: also draw where the likeliest class is.")
     flags.DEFINE_integer("batch_size", 32, "Number of photographs that are computed at once.", 1)
@@ -296,6 +297,9 @@ def main(argv: list[str]) -> None:
         skip(place, fault)
     first, count = [], 0
     if isinstance(loaded, LoadedDetector):
+        for option in ("top", "batch_size"):
+            if options[option].present:
+                raise UserError(f"--{option} has no effect on a detector; leave it out")
         found, line = objects_in(loaded, paths, options.threshold, skip), line_of
     else:
         found = predict(loaded, paths, options.top, options.batch_size, skip, options.threshold)

@@ -13,6 +13,7 @@ from se_flax.config import build_model, check_config, check_named_dataset
 from se_flax.data.dataset import RunDataset
 from se_flax.data.folders import ImageFolder
 from se_flax.data.label_file import LabelFile, label_path
+from se_flax.detection.average_precision import check_pycocotools
 from se_flax.detection.create import is_detector
 from se_flax.detection.from_config import annotated_folder, no_images
 from se_flax.errors import UserError
@@ -83,6 +84,11 @@ def restore_run(
 ) -> RestoredRun:
     """Restores a run; for arguments and errors see `se_flax.evaluate.evaluate_workdir`."""
     workdir = to_path(workdir)
+    if is_detector(read_config(workdir).model.name):
+        check_pycocotools()
+        if labels is not None or skip_bad:
+            given = "--labels" if labels is not None else "--skip_bad"
+            raise UserError(f"{given} has no effect on a detector; leave it out")
     if image_dir is None:
         config = _config_of(workdir, data_dir, names_dataset=dataset is None)
         return _restored(workdir, config, step, lambda _: _own_images(config, dataset))
@@ -139,8 +145,8 @@ def restore_without_images(
     config = _config_of(workdir, None, names_dataset=False)
     if is_detector(config.model.name):
         raise UserError(
-            f"{workdir} has a detector, which this does not take; se_flax.evaluate, "
-            "se_flax.predict and se_flax.detection.load_run do"
+            f"{workdir} has the detector {config.model.name}, but this needs a network for "
+            "classification; se_flax.detection.load_run opens a detector"
         )
     found: list[Preparation] = []
 

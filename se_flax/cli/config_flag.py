@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from se_flax.cli import config_files
+from se_flax.detection import create
 from se_flax.errors import UserError, nearest
 from se_flax.models.registry import field_type
 
@@ -57,9 +58,10 @@ def _add_places(config: ConfigDict, argv: list[str]) -> None:
     given = {match[1] for match in map(_OVERRIDE.match, argv) if match}
     name = _value(argv, "model.name") or config.model.name
     block = _value(argv, "model.overrides.se") or overrides.get("se")
+    type_of = create.field_type if create.is_detector(name) else field_type
     with overrides.unlocked():
         for field in sorted(given - set(overrides)):
-            overrides[field] = config_dict.placeholder(field_type(name, field, block))
+            overrides[field] = config_dict.placeholder(type_of(name, field, block))
 
 
 def _value(argv: list[str], field: str) -> str | None:

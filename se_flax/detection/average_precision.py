@@ -122,6 +122,11 @@ def average_precision(
     return {name: float(value) for name, value in zip(METRICS, values, strict=False)}
 
 
+def in_percent(values: Mapping[str, float]) -> dict[str, float]:
+    """Returns values of `average_precision` in percent, without those that are not a number."""
+    return {name: 100 * value for name, value in values.items() if not np.isnan(value)}
+
+
 def check_pycocotools() -> None:
     """Raises `UserError` unless pycocotools is installed; call it before long computations."""
     try:

@@ -75,20 +75,30 @@ def read_coco(
     Raises:
         UserError: if files are missing or not in COCO's format, or both have different categories.
     """
+    train, val = (read_split(directory, split, by_id) for split in _NAMES)
+    if train.categories != val.categories:
+        raise UserError(
+            f"the training and validation images of {directory} have different categories; give "
+            "both the same names and ids"
+        )
+    return train, val
+
+
+def read_split(directory: str | os.PathLike[str], split: str, by_id: bool = False) -> CocoImages:
+    """Reads the training or the validation images of a folder, which need not have the others.
+
+    Args:
+        directory, by_id: see `read_coco`.
+        split: "train" or "val".
+
+    Raises:
+        UserError: see `read_coco`.
+    """
     directory = to_path(directory)
     if not directory.is_dir():
         raise UserError(f"there is no folder {directory}; give one with {_LAYOUT}")
-    files = {split: _annotation_file(directory, split) for split in _NAMES}
-    train, val = (
-        read_annotations(file, _image_folder(directory, file, split), by_id)
-        for split, file in files.items()
-    )
-    if train.categories != val.categories:
-        raise UserError(
-            f"{files['train']} and {files['val']} have different categories; give both the same "
-            "names and ids"
-        )
-    return train, val
+    file = _annotation_file(directory, split)
+    return read_annotations(file, _image_folder(directory, file, split), by_id)
 
 
 def read_annotations(

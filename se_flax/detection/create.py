@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.typing import DTypeLike
 
 from se_flax.detection.faster_rcnn import FasterRCNN
 from se_flax.errors import UserError, nearest
-from se_flax.models import Preparation, create_model, model_info
+from se_flax.models import Preparation, create_model, model_info, registry
 
 _NAME = re.compile(r"fasterrcnn_(\w+?)_fpn(_v2)?")
 # torchvision's second form (Li et al., arXiv:2111.11429, appendix).
@@ -84,6 +85,17 @@ def of_trunk(overrides: Mapping[str, Any]) -> dict[str, Any]:
     own = {field.name for field in dataclasses.fields(FasterRCNN)}
     own -= {"backbone", "num_classes", "dtype", "parent", "name"}
     return {field: value for field, value in overrides.items() if field not in own}
+
+
+def field_type(name: str, field: str, se: str | None = None) -> type:
+    """Returns the type of a field that `create_detector` accepts, for reading it from text.
+
+    For arguments and errors see `se_flax.models.registry.field_type`.
+    """
+    if of_trunk({field: None}):
+        return registry.field_type(backbone_of(name), field, se)
+    annotation = {known.name: known.type for known in dataclasses.fields(FasterRCNN)}[field]
+    return typing.get_origin(annotation) or annotation
 
 
 def normalisation(name: str) -> Preparation:

@@ -10,11 +10,12 @@ from tqdm import tqdm
 from se_flax.detection.average_precision import (
     average_precision,
     check_pycocotools,
+    in_percent,
     results_of,
     write_results,
 )
 from se_flax.detection.batches import EvalFeed
-from se_flax.detection.coco import read_coco
+from se_flax.detection.coco import read_split
 from se_flax.detection.loaded import load_weights
 from se_flax.detection.step import make_eval_step
 from se_flax.errors import UserError
@@ -36,7 +37,7 @@ def evaluate_weights(
     Args:
         name: of the detector.
         source: a `source` for `load_pretrained`.
-        directory: see `se_flax.detection.coco.read_coco`. If the weights have 91 classes, as those
+        directory: see `se_flax.detection.coco.read_split`. If the weights have 91 classes, as those
             of torchvision for COCO, their numbers are the ids of the folder's categories.
         batch_size: total batch size, over all devices; rounded up to a multiple of their number.
         detections: file to which the detections are written, as JSON in COCO's format of results.
@@ -51,7 +52,7 @@ def evaluate_weights(
     check_pycocotools()
     loaded = load_weights(name, source)
     by_id = len(loaded.classes) + 1 == _NUMBERED
-    _, images = read_coco(directory, by_id)
+    images = read_split(directory, "val", by_id)
     count = len(images.categories.names)
     if count > len(loaded.classes) or (not by_id and count < len(loaded.classes)):
         raise UserError(
@@ -73,4 +74,4 @@ def evaluate_weights(
     if detections is not None:
         write_results(results, detections)
     values = average_precision(results, images.annotations, images.categories)
-    return {"images": len(images), **{key: 100 * value for key, value in values.items()}}
+    return {"images": len(images), **in_percent(values)}

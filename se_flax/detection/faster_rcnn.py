@@ -46,8 +46,7 @@ class FasterRCNN(nn.Module, kw_only=True):
     """A two-stage detector.
 
     The trunk's batch norms always use their running statistics, and neither they nor the parts in
-    `frozen` are trained (see `losses`). The default fields are torchvision's. Detectron's, in which
-    the SE paper's detectors were trained, differ in `train_proposals_after`, which is 1000.
+    `frozen` are trained (see `losses`). The default fields are torchvision's.
 
     Attributes:
         backbone: the trunk, a network of `create_model`, of which only the feature maps are used.

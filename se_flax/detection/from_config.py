@@ -1,5 +1,6 @@
 """The data set of a detector's run, selected by its config."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ from ml_collections import ConfigDict
 
 from se_flax.data.sources import evaluation_split
 from se_flax.detection.annotations import AnnotatedImages, Annotations, Categories
-from se_flax.detection.coco import CocoImages, read_coco
+from se_flax.detection.average_precision import check_pycocotools
+from se_flax.detection.coco import CocoImages, read_coco, read_split
 from se_flax.detection.create import normalisation
 from se_flax.detection.dataset import DetectionDataset
 from se_flax.detection.shapes import GENERATED, shapes
@@ -25,9 +27,11 @@ def detection_dataset_of(config: ConfigDict) -> DetectionDataset:
     `validation` or, if it has none, `test`.
 
     Raises:
-        UserError: if the data set is not available, or its images have no boxes.
+        UserError: if the data set is not available, its images have no boxes, or pycocotools is
+            not installed.
     """
     options = config.dataset
+    check_pycocotools()  # for the evaluations to come
     return DetectionDataset.of(*_images(options), **_prepared(config))
 
 
@@ -44,11 +48,15 @@ def annotated_folder(
     Raises:
         UserError: if the folder cannot be used, or has other classes.
     """
-    _, images = read_coco(directory)
+    images = read_split(directory, "val")
     if images.categories.names != tuple(class_names):
+        pairs = itertools.zip_longest(images.categories.names, class_names, fillvalue="none")
+        number, (theirs, ours) = next(
+            (k, pair) for k, pair in enumerate(pairs, start=1) if pair[0] != pair[1]
+        )
         raise UserError(
-            f"the images in {directory} have the classes {', '.join(images.categories.names)}, but "
-            f"the run has {', '.join(class_names)}; give images with the same classes"
+            f"class {number} of the images in {directory} is {theirs}, but that of the run is "
+            f"{ours}; give images with the same classes"
         )
     return DetectionDataset(directory, images, images, **_prepared(config))
 

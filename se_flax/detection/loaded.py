@@ -1,18 +1,20 @@
 """A trained detector, opened without the data it was trained on, and what it finds."""
 
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from se_flax.detection.classes import coco_names
 from se_flax.detection.create import create_detector, normalisation
 from se_flax.detection.faster_rcnn import FasterRCNN, detect
+from se_flax.detection.heads import Detections
 from se_flax.detection.sizes import Sizes
 from se_flax.errors import UserError
 
@@ -37,6 +39,27 @@ class LoadedDetector:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     step: int = 0
+
+    @functools.cached_property
+    def compiled(self) -> Callable[..., Detections]:
+        """A compiled function of images and sizes, as in `HostBatch`, that detects objects.
+
+        Raises:
+            UserError: if a variable is not finite.
+        """
+        from se_flax.detection.batches import normalized
+
+        if not all(np.isfinite(each).all() for each in jax.tree.leaves(self.variables)):
+            raise UserError(
+                "the detector's variables are not finite; use another checkpoint or other weights"
+            )
+
+        @jax.jit
+        def compute(variables, images, sizes):
+            images = normalized(images, sizes, self.mean, self.std)
+            return detect(self.network, variables, images, sizes)
+
+        return functools.partial(compute, jax.device_put(self.variables))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +152,7 @@ def load_weights(
     return LoadedDetector(network, variables, tuple(classes), Sizes(), prepared.mean, prepared.std)
 
 
-def find_objects(
-    loaded: LoadedDetector, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]
-) -> Iterator[Objects]:
+def find_objects(loaded: LoadedDetector, images: Iterable[np.ndarray]) -> Iterator[Objects]:
     """Yields the objects in each image, one image at a time.
 
         for found in find_objects(load_run("runs/faster_rcnn_quickstart"), [image]):
@@ -140,30 +161,25 @@ def find_objects(
     Args:
         loaded: the detector.
         images: red, green and blue, from 0 to 255; heights and widths can differ. A program is
-            compiled for each of `loaded.sizes.padded` that images need.
+            compiled for each of `loaded.sizes.padded` that images need, once for a `loaded`.
 
     Raises:
-        UserError: if the detector's output is not finite.
+        UserError: if an image has another type or shape, or the detector is not finite.
     """
-    from se_flax.detection.batches import normalized, prepare
+    from se_flax.detection.batches import prepare
 
-    @jax.jit
-    def compute(variables, images, sizes):
-        images = normalized(images, sizes, loaded.mean, loaded.std)
-        return detect(loaded.network, variables, images, sizes)
-
-    variables = jax.device_put(loaded.variables)
     for image in images:
+        if not (image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3):
+            raise UserError(
+                "an image must be an array of uint8 with shape [h, w, 3], not "
+                f"{image.dtype} {list(image.shape)}"
+            )
         original = np.array([image.shape[:2]])
         size, group = loaded.sizes.resized(original)[0], int(loaded.sizes.groups(original)[0])
         padded = np.zeros((*loaded.sizes.padded[group], 3), np.uint8)
         prepare(image, np.zeros((0, 4), np.float32), size, False, padded)
-        found = compute(variables, padded[None], size[None].astype(np.float32))
+        found = loaded.compiled(padded[None], size[None].astype(np.float32))
         boxes, scores, labels, valid = (np.asarray(each)[0] for each in found)
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise UserError(
-                "the detector's output is not finite; use another checkpoint or other weights"
-            )
         down, across = (original[0] / size).tolist()
         ratios = np.array([across, down] * 2, np.float32)
         names = tuple(loaded.classes[k - 1] for k in labels[valid].tolist())

@@ -16,7 +16,7 @@ from se_flax.errors import UserError
 from se_flax.runtime.paths import Path
 
 
-class Found(NamedTuple):
+class InPhotograph(NamedTuple):
     """The objects in a photograph.
 
     Attributes:
@@ -33,7 +33,7 @@ def objects_in(
     paths: Iterable[Path],
     threshold: float,
     skip: Callable[[Path, str], object],
-) -> Iterator[Found]:
+) -> Iterator[InPhotograph]:
     """Yields the objects in photographs.
 
     Args:
@@ -58,10 +58,10 @@ def objects_in(
             yield photograph
 
     for objects in find_objects(loaded, photographs()):
-        yield Found(read.pop(), objects.above(threshold))
+        yield InPhotograph(read.pop(), objects.above(threshold))
 
 
-def line_of(found: Found, as_json: bool) -> str:
+def line_of(found: InPhotograph, as_json: bool) -> str:
     """Returns what is printed of a photograph."""
     path, objects = os.fsencode(found.path).decode(errors="replace"), found.objects
     if as_json:
@@ -73,7 +73,7 @@ def line_of(found: Found, as_json: bool) -> str:
     return f"{path}: {each or 'no objects'}"
 
 
-def draw_objects(loaded: LoadedDetector, found: Sequence[Found]) -> Image.Image:
+def draw_objects(loaded: LoadedDetector, found: Sequence[InPhotograph]) -> Image.Image:
     """Returns a picture of photographs with the objects in them.
 
     Args:

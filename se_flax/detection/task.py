@@ -14,7 +14,7 @@ from se_flax.config import build_model
 from se_flax.data.dataset import Inputs
 from se_flax.data.grid import first_images
 from se_flax.detection.annotations import read_image
-from se_flax.detection.average_precision import average_precision, results_of
+from se_flax.detection.average_precision import average_precision, in_percent, results_of
 from se_flax.detection.boxes import rescale
 from se_flax.detection.dataset import DetectionDataset
 from se_flax.detection.draw import draw_detections, side_by_side
@@ -94,7 +94,7 @@ class Detection:
         source = self.dataset.splits[split]
         found = self.detections(total, split)
         values = average_precision(found, source.annotations, source.categories)
-        return {name: 100 * value for name, value in values.items() if not np.isnan(value)}
+        return in_percent(values)
 
     def draw_inputs(self, config: ConfigDict, inputs: Inputs, seed: int, step: int) -> Image.Image:
         """See `Task`; the images are drawn with their true boxes."""

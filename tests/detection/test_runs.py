@@ -143,6 +143,19 @@ def test_a_detector_opened_without_its_images_finds_what_the_evaluation_did(
 
 
 @pytest.mark.slow
+def test_what_is_no_image_and_a_detector_that_is_not_finite_are_refused(workdir, images):
+    loaded = detection.load_run(workdir, "latest")
+    image = images.test[0]
+    for wrong in (image / np.float32(255), image[..., :1], image[None]):
+        with pytest.raises(UserError, match=r"must be an array of uint8 with shape \[h, w, 3\]"):
+            next(detection.find_objects(loaded, [wrong]))
+    assert loaded.compiled is loaded.compiled
+    nan = jax.tree.map(lambda x: np.full_like(x, np.nan), loaded.variables)
+    with pytest.raises(UserError, match="not finite"):
+        next(detection.find_objects(dataclasses.replace(loaded, variables=nan), [image]))
+
+
+@pytest.mark.slow
 def test_two_devices_find_the_same_as_one(run_python, tmp_path, workdir, images):
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     evaluate_workdir(workdir, "latest", dataset=images, detections=one)
@@ -219,7 +232,22 @@ def test_the_commands_show_a_detector_and_refuse_what_it_cannot_do(
         "--format=onnx",
     )
     assert refused.returncode == 2
-    assert "has a detector, which this does not take" in refused.stderr
+    assert "has the detector fasterrcnn_se_resnet18_fpn" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--config.model.overrides.frozen=()", "--config.model.overrides.regions_drawn=256"),
+        ("--config.model.overrides.zero_init=True", "--config.model.overrides.norm=True"),
+    ],
+)
+def test_the_command_line_takes_fields_of_the_detector_and_its_trunk(run_command, options):
+    config = "--config=configs/faster_rcnn_quickstart.py"
+    accepted = run_command("tests.accepts", config, *options)
+    assert accepted.returncode == 0, accepted.stderr
+    refused = run_command("tests.accepts", config, "--config.model.overrides.nonesuch=1")
+    assert 'has no field "nonesuch"' in refused.stderr
 
 
 @pytest.mark.parametrize(
