@@ -1,10 +1,10 @@
 """Classification of images, the task that most networks are trained for."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any
 
-import optax
+import flax.linen as nn
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -16,9 +16,9 @@ from se_flax.data.preprocessing import Preprocessing
 from se_flax.init_from import published_variables
 from se_flax.label_metrics import kind_of_metrics
 from se_flax.metrics import Sums
-from se_flax.optim import in_classifier, make_optimizer
+from se_flax.optim import in_classifier
 from se_flax.parallel import AXIS
-from se_flax.state import create_state
+from se_flax.seeds import Evaluate, Step
 from se_flax.step import make_eval_step, make_train_step
 
 
@@ -37,46 +37,52 @@ class Classification:
         """The class of the training metrics."""
         return kind_of_metrics(is_multi_label(self.dataset))
 
-    def functions(self, config: ConfigDict, learning_rate: optax.Schedule):
+    def model(self, config: ConfigDict) -> nn.Module:
         """See `Task`."""
-        dataset = self.dataset
-        model = build_model(config, dataset.num_classes, AXIS if config.sync_batch_norm else None)
-        trained = in_classifier if config.freeze_backbone else None
-        optimizer = make_optimizer(config.optimizer, learning_rate, trained)
-        preprocessing = Preprocessing.of(dataset, config.augment)
-        make_step = functools.partial(
-            make_train_step,
-            model,
-            loss=config.loss,
-            label_smoothing=config.label_smoothing,
-            class_weights=class_weights_of(config, dataset),
-            auxiliary_weight=config.auxiliary_weight,
-            ema_decay=config.ema_decay,
-            freeze_backbone=config.freeze_backbone,
-            accumulate_steps=config.accumulate_steps,
-        )
+        axis = AXIS if config.sync_batch_norm else None
+        return build_model(config, self.dataset.num_classes, axis)
+
+    def trained(self, config: ConfigDict, model: nn.Module) -> Callable[[Any], Any] | None:
+        """See `Task`."""
+        return in_classifier if config.freeze_backbone else None
+
+    def make_step(self, config: ConfigDict, model: nn.Module) -> Callable[..., Step]:
+        """See `Task`."""
+        dataset, preprocessing = self.dataset, Preprocessing.of(self.dataset, config.augment)
+        class_weights = class_weights_of(config, dataset)
+
+        def make(optimizer):
+            train_step = make_train_step(
+                model,
+                optimizer,
+                loss=config.loss,
+                label_smoothing=config.label_smoothing,
+                class_weights=class_weights,
+                auxiliary_weight=config.auxiliary_weight,
+                ema_decay=config.ema_decay,
+                freeze_backbone=config.freeze_backbone,
+                accumulate_steps=config.accumulate_steps,
+            )
+
+            def step(state, images, own):
+                batch = dataset.train_batch(
+                    preprocessing, config.batch_size, images, own, state.seed, state.step
+                )
+                return train_step(state, batch)
+
+            return step
+
+        return make
+
+    def evaluate(self, config: ConfigDict, model: nn.Module) -> Evaluate:
+        """See `Task`."""
+        preprocessing = Preprocessing.of(self.dataset, config.augment)
         eval_step = make_eval_step(model, config.loss)
 
-        def init(seed):
-            return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
+        def evaluate(variables, images, own):
+            return eval_step(variables, self.dataset.eval_batch(preprocessing, images, own))
 
-        def step(state, shared, own):
-            given, images = shared
-            batch = dataset.train_batch(
-                preprocessing, config.batch_size, images, own, state.seed, state.step
-            )
-            optimizer = make_optimizer(
-                config.optimizer,
-                lambda update: given.learning_rates[update],
-                trained,
-                given.weight_decay,
-            )
-            return make_step(optimizer)(state, batch)
-
-        def evaluate(variables, shared, own):
-            return eval_step(variables, dataset.eval_batch(preprocessing, shared, own))
-
-        return init, step, evaluate
+        return evaluate
 
     def published(self, config: ConfigDict) -> dict[str, Any]:
         """See `Task`."""

@@ -41,7 +41,7 @@ from se_flax.runtime.distributed import from_first
 from se_flax.runtime.paths import Path
 from se_flax.seeds import AtOnce, InTurn, Networks
 from se_flax.state import TrainState
-from se_flax.task import Task
+from se_flax.task import Task, functions_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ def build_program(config: ConfigDict, dataset: RunDataset) -> Program:
     seeds = range(config.seed, config.seed + config.num_seeds)
     at_once = _at_once(config, dataset)
     task = task_of(dataset)
-    functions = task.functions(config, learning_rate)
+    functions = functions_of(task, config, learning_rate)
     networks = (AtOnce if at_once else InTurn)(seeds, *functions)
     return Program(
         config=config,

@@ -66,7 +66,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics | LabelMetrics]:
         batch = minimised.weighted(batch)
         dropout_key = jax.random.fold_in(rng.key(state.seed, rng.Stream.DROPOUT), state.step)
-        gradients, (logits, loss, batch_stats) = gradients_of(
+        gradients, ((logits, loss), batch_stats) = gradients_of(
             state, batch, dropout_key, jax.lax.axis_index(AXIS)
         )
         kind = LabelMetrics if batch.labels.ndim == 2 else Metrics
@@ -113,7 +113,7 @@ def next_state(
 
 
 def _loss(model, loss_of, params, batch_stats, batch, dropout_key, auxiliary_weight, train):
-    """Returns the mean loss that is minimised, and logits, losses and running statistics."""
+    """Returns the mean loss that is minimised; logits and losses; and running statistics."""
     logits, updated = model.apply(
         {"params": params, "batch_stats": batch_stats},
         batch.images,
@@ -127,11 +127,11 @@ def _loss(model, loss_of, params, batch_stats, batch, dropout_key, auxiliary_wei
     sown = updated.get("intermediates") or {}
     for auxiliary in sown.get("auxiliary_logits") or ():
         minimised += auxiliary_weight * jnp.mean(loss_of.of(auxiliary, targets, batch))
-    return minimised, (logits, loss, updated.get("batch_stats", batch_stats))
+    return minimised, ((logits, loss), updated.get("batch_stats", batch_stats))
 
 
 def _gradients(loss_of, state, batch, dropout_key, place):
-    """Returns the gradients of the loss, and logits, losses and running statistics."""
+    """Returns the gradients of the loss, and what `_loss` returns besides the loss."""
     key = jax.random.fold_in(dropout_key, place)
     return jax.grad(loss_of, has_aux=True)(state.params, state.batch_stats, batch, key)
 
@@ -144,8 +144,8 @@ def mean_gradients(
     Gradients and running statistics are the means over the parts, as over as many devices.
 
     Args:
-        gradients_of: `gradients_of(state, part, key, place)` returns the gradients, and three more
-            values: two arrays with a leading axis of images, and the running statistics.
+        gradients_of: `gradients_of(state, part, key, place)` returns the gradients, and a pair: a
+            tree of arrays with a leading axis of images, and the running statistics.
         num_parts: number of parts.
         state, batch, key: given to `gradients_of`, the batch in parts.
         place: of this device among all; `gradients_of` gets the place of a part among all parts.
@@ -155,8 +155,8 @@ def mean_gradients(
 
     def compute(state, parts, places, key, unroll):
         def add(total, part):
-            gradients, (logits, loss, batch_stats) = gradients_of(state, part[0], key, part[1])
-            return jax.tree.map(jnp.add, total, (gradients, batch_stats)), (logits, loss)
+            gradients, (of_images, batch_stats) = gradients_of(state, part[0], key, part[1])
+            return jax.tree.map(jnp.add, total, (gradients, batch_stats)), of_images
 
         zeros = jax.tree.map(jnp.zeros_like, (state.params, state.batch_stats))
         return jax.lax.scan(add, zeros, (parts, places), unroll=unroll)
@@ -168,8 +168,8 @@ def mean_gradients(
         default=functools.partial(compute, unroll=1),
     )
     gradients, batch_stats = jax.tree.map(lambda x: x / num_parts, total)
-    logits, loss = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), of_parts)
-    return gradients, (logits, loss, batch_stats)
+    of_images = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), of_parts)
+    return gradients, (of_images, batch_stats)
 
 
 def _moving_average(state: TrainState, variables: dict[str, Any], decay: float) -> Any:

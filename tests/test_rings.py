@@ -43,7 +43,7 @@ EXCEPTIONS = {
     "detection/predict.py": ("analysis", "data", "runtime"),
     "detection/shapes.py": ("rng",),
     "detection/step.py": ("metrics", "parallel", "rng", "state", "step"),
-    "detection/task.py": ("config", "data", "metrics", "optim", "state"),
+    "detection/task.py": ("config", "data", "metrics", "seeds"),
     "detection/order.py": ("rng",),
     "detection/tfds_images.py": ("data", "runtime"),
 }

@@ -72,6 +72,7 @@ def se_flax_work(case: Case) -> Callable[[], Any]:
     from se_flax.optim import Hyperparameters
     from se_flax.parallel import pmap_eval, pmap_train, replicate, share_out
     from se_flax.program import task_of
+    from se_flax.task import functions_of
 
     jax.config.update("jax_enable_compilation_cache", False)
     images, boxes, labels = images_and_boxes(case)
@@ -91,7 +92,7 @@ def se_flax_work(case: Case) -> Callable[[], Any]:
     config.model.overrides.zero_init = True
     names = [str(number) for number in range(1, NUM_CLASSES)]
     task = task_of(no_images(config, {"class_names": names}))
-    init, step, evaluate = task.functions(config, optax.constant_schedule(1e-4))
+    init, step, evaluate = functions_of(task, config, optax.constant_schedule(1e-4))
     state = replicate(init(np.uint32(0)))
     if case.mode == "inference":
         find = pmap_eval(evaluate)

@@ -42,6 +42,7 @@ from se_flax.models import model_info
 from se_flax.optim import Hyperparameters
 from se_flax.parallel import AXIS, check_devices, pmap_train
 from se_flax.program import default_steps_per_dispatch, task_of
+from se_flax.task import functions_of
 
 DTYPE = "bfloat16"
 # What the compiler says of a program that is too large, with the sizes needed and available.
@@ -85,7 +86,7 @@ def _hyperparameters() -> Hyperparameters:
 
 
 def _lower_steps(config: ConfigDict, dataset: Any, devices, images, own, num_steps) -> Lowered:
-    init, step, _ = task_of(dataset).functions(config, optax.constant_schedule(0.1))
+    init, step, _ = functions_of(task_of(dataset), config, optax.constant_schedule(0.1))
     state = jax.eval_shape(init, np.uint32(0))
     return pmap_train(step, devices).lower(state, (_hyperparameters(), images), own, num_steps)
 

@@ -104,7 +104,7 @@ def make_train_step(
 
         gradients, four = jax.grad(minimised, has_aux=True)(state.params)
         four = jnp.broadcast_to(four, (len(images), 4))
-        return gradients, (four, jnp.sum(four, axis=1), state.batch_stats)
+        return gradients, (four, state.batch_stats)
 
     compute = gradients_of
     if accumulate_steps > 1:
@@ -112,7 +112,7 @@ def make_train_step(
 
     def train_step(state: TrainState, own: HostBatch) -> tuple[TrainState, DetectionMetrics]:
         key = jax.random.fold_in(rng.key(state.seed, rng.Stream.SAMPLE), state.step)
-        gradients, (four, _, batch_stats) = compute(state, own, key, jax.lax.axis_index(AXIS))
+        gradients, (four, batch_stats) = compute(state, own, key, jax.lax.axis_index(AXIS))
         metrics = DetectionMetrics.of(four)
         return next_state(state, optimizer, gradients, batch_stats, metrics, ema_decay)
 

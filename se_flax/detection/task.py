@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -22,8 +23,7 @@ from se_flax.detection.faster_rcnn import trainable
 from se_flax.detection.init_from import starting_variables
 from se_flax.detection.step import DetectionMetrics, Found, make_eval_step, make_train_step
 from se_flax.metrics import Sums
-from se_flax.optim import make_optimizer
-from se_flax.state import create_state
+from se_flax.seeds import Evaluate, Step
 
 _DRAWN = 6  # most images in a picture
 
@@ -40,37 +40,34 @@ class Detection:
     dataset: DetectionDataset
     metrics: ClassVar[type[Sums]] = DetectionMetrics
 
-    def functions(self, config: ConfigDict, learning_rate: optax.Schedule):
+    def model(self, config: ConfigDict) -> nn.Module:
         """See `Task`."""
-        dataset = self.dataset
-        mean, std = dataset.mean, dataset.std
-        model = build_model(config, dataset.num_classes)
-        trained = functools.partial(trainable, model)
-        optimizer = make_optimizer(config.optimizer, learning_rate, trained)
-        eval_step = make_eval_step(model, mean, std)
+        return build_model(config, self.dataset.num_classes)
 
-        def init(seed):
-            return create_state(model, optimizer, dataset.image_shape, seed, config.ema_decay > 0)
+    def trained(self, config: ConfigDict, model: nn.Module) -> Callable[[Any], Any]:
+        """See `Task`."""
+        return functools.partial(trainable, model)
 
-        def step(state, shared, own):
-            given, _ = shared
-            optimizer = make_optimizer(
-                config.optimizer,
-                lambda update: given.learning_rates[update],
-                trained,
-                given.weight_decay,
-            )
+    def make_step(self, config: ConfigDict, model: nn.Module) -> Callable[..., Step]:
+        """See `Task`."""
+
+        def make(optimizer):
             train_step = make_train_step(
-                *(model, optimizer, mean, std),
+                model,
+                optimizer,
+                self.dataset.mean,
+                self.dataset.std,
                 ema_decay=config.ema_decay,
                 accumulate_steps=config.accumulate_steps,
             )
-            return train_step(state, own)
+            return lambda state, images, own: train_step(state, own)
 
-        def evaluate(variables, shared, own):
-            return eval_step(variables, own)
+        return make
 
-        return init, step, evaluate
+    def evaluate(self, config: ConfigDict, model: nn.Module) -> Evaluate:
+        """See `Task`."""
+        eval_step = make_eval_step(model, self.dataset.mean, self.dataset.std)
+        return lambda variables, images, own: eval_step(variables, own)
 
     def published(self, config: ConfigDict) -> dict[str, Any]:
         """See `Task`."""
