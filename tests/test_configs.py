@@ -165,7 +165,7 @@ def test_detectors_with_se_start_from_the_published_weights_of_their_trunk():
     assert config.init_from == "timm/legacy_seresnet101.in1k"
     model = build_model(config, num_classes=81)
     assert (model.train_proposals_before, model.train_proposals_after) == (2000, 1000)
-    with pytest.raises(UserError, match=r"give weights with config.init_from=FILE"):
+    with pytest.raises(UserError, match=r"give weights with --config.init_from=FILE"):
         check_config(load("faster_rcnn_coco", "resnet101"))
 
 

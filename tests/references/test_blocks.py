@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from se_flax.layers.batch_norm import BatchNorm
 from se_flax.layers.blocks import BLOCKS
-from tests.references.torch_models import timm
+
+torch = pytest.importorskip("torch")
+layers = pytest.importorskip("tests.references.torch_models").timm.layers
 
 pytestmark = pytest.mark.references
-layers = timm.layers
 
 C = 32
 SIZES = [(8, 8), (9, 7)]
