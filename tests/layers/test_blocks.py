@@ -117,15 +117,15 @@ def places_of_blocks(name, network, placement):
     }
 
 
-@pytest.mark.parametrize(("network", "placement"), PLACES)
 @pytest.mark.parametrize(
-    "name",
+    ("name", "network", "placement"),
     [
-        "eca",
+        *(("eca", *place) for place in PLACES),
         *(
-            pytest.param(name, marks=pytest.mark.slow)
+            pytest.param(name, network, None, marks=pytest.mark.slow)
             for name in LAYERS
             if name not in ("se", "eca")
+            for network in ("resnet50", "vgg16_bn", "efficientnet_b0", "regnet_y_400mf", "cnn3")
         ),
     ],
 )
