@@ -59,11 +59,13 @@ def test_published_errors_are_plausible():
     for weights in catalogue():
         if weights.dataset != "imagenet2012":
             continue
-        assert 15 < weights.top1_error < 33
-        assert 2.5 < weights.top5_error < weights.top1_error / 2
-        # The published error of the same network, trained with another recipe.
+        assert 13 < weights.top1_error < 33
+        assert 1.5 < weights.top5_error < weights.top1_error / 2
+        # The published error of the same network, trained with another recipe. SWAG is trained on
+        # billions of other images first.
+        most = 6 if "swag" in weights.source else 4
         for result in model_info(weights.model).published:
-            assert abs(weights.top1_error - result.top1_error) < 4
+            assert abs(weights.top1_error - result.top1_error) < most
     for name in ("resnet50_caffe", "resnext101_32x4d_caffe", "vgg16_bn", "bn_inception"):
         plain, with_se = (model_info(n).published[0] for n in (name, f"se_{name}"))
         assert with_se.top1_error < plain.top1_error
