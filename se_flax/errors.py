@@ -1,7 +1,9 @@
 """Errors caused by a user's input or by the environment of a run, and helpers for messages."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -53,3 +55,26 @@ def check_choice(field: str, value: str, valid: Iterable[str]) -> None:
         raise UserError(
             f'there is no {field} "{value}"{nearest(value, valid)}; known are {", ".join(valid)}'
         )
+
+
+@contextlib.contextmanager
+def opening_a_run() -> Iterator[None]:
+    """Raises `UserError` if a package of training is missing when it is imported within."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"opening a run requires the packages of training, of which {error.name} is missing; "
+            'install them with pip install "se_flax[train]"'
+        ) from error
+
+
+@contextlib.contextmanager
+def printing_notes() -> Iterator[list[warnings.WarningMessage]]:
+    """Prints the notes (`Note`) given within, at its end; returns a list that they are added to."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", Note)
+        yield notes
+    for note in notes:
+        print(note.message)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fnmatch
-import warnings
 from typing import Any
 
 import flax.traverse_util
@@ -13,7 +12,7 @@ from se_flax.data.dataset import RunDataset
 from se_flax.data.from_config import preparation_of
 from se_flax.data.sources import known_datasets
 from se_flax.detection.create import is_detector, normalisation
-from se_flax.errors import Note
+from se_flax.errors import printing_notes
 from se_flax.models import model_info
 from se_flax.pretrained import load_pretrained
 from se_flax.pretrained.described import stated_preparation
@@ -88,12 +87,8 @@ def published_variables(
     Raises:
         UserError: if the weights cannot be read or are not the network's.
     """
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", Note)
+    with printing_notes() as notes:
         variables = load_pretrained(name, source, num_classes=num_classes, **overrides)
-    for note in notes:
-        print(note.message)
     new = [part for kind, part in _NEW if any(issubclass(note.category, kind) for note in notes)]
     return {
         kind: {

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from se_flax.errors import UserError
+from se_flax.errors import UserError, opening_a_run
 from se_flax.models import Preparation
 
 if TYPE_CHECKING:
@@ -103,14 +103,9 @@ def load_run(
         UserError: if the run, checkpoint or seed does not exist, a run of an earlier version needs
             its data set, or packages are missing.
     """
-    try:
+    with opening_a_run():
         from se_flax.restored import restore_without_images
         from se_flax.runtime.paths import to_path
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"opening a run requires the packages of training, of which {error.name} is missing; "
-            'install them with pip install "se_flax[train]"'
-        ) from error
     run, preparation = restore_without_images(to_path(workdir), step, dataset)
     place = run.place_of(seed)
     return LoadedRun(

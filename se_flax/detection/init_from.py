@@ -1,6 +1,5 @@
 """The published weights that a detector's training starts from."""
 
-import warnings
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from se_flax import rng
 from se_flax.detection.create import backbone_of, create_detector, of_trunk
 from se_flax.detection.pyramid import STRIDES
 from se_flax.detection.trunk import with_trunk
-from se_flax.errors import Note
+from se_flax.errors import printing_notes
 from se_flax.pretrained.detectors import NEW_HEAD, NewHead, load_detector
 from se_flax.pretrained.load import load_pretrained, read_tensors
 
@@ -48,12 +47,8 @@ def starting_variables(
 
 
 def _of_detector(name, source, tensors, num_classes, overrides) -> dict[str, Any]:
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", Note)
+    with printing_notes() as notes:
         variables = load_detector(name, source, tensors, num_classes, **overrides)
-    for note in notes:
-        print(note.message)
     if any(issubclass(note.category, NewHead) for note in notes):
         head = variables["params"]["box_head"]
         kept = {layer: value for layer, value in head.items() if layer not in NEW_HEAD}

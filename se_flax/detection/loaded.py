@@ -16,7 +16,7 @@ from se_flax.detection.create import create_detector, normalisation
 from se_flax.detection.faster_rcnn import FasterRCNN, detect
 from se_flax.detection.heads import Detections
 from se_flax.detection.sizes import Sizes
-from se_flax.errors import UserError
+from se_flax.errors import UserError, opening_a_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,15 +100,9 @@ def load_run(
     Raises:
         UserError: if the run, checkpoint or seed does not exist, or the run has no detector.
     """
-    try:
+    with opening_a_run():
         from se_flax.restored import restore_detector
         from se_flax.runtime.paths import to_path
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"opening a run requires the packages of training, of which {error.name} is missing; "
-            'install them with pip install "se_flax[train]"'
-        ) from error
-
     run = restore_detector(to_path(workdir), step)
     place, dataset = run.place_of(seed), run.program.dataset
     return LoadedDetector(

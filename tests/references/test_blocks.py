@@ -160,7 +160,7 @@ def test_output_and_gradients_in_training_equal_timms(name, fields, theirs, name
     assert_close(of_x, images.grad.permute(0, 2, 3, 1))
     theirs_of_params = {name: p.grad for name, p in block.named_parameters()}
     expected_of_params = in_our_layout(theirs_of_params, names, flat)
-    # The bias before a softmax has no gradient, but for rounding.
+    # The gradient of the bias before a softmax is 0; what is computed of it is rounding.
     rounding = 1e-7 * max(np.abs(leaf).max() for leaf in [x, *jax.tree.leaves(expected_of_params)])
     close = functools.partial(assert_close, rounding=rounding)
     jax.tree.map(close, of_params, expected_of_params)
