@@ -3,10 +3,10 @@
 The depth is 20, 32, 44, 56, 110 (the default) or 164. resnet_cifar10.py is the same run without SE
 blocks.
 
-The recipe is from He et al. (arXiv:1512.03385, section 4.2). Hu et al. (arXiv:1709.01507,
-section 5.1) use it for their SE networks: SGD with momentum 0.9, batches of 128, learning rate 0.1
-divided by 10 at half and at three quarters of the run, weight decay 1e-4, and images padded by 4
-zeros, cropped and flipped at random.
+The recipe is from He et al. (arXiv:1512.03385, section 4.2): SGD with momentum 0.9, batches of 128,
+learning rate 0.1 divided by 10 at half and at three quarters of the run, weight decay 1e-4, and
+images padded by 4 zeros, cropped and flipped at random. Hu et al. (arXiv:1709.01507, section 5.1)
+train each network by the recipe of its own paper, with SE blocks as without.
 
 se_resnet_cifar100.py differs only in its data set and its weight decay. It says what differs from
 the papers (200 epochs, Nesterov momentum, normalisation by channel) and what makes the very deep

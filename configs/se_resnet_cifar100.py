@@ -3,10 +3,10 @@
 The depth is 20, 32, 44, 56, 110 (the default) or 164. resnet_cifar100.py is the same run without SE
 blocks.
 
-The recipe is from He et al. (arXiv:1512.03385, section 4.2). Hu et al. (arXiv:1709.01507,
-section 5.1) use it for their SE networks: SGD with momentum 0.9, batches of 128, learning rate 0.1
-divided by 10 at half and at three quarters of the run, and images padded by 4 zeros, cropped and
-flipped at random. Three things differ:
+The recipe is from He et al. (arXiv:1512.03385, section 4.2): SGD with momentum 0.9, batches of 128,
+learning rate 0.1 divided by 10 at half and at three quarters of the run, and images padded by 4
+zeros, cropped and flipped at random. Hu et al. (arXiv:1709.01507, section 5.1) train each network
+by the recipe of its own paper, with SE blocks as without. Three things differ:
 
 - The run has 200 epochs, the length that later work settled on. He et al. train for 64,000 steps,
   which are 164 epochs of 50,000 images.

@@ -3,8 +3,9 @@
 The argument is the number of classes, 10 (the default) or 100: configs/se_resnext_cifar.py:100.
 resnext_cifar.py is the same run without SE blocks.
 
-The recipe is from Xie et al. (arXiv:1611.05431, section 5.3): 300 epochs, with drops at 150 and
-225, and weight decay 5e-4. The rest is as in se_resnet_cifar100.py, which gives the reasons.
+The recipe is from Xie et al. (arXiv:1611.05431, section 5.3 and appendix): 300 epochs, with drops
+at 150 and 225, and weight decay 5e-4. The rest is as in se_resnet_cifar100.py, which gives the
+reasons.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m se_flax.analysis.heatmaps --workdir=runs/resnet_cifar10,runs/se_resnet_cifar10
 
-They are drawn as in the EfficientNet paper (arXiv:1905.11946, section 5.3), which follows Zhou et
+They are drawn as in the EfficientNet paper (arXiv:1905.11946, section 6), which follows Zhou et
 al., "Learning Deep Features for Discriminative Localization" (arXiv:1512.04150).
 """
 

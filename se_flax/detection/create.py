@@ -14,7 +14,7 @@ from se_flax.errors import UserError, nearest
 from se_flax.models import Preparation, create_model, model_info, registry
 
 _NAME = re.compile(r"fasterrcnn_(\w+?)_fpn(_v2)?")
-# torchvision's second form (Li et al., arXiv:2111.11429, appendix).
+# torchvision's second form (Li et al., arXiv:2111.11429, section 2.2).
 _V2 = {"norm": True, "proposal_convs": 2, "head_convs": 4, "head_layers": 1}
 _BACKBONES = ("resnet50", "se_resnet50", "resnet101", "se_resnet101")
 

@@ -11,7 +11,9 @@ from se_flax.detection.pyramid import STRIDES
 from se_flax.errors import UserError
 from se_flax.models.registry import IMAGENET_MEAN, IMAGENET_STD
 
-SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels; Lin et al., arXiv:1612.03144, section 5.2
+# Pixels. The short side is from Lin et al., arXiv:1612.03144, section 5.2; the limit of the long
+# side is that of Detectron and torchvision.
+SHORT_SIDE, LONG_SIDE = 800, 1333
 
 
 class Prepared(NamedTuple):

@@ -15,8 +15,8 @@ STRIDE = 32  # of the coarsest feature map of the trunk; sizes of padded images 
 class Sizes:
     """To which size an image is resized, and to which it is then padded.
 
-    The short side becomes `short` pixels, but the long one at most `long` (Lin et al.,
-    arXiv:1612.03144, section 5.2). Images are padded to one of a few sizes, because a program is
+    The short side becomes `short` pixels, but the long one at most `long`, by default as in
+    Detectron and torchvision. Images are padded to one of a few sizes, because a program is
     compiled for each. With the default fields these are 800 x 1088, 800 x 1344, and both upright.
     Of their pixels, 8% are padding for photographs of COCO; with `short` and `long` alone, it would
     be 16%.

@@ -16,8 +16,8 @@ def unsuppressed(
     the threshold. Here all boxes are decided at once, from the last decisions about the boxes
     before them, until no decision changes. That is the greedy result: the first box is right after
     one pass, and a box is right one pass after those before it. It takes as many passes as the
-    longest chain of boxes that suppress one another, usually a few (Zheng et al.,
-    arXiv:2005.03572, section 3.3).
+    longest chain of boxes that suppress one another, usually a few (Zheng et al., Cluster-NMS,
+    arXiv:2005.03572).
 
     Args:
         boxes: in the order of falling scores. Of equal scores, the first counts as higher.

@@ -1,4 +1,4 @@
-"""The global context block (GCNet, Cao et al., arXiv:1904.11492, section 3)."""
+"""The global context block (GCNet, Cao et al., arXiv:1904.11492, "Global Context Block")."""
 
 from fractions import Fraction
 

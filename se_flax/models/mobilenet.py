@@ -76,8 +76,8 @@ V3_SMALL_STAGES = (
     ),
 )
 
-# Howard et al. 2019, section 5.3: "we [...] fix them all to be 1/4 of the number of channels in
-# expansion layer"; their code rounds to a multiple of 8.
+# Howard et al. 2019, section 5.3: "1/4 of the number of channels in expansion layer". Their code
+# rounds it to a multiple of 8.
 hard_se = functools.partial(SqueezeExcite, reduction=4, divisor=8, gate="hard_sigmoid")
 
 

@@ -145,7 +145,7 @@ NETWORKS: dict[str, tuple[int, int, float, float, int]] = {
 # torchvision rounds the widths of these differently, and so has other networks by these names.
 TORCHVISION = ("x_400mf", "y_800mf", "y_8gf")
 
-regnet_se = functools.partial(SqueezeExcite, reduction=4)  # paper, section 5: "SE ratio of 1/4"
+regnet_se = functools.partial(SqueezeExcite, reduction=4)  # paper, appendix D
 
 
 def _register(name: str, suffix: str, note: str, nearest: bool) -> None:

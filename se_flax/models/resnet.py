@@ -361,7 +361,7 @@ register(
     "senet154",
     ResNet,
     input_size=224,
-    paper=f"{SE_PAPER}, section 5.1 and appendix",
+    paper=f"{SE_PAPER}, section 5.4 and appendix",
     published_with_se=True,
     stage_sizes=(3, 8, 36, 3),
     widths=(64, 128, 256, 512),
@@ -418,7 +418,7 @@ register_for_cifar(
 )
 register_for_cifar(
     "resnext29_8x64d_cifar",
-    paper=f"{_RESNEXT}, section 5.2",
+    paper=f"{_RESNEXT}, section 5.3",
     stage_sizes=(3, 3, 3),
     widths=(64, 128, 256),
     unit=functools.partial(BottleneckUnit, groups=8),

@@ -29,8 +29,8 @@ for _depth, _stage_sizes, _unit, _pixels in (
         input_size=_pixels,
         crop_pct=0.95 if _pixels == 288 else 1.0,
         interpolation="bicubic",
-        paper="He et al., Bag of Tricks, arXiv:1812.01187, figure 2 b and c and the stem of "
-        "section 4.2; the size is that of timm's weights",
+        paper="He et al., Bag of Tricks, arXiv:1812.01187, figure 2; the size is that of timm's "
+        "weights",
         stage_sizes=_stage_sizes,
         unit=_unit,
         **_D,
@@ -49,7 +49,7 @@ for _depth, _stage_sizes, _pixels, _crop_pct in (
         input_size=_pixels,
         crop_pct=_crop_pct,
         interpolation="bicubic",
-        paper="Bello et al., Revisiting ResNets, arXiv:2103.07579, section 4 and table 7",
+        paper="Bello et al., Revisiting ResNets, arXiv:2103.07579, section 4.1 and table 7",
         published_with_se=True,
         se=functools.partial(SqueezeExcite, reduction=4),
         dropout=0.25,

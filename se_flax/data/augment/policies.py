@@ -156,9 +156,9 @@ POLICIES = {
 """The published policies of AutoAugment, by name, each with the levels of its published code.
 
 - ImageNet: policy v0 of EfficientNet's code (tensorflow/tpu, models/official/efficientnet/
-  autoaugment.py), which differs from the paper's table 8. It translates by up to 250 pixels: at
-  level 9, an image of 224x224 leaves the frame.
-- CIFAR-10 and SVHN: the 25 sub-policies of the paper's tables 7 and 9, with the levels of the
+  autoaugment.py), which differs from the policy in the paper's appendix. It translates by up to
+  250 pixels: at level 9, an image of 224x224 leaves the frame.
+- CIFAR-10 and SVHN: the 25 sub-policies in the paper's appendix, with the levels of the
   paper's code (tensorflow/models, research/autoaugment). It translates images of 32x32 by up to
   10 pixels. Higher levels posterise and solarise more; in EfficientNet's code they do so less.
 
