@@ -32,6 +32,7 @@ from absl import app, flags
 
 from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
+from se_flax.runtime.huge_pages import restart_with_huge_pages
 
 PIECE_BYTES = 48 * 10**6
 SECONDS_TO_SAVE = 30
@@ -227,6 +228,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     names = list(parts("", "", 1, "", False))
     flags.DEFINE_float("minutes", 25, "How long to run.", 1)
     flags.DEFINE_list("parts", names, "What to run, in this order.")

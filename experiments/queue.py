@@ -51,6 +51,7 @@ from experiments.study import (
 from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_command
 from se_flax.errors import RunDiverged, UserError
 from se_flax.overview import environment
+from se_flax.runtime.huge_pages import restart_with_huge_pages
 from se_flax.runtime.interrupts import Interrupt
 from se_flax.runtime.lock import BucketLock
 from se_flax.runtime.paths import is_in_bucket, to_path
@@ -433,6 +434,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     define_flags("budget")
     flags.DEFINE_string("studies", "*", "Studies to run: a pattern for their names.")
     flags.DEFINE_integer(

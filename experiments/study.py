@@ -28,6 +28,7 @@ from se_flax.detection import FasterRCNN
 from se_flax.errors import RunDiverged, UserError
 from se_flax.old_configs import modernized
 from se_flax.program import dataset_of_run, with_preparation
+from se_flax.runtime.huge_pages import restart_with_huge_pages
 from se_flax.runtime.paths import Path, to_path
 from se_flax.runtime.storage import make_folder, write_json
 from se_flax.train import RunInterrupted, train
@@ -422,5 +423,6 @@ def main_of(study: Study) -> None:
             print(stop, file=sys.stderr)
             sys.exit(INTERRUPTED)
 
+    restart_with_huge_pages()
     define_flags("small" if "small" in study.scales else "full")
     app.run(run_command(main), flags_parser=parse_flags)

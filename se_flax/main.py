@@ -16,6 +16,7 @@ from se_flax.cli.command import INTERRUPTED, outlive_output, parse_flags, run_co
 from se_flax.cli.config_files import find, similar
 from se_flax.cli.config_flag import define_config_flag
 from se_flax.errors import UserError, nearest
+from se_flax.runtime.huge_pages import restart_with_huge_pages
 from se_flax.runtime.terminal import say_last
 
 
@@ -117,5 +118,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     define_flags()
     app.run(run_command(main), flags_parser=parse_flags)

@@ -26,6 +26,8 @@ from se_flax.data import Dataset, Split  # noqa: E402
 from tests import tiny_run  # noqa: E402
 from tests.forking import Commands  # noqa: E402
 
+# Commands do not start again with huge pages, which make tests no faster.
+os.environ.setdefault("GLIBC_TUNABLES", "")
 # A cache shared with all child processes, xdist's workers included, so that each program is
 # compiled once.
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -46,6 +46,7 @@ from se_flax.cli.command import parse_flags, run_command
 from se_flax.errors import UserError
 from se_flax.overview import environment
 from se_flax.runtime.compiler import compiler_options
+from se_flax.runtime.huge_pages import restart_with_huge_pages
 
 Results = dict[str, Any]
 
@@ -231,5 +232,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     define_flags()
     app.run(run_command(main), flags_parser=parse_flags)

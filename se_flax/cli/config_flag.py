@@ -9,9 +9,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from se_flax.cli import config_files
-from se_flax.detection import create
 from se_flax.errors import UserError, nearest
-from se_flax.models.registry import field_type
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.model\.overrides\.(\w+)(?:=|$)")
 # What a value must be, by what absl says of one that is not.
@@ -54,6 +52,9 @@ class _ConfigParser(ConfigFileFlagParser):
 
 def _add_places(config: ConfigDict, argv: list[str]) -> None:
     """Adds the overrides on a command line as fields that have a type but no value yet."""
+    from se_flax.detection import create  # imports JAX
+    from se_flax.models.registry import field_type
+
     overrides = config.model.overrides
     given = {match[1] for match in map(_OVERRIDE.match, argv) if match}
     name = _value(argv, "model.name") or config.model.name
