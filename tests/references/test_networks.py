@@ -10,10 +10,18 @@ pytestmark = pytest.mark.references
 # What takes longest, where another network of the family is compared in any case.
 SLOW = {
     *comparison.AT_TWO_SIZES,
-    ("resnet152", "torchvision:resnet152"),
-    ("se_resnet152", "timm:seresnet152"),
-    ("se_resnet152_caffe", "timm:legacy_seresnet152"),
-    *((f"efficientnet_b{i}", f"timm:tf_efficientnet_b{i}") for i in (2, 3, 4, 5, 6)),
+    *((f"resnet{depth}", f"torchvision:resnet{depth}") for depth in (101, 152)),
+    ("resnext101_32x4d", "timm:resnext101_32x4d"),
+    *((f"se_resnet{depth}", f"timm:seresnet{depth}") for depth in (101, 152)),
+    *((f"se_resnet{depth}_caffe", f"timm:legacy_seresnet{depth}") for depth in (101, 152)),
+    ("se_resnext101_32x4d", "timm:seresnext101_32x4d"),
+    ("se_resnext101_32x4d_caffe", "timm:legacy_seresnext101_32x4d"),
+    ("vgg16", "torchvision:vgg16"),
+    ("inception_resnet_v2", "timm:inception_resnet_v2"),
+    *((f"efficientnet_b{i}", f"timm:tf_efficientnet_b{i}") for i in range(2, 8)),
+    ("efficientnet_b5_timm", "timm:efficientnet_b5"),
+    *((f"resnet{depth}_cifar", f"chenyaofo:resnet{depth}") for depth in (32, 44, 56)),
+    *((f"resnet{depth}_cifar", f"akamaster:resnet{depth}") for depth in (32, 44)),
 }
 QUICK = {
     ("mobilenet_v1", "timm:mobilenetv1_100"),

@@ -13,7 +13,6 @@ REPRESENTATIVES = (
     "timm/resnet18.tv_in1k",
     "timm/seresnext50_32x4d.gluon_in1k",
     "timm/legacy_seresnet50.in1k",
-    "timm/vgg16.tv_in1k",
     "timm/vgg16_bn.tv_in1k",
     "timm/inception_v3.tv_in1k",
     "timm/tf_efficientnet_b0.aa_in1k",
