@@ -9,10 +9,10 @@ from se_flax.burden import burden, published_burden
 from se_flax.detection import create_detector
 from se_flax.layers.cpu import residual_sum
 from se_flax.models import model_info
-from tests.models.test_base import slow_if_large
+from tests.models.test_base import is_large
 
 PUBLISHED = [
-    pytest.param(name, row, marks=slow_if_large(name).marks)
+    pytest.param(name, row, marks=[pytest.mark.slow] * is_large(name))
     for name in list_models()
     for row in published_burden(name)
     if "was not released" not in row["note"]

@@ -15,11 +15,12 @@ from se_flax.parallel import AXIS, check_devices
 from se_flax.state import create_state
 from se_flax.step import make_train_step
 from se_flax.train import train
-from tests.models import test_base
 from tests.models.test_base import FAMILIES
 
-SLOW = ("efficientnet_b0", "bn_inception", "vgg16_bn", "resnet50", "resnet18")
-SLOW += ("preact_resnet110_cifar", "preact_resnet164_cifar", "regnet_y_400mf", *test_base.SLOW)
+# One network of each kind of unit.
+QUICK = ("small_cnn", "cnn3", "mobilenet_v3_small")
+SLOW = ("efficientnet_b0", "bn_inception", "resnet18", "preact_resnet110_cifar")
+SLOW += ("shufflenet", "shake_shake26_2x96d_cifar")
 
 
 def some_batch(n=8, size=32):
@@ -106,7 +107,7 @@ def test_devices_share_the_statistics_of_each_part_if_they_are_to():
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES],
+    [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
 )
 def test_a_step_that_computes_maps_again_is_the_same_step(name):
     fields = FAMILIES[name]

@@ -49,9 +49,18 @@ SLOW = ("mobilenet_v1", "mobilenet_v2", "efficientnet_v2_s", "resnetrs50")
 SLOW += ("shufflenet", "shake_shake26_2x96d_cifar")
 
 
-def slow_if_large(name):
-    large = any(fnmatch.fnmatch(name, pattern) for pattern in LARGE)
-    return pytest.param(name, marks=pytest.mark.slow if large else ())
+def is_large(name):
+    return any(fnmatch.fnmatch(name, pattern) for pattern in LARGE)
+
+
+def all_networks():
+    """Yields every network, but only one of each large one with SE and without."""
+    names = list_models()
+    for name in names:
+        if not is_large(name):
+            yield name
+        elif not name.startswith("se_") or name.removeprefix("se_") not in names:
+            yield pytest.param(name, marks=pytest.mark.slow)
 
 
 class Doubled(nn.Module):
@@ -65,7 +74,7 @@ class Doubled(nn.Module):
         return (2 * scale + self.offset).astype(x.dtype) * x
 
 
-@pytest.mark.parametrize("name", [slow_if_large(name) for name in list_models()])
+@pytest.mark.parametrize("name", all_networks())
 def test_every_network_gives_logits_and_maps_named_by_stage(name):
     model, size = create_model(name, num_classes=7), model_info(name).input_size
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
