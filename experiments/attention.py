@@ -18,11 +18,12 @@ BLOCKS = (
     ("ge_theta_minus", "Gather-Excite θ-", {"se": "gather_excite"}),
     ("ge_theta_plus", "Gather-Excite θ+", {"se": "gather_excite", "form": "theta+"}),
     ("global_context", "global context", {"se": "global_context"}),
+    ("selective_kernel", "selective kernels", {"se": "sk"}),
 )
 
 
 def cells(scale: str) -> list[Cell]:
-    """Returns the cells of a scale; bottlenecks have a ratio of 16, and extents are global."""
+    """Returns the cells of a scale, whose blocks have the ratios that `STUDY` states."""
     result = ablation_cells(scale, SMALL_EPOCHS, [("se", "SE", {}, (), None)])
     for name, label, fields in BLOCKS:
         config = ablation_config(scale, False, SMALL_EPOCHS)
@@ -35,7 +36,8 @@ STUDY = Study(
     name="attention",
     title="Attention blocks",
     question="Are the blocks that came after SE better than SE? All have a reduction ratio of 16, "
-    "if any, and the extents of Gather-Excite are global (docs/blocks.md).",
+    "if any, and the extents of Gather-Excite are global; selective kernels have bottlenecks of "
+    "32 channels, the published minimum (docs/blocks.md).",
     cells=cells,
     scales=shallow_scales(SMALL_EPOCHS),
 )

@@ -34,8 +34,9 @@ def test_published_results_are_of_registered_networks():
     assert model_info("se_resnet50_caffe").published[0].top1_error == 23.29
     with_results = [name for name in list_models() if model_info(name).published]
     # Table 2, SENet-154, CIFAR, EfficientNet in TensorFlow and PyTorch, MobileNet V1 and V3,
-    # ShuffleNet and RegNetY: each network plain and with SE, or by two names. RegNetX: without SE.
-    assert len(with_results) == 2 * (8 + 1 + 4 + 8 + 8 + 1 + 2 + 1 + 10) + 10
+    # ShuffleNet, SKNet-50 and RegNetY: each network plain and with SE, or by two names. RegNetX:
+    # without SE.
+    assert len(with_results) == 2 * (8 + 1 + 4 + 8 + 8 + 1 + 2 + 1 + 1 + 10) + 10
 
 
 def test_weights_of_another_network_are_refused_before_they_are_fetched():

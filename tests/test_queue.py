@@ -53,6 +53,7 @@ IN_ORDER = [
     *("backbones/cifar10_small_cnn", "backbones/cifar10_small_cnn_se"),
     *("attention/ese", "attention/eca", "attention/cbam"),
     *("attention/ge_theta_minus", "attention/ge_theta_plus", "attention/global_context"),
+    "attention/selective_kernel",
 ]
 
 
@@ -76,7 +77,7 @@ def test_all_resnet20_of_the_budget_scale_have_the_same_recipe():
     (recipe,) = map(json.loads, recipes)
     assert recipe["dataset"]["name"] == "cifar10"
     assert recipe["validation_fraction"] == 0
-    assert len(overrides) == 43
+    assert len(overrides) == 44
     assert not any("stage_sizes" in each for each in overrides)  # full depth
 
     config = budget.resnet20_config(se=True)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from se_flax.errors import UserError, nearest
-from se_flax.layers.blocks import block_of, factory_of
+from se_flax.layers.blocks import block_of, factory_of, replaces_convolution
 
 
 class AddSE(nn.Module):
@@ -107,7 +107,8 @@ def add_se(
 
     Raises:
         UserError: if `module` is not a linen module, already has blocks from `add_se`, `layers`
-            is empty, or there is no such block or field. On initialisation or application of the
+            is empty, there is no such block or field, or the block stands in place of a
+            convolution. On initialisation or application of the
             result: if a path matches no layer (the message lists the valid ones), or the layer is
             inside a lifted transformation.
     """
@@ -129,6 +130,12 @@ def _block_factory(
     factory = factory_of(block) if callable(block) else None
     if block is None or not (isinstance(factory, type) and issubclass(factory, nn.Module)):
         raise UserError(f"se must be the name of a block, or the class of a module, not {se!r}")
+    if replaces_convolution(block):
+        raise UserError(
+            f"{factory.__name__} stands in place of a convolution, and add_se adds what follows a "
+            'layer; choose another block, or a ResNet or ResNeXt: create_model("resnet50", '
+            'se="sk")'
+        )
     if reduction is not None:
         fields = {"reduction": reduction, **fields}
     valid = set(inspect.signature(factory).parameters) - {"name", "parent"}

@@ -13,6 +13,7 @@ from se_flax.layers.effective_se import EffectiveSE
 from se_flax.layers.gather_excite import GatherExcite
 from se_flax.layers.global_context import GlobalContext
 from se_flax.layers.make_block import HINTS
+from se_flax.layers.selective_kernel import SelectiveKernel
 from se_flax.layers.squeeze_excite import (
     Bump,
     SlowSqueezeExcite,
@@ -36,17 +37,26 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "global_context": GlobalContext,
 }
 
+# These stand in place of a 3x3 convolution, so that only networks with a place for them take them.
+CONVOLUTIONS: dict[str, Callable[..., nn.Module]] = {"sk": SelectiveKernel}
+
 
 def block_of(se: str | Callable[..., nn.Module] | None) -> Callable[..., nn.Module] | None:
-    """Returns the block factory for a name in `BLOCKS`; returns anything but a string unchanged.
+    """Returns the factory of a named block; returns anything but a string unchanged.
 
     Raises:
-        UserError: if `se` is a string that is not in `BLOCKS`.
+        UserError: if `se` is a string that is neither in `BLOCKS` nor in `CONVOLUTIONS`.
     """
     if isinstance(se, str):
-        check_choice("block", se, BLOCKS)
-        return BLOCKS[se]
+        known = BLOCKS | CONVOLUTIONS
+        check_choice("block", se, known)
+        return known[se]
     return se
+
+
+def replaces_convolution(se: Callable[..., nn.Module] | None) -> bool:
+    """Returns whether a block stands in place of a convolution; the others follow a layer."""
+    return se is not None and factory_of(se) in CONVOLUTIONS.values()
 
 
 def fields_of(se: Callable[..., nn.Module] | None) -> set[str]:

@@ -30,8 +30,9 @@ class TakesMeans(Protocol):
 
 
 def channel_means(x: Maps, dtype: DTypeLike | None) -> Gates:
-    """Returns the means over positions, computed in float32, in `dtype` or the type of x."""
-    return jnp.mean(x, axis=(-3, -2), dtype=jnp.float32).astype(dtype or x.dtype)
+    """Returns means over positions, in `dtype` or the type of x; computed in float32 or more."""
+    precision = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.mean(x, axis=(-3, -2), dtype=precision).astype(dtype or x.dtype)
 
 
 def rescaled(x: Maps, gate: Gates) -> Maps:

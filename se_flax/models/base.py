@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from se_flax.errors import UserError
 from se_flax.layers.batch_norm import BatchNorm
+from se_flax.layers.blocks import replaces_convolution
 from se_flax.layers.cpu import Conv
 from se_flax.layers.make_block import make_block
 
@@ -55,6 +56,20 @@ class Network(nn.Module, kw_only=True):
     dtype: DTypeLike = jnp.float32
     sync_axis: str | None = None
     remat: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if replaces_convolution(self.se) and not self.takes_selective_kernels:
+            raise UserError(
+                'a selective kernel (se="sk") can stand only in the residual units of ResNets and '
+                "ResNeXts without pre-activation, in place of a 3x3 convolution; choose one of "
+                'these, for example "resnet50", or another block'
+            )
+
+    @property
+    def takes_selective_kernels(self) -> bool:
+        """Whether units can have a selective kernel in place of a 3x3 convolution."""
+        return False
 
     @nn.compact
     def __call__(

@@ -187,9 +187,9 @@ def create_model(
         num_classes: size of the classifier's output.
         dtype: computation type; parameters and batch statistics stay float32.
         **overrides: fields in which the module differs from the published network, for example
-            `se_stages=(2, 3)`. `se` is a name in `se_flax.layers.blocks.BLOCKS`, or a factory for
-            blocks (see `make_block`). Fields of the block are accepted as well, for example
-            `reduction=8`.
+            `se_stages=(2, 3)`. `se` is a name in `se_flax.layers.blocks.BLOCKS`, "sk" for the
+            selective kernels of a ResNet or ResNeXt, or a factory for blocks (see `make_block`).
+            Fields of the block are accepted as well, for example `reduction=8`.
 
     Raises:
         UserError: if there is no model of this name, or a field or its value is invalid.

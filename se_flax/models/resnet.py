@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
 from se_flax.layers.batch_norm import norm_and_rescale
-from se_flax.layers.blocks import factory_of
+from se_flax.layers.blocks import factory_of, replaces_convolution
 from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
 from se_flax.models.base import Images, Map, Maps, Network, apply_module
@@ -50,7 +50,7 @@ class Unit(nn.Module):
         shortcut_kernel: kernel size of that convolution if its stride is 2; it is 1 otherwise.
         average_down: whether `halve_by_average` comes before it instead of the stride (ResNet-D).
         zero_init: see `ResNet`.
-        se: factory for the SE block, or None.
+        se: factory for the SE block, or for the selective kernel in `conv3x3`, or None.
         se_placement: see `ResNet`.
     """
 
@@ -68,13 +68,24 @@ class Unit(nn.Module):
 
     def block_at(self, placement: str) -> nn.Module | None:
         """Creates the SE block if `placement` is its position."""
-        here = self.se and placement == self.se_placement
+        follows = self.se and not replaces_convolution(self.se)
+        here = follows and placement == self.se_placement
         return make_block(self.se, norm=self.norm) if here else None
 
     def se_at(self, placement: str, x: Images) -> Images:
         """Applies the SE block if `placement` is its position."""
         block = self.block_at(placement)
         return block(x) if block else x
+
+    def conv3x3(self, y: Images, i: int, features: int, stride: int = 1, groups: int = 1) -> Map:
+        """Applies 3x3 convolution i, batch norm and ReLU, or a selective kernel in their place."""
+        if replaces_convolution(self.se):
+            return make_block(self.se, "sk", norm=self.norm)(y, features, stride, groups)
+        conv = self.conv(
+            features, (3, 3), strides=stride, padding=1, feature_group_count=groups, name=f"conv{i}"
+        )
+        norm = self.norm(name=f"bn{i}")
+        return relu(norm_and_rescale(norm, self.block_at("3x3"), conv(y)))
 
     def last_norm(self, name: str, y: Images) -> Images:
         """Applies the batch norm at the end of a branch, and the SE block if it is there."""
@@ -120,8 +131,7 @@ class BasicUnit(Unit):
     def __call__(self, x: Images) -> Map:
         """Returns the unit's output."""
         y = self.se_at("pre", x)
-        y = self.conv(self.width, (3, 3), strides=self.stride, padding=1, name="conv1")(y)
-        y = relu(self.norm(name="bn1")(y))
+        y = self.conv3x3(y, 1, self.width, self.stride)
         y = self.conv(self.width, (3, 3), padding=1, name="conv2")(y)
         y = self.last_norm("bn2", y)
         return self.add(self.shortcut(x, self.width), y, relu)
@@ -151,13 +161,11 @@ class BottleneckUnit(Unit):
         inner = self.groups * (self.width * self.group_width // 64)
         first = inner // 2 if self.narrow_first else inner
         stride1, stride2 = (self.stride, 1) if self.stride_in_first else (1, self.stride)
-        grouped = functools.partial(self.conv, feature_group_count=self.groups)
 
         y = self.se_at("pre", x)
         y = self.conv(first, (1, 1), strides=stride1, name="conv1")(y)
         y = relu(self.norm(name="bn1")(y))
-        y = grouped(inner, (3, 3), strides=stride2, padding=1, name="conv2")(y)
-        y = relu(norm_and_rescale(self.norm(name="bn2"), self.block_at("3x3"), y))
+        y = self.conv3x3(y, 2, inner, stride2, self.groups)
         y = self.conv(4 * self.width, (1, 1), name="conv3")(y)
         y = self.last_norm("bn3", y)
         return self.add(self.shortcut(x, 4 * self.width), y, relu)
@@ -231,6 +239,8 @@ class ResNet(Network, kw_only=True):
             after the addition and its ReLU; "identity", on the shortcut. Or "3x3", directly after
             a bottleneck's 3x3 convolution and its batch norm (section 6.5, SE_3x3).
         se_stages: stages, counted from 1, whose units have SE blocks; None for all.
+            A selective kernel stands in place of the first 3x3 convolution of these units, which
+            must be without pre-activation.
     """
 
     stage_sizes: tuple[int, ...]
@@ -256,6 +266,11 @@ class ResNet(Network, kw_only=True):
                 'se_placement="3x3" needs bottleneck units, which this network does not have; '
                 f"choose from {', '.join(placements[:-1])}"
             )
+        if replaces_convolution(self.se) and self.se_placement != "standard":
+            raise UserError(
+                f'se_placement="{self.se_placement}" does not apply to a selective kernel, which '
+                "stands in place of a 3x3 convolution; leave it out"
+            )
         for stage in self.se_stages or ():
             if stage not in range(1, len(self.stage_sizes) + 1):
                 raise UserError(
@@ -263,6 +278,11 @@ class ResNet(Network, kw_only=True):
                     f"{len(self.stage_sizes)}"
                 )
         super().__post_init__()
+
+    @property
+    def takes_selective_kernels(self) -> bool:
+        """Whether the units are `BasicUnit` or `BottleneckUnit`."""
+        return factory_of(self.unit) in (BasicUnit, BottleneckUnit)
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage."""

@@ -79,7 +79,8 @@ class ShakeUnit(nn.Module):
         if x.shape[-1] == self.width:
             return x
         x = relu(x)
-        shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
+        shifted = jax.lax.slice(x, (0, 1, 1, 0), x.shape)
+        shifted = jnp.pad(shifted, ((0, 0), (0, 1), (0, 1), (0, 0)))
         conv = functools.partial(self.conv, self.width // 2, (1, 1), strides=self.stride)
         halves = [conv(name="shortcut_conv1")(x), conv(name="shortcut_conv2")(shifted)]
         return self.norm(name="shortcut_bn")(jnp.concatenate(halves, axis=-1))

@@ -61,6 +61,24 @@ TIMM_RESNET_D = dataclasses.replace(
     ),
 )
 
+
+def _timm_skresnet(sk: str) -> Layout:
+    """Returns the layout of units whose convolution `sk` is the selective kernel."""
+    return dataclasses.replace(
+        TIMM_RESNET,
+        source="timm's",
+        libraries=("timm",),
+        rules=(
+            *TIMM_RESNET.rules,
+            ("/sk/reduce_bn$", f"/{sk}/attn/bn"),
+            ("/sk/(reduce|select)$", rf"/{sk}/attn/fc_\1"),
+            (r"/sk/(conv|bn)(\d)$", lambda match: f"/{sk}/paths/{int(match[2]) - 1}/{match[1]}"),
+            (r"^(layer\d/\d+)/(conv|bn)(\d)$", r"\1/conv\3/\2"),
+        ),
+        convolutions=((r".*\.attn\.fc_\w+\.weight", 1),),
+    )
+
+
 TIMM_REGNET = Layout(
     source="timm's",
     libraries=("timm",),
@@ -325,6 +343,8 @@ _LAYOUTS: tuple[tuple[str, tuple[Layout, ...]], ...] = (
     ("se_resnet*d", ()),
     ("resnet*d", (TIMM_RESNET_D,)),
     ("*resnetrs*", (TIMM_RESNET_D,)),
+    ("*skresnet*", (_timm_skresnet("conv1"),)),
+    ("*skresnext*", (_timm_skresnet("conv2"),)),
     ("*resne[tx]*", (TIMM_RESNET,)),
     # Where torchvision's widths differ, its network has a name of its own.
     ("*regnet_*_torch", (TIMM_REGNET, TORCHVISION_REGNET)),

@@ -73,6 +73,7 @@ AT_TWO_SIZES: list[tuple[str, str]] = [
     ("resnet50d", "timm:resnet50d"),
     ("se_resnet152d", "timm:seresnet152d"),
     ("resnetrs50", "timm:resnetrs50"),
+    *((name, f"timm:{name}") for name in ("skresnet18", "skresnet34", "skresnext50_32x4d")),
 ]
 REFERENCES += AT_TWO_SIZES
 
@@ -127,6 +128,8 @@ TRAINED: list[tuple[str, str]] = [
     ("regnet_y_400mf", "timm:regnety_004"),
     ("resnet50d", "timm:resnet50d"),
     ("resnetrs50", "timm:resnetrs50"),
+    ("skresnet18", "timm:skresnet18"),
+    ("skresnext50_32x4d", "timm:skresnext50_32x4d"),
 ]
 
 

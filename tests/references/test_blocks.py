@@ -11,6 +11,7 @@ import pytest
 
 from se_flax.layers.batch_norm import BatchNorm
 from se_flax.layers.blocks import BLOCKS
+from se_flax.layers.selective_kernel import SelectiveKernel
 
 torch = pytest.importorskip("torch")
 layers = pytest.importorskip("tests.references.torch_models").timm.layers
@@ -133,16 +134,56 @@ def assert_close(ours, theirs, rounding=0.0):
 )
 def test_output_and_gradients_in_training_equal_timms(name, fields, theirs, names, size):
     torch.manual_seed(0)
-    x = np.random.default_rng(0).standard_normal((4, *size, C)).astype(np.float32)
-    weights = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    assert_equal_in_training(BLOCKS[name](**fields), randomised(theirs(size=size)), names, size)
 
-    block = randomised(theirs(size=size)).double().train()
+
+SK = {"attn.fc_reduce": "reduce", "attn.bn": "reduce_bn", "attn.fc_select": "select"}
+SK |= {f"paths.{m}.{kind}": f"{kind}{m + 1}" for m in range(3) for kind in ("conv", "bn")}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("fields", "call", "theirs"),
+    [
+        ({}, {}, {"rd_divisor": 32, "split_input": False}),
+        ({"reduction": 2, "min_width": 8, "split_input": True}, {}, {"rd_ratio": 1 / 2}),
+        (
+            {"kernel_sizes": (3, 5, 7), "width": 6},
+            {"features": 24, "strides": 2, "feature_group_count": 8},
+            {
+                "kernel_size": [3, 5, 7],
+                "rd_channels": 6,
+                "split_input": False,
+                "out_channels": 24,
+                "stride": 2,
+                "groups": 8,
+            },
+        ),
+        (
+            {"dilate": False, "width": 6},
+            {"strides": 2},
+            {"keep_3x3": False, "rd_channels": 6, "split_input": False, "stride": 2},
+        ),
+    ],
+    ids=["paper", "split_input", "three_kernels_in_groups", "5x5"],
+)
+def test_selective_kernels_in_training_equal_timms(fields, call, theirs, size):
+    torch.manual_seed(0)
+    block = randomised(layers.selective_kernel.SelectiveKernel(C, **theirs))
+    assert_equal_in_training(SelectiveKernel(norm=NORM, **fields), block, SK, size, **call)
+
+
+def assert_equal_in_training(ours, block, names, size, **call):
+    """Compares output and gradients of our block, called with `call`, and timm's."""
+    block = block.double().train()
+    x = np.random.default_rng(0).standard_normal((4, *size, C)).astype(np.float32)
     images = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.double, requires_grad=True)
     expected = block(images)
+    weights = np.random.default_rng(1).standard_normal(expected.permute(0, 2, 3, 1).shape)
+    weights = weights.astype(np.float32)
     (expected * torch.tensor(weights.transpose(0, 3, 1, 2))).sum().backward()
 
-    ours = BLOCKS[name](**fields)
-    variables = ours.init(jax.random.key(0), jnp.asarray(x))
+    variables = ours.init(jax.random.key(0), jnp.asarray(x), **call)
     flat = flax.traverse_util.flatten_dict(variables.get("params", {}))
     params = in_our_layout(dict(block.named_parameters()), names, flat)
     assert sum(p.numel() for p in block.parameters()) == sum(p.size for p in flat.values())
@@ -150,7 +191,8 @@ def test_output_and_gradients_in_training_equal_timms(name, fields, theirs, name
     @jax.jit
     def gradients(params, x):
         def loss(params, x):
-            y, _ = ours.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+            state = {**variables, "params": params}
+            y, _ = ours.apply(state, x, **call, mutable=["batch_stats"])
             return jnp.sum(y * weights), y
 
         return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)

@@ -29,6 +29,7 @@ QUICK = {
     ("efficientnet_v2_s_torch", "torchvision:efficientnet_v2_s"),
     ("regnet_y_400mf", "torchvision:regnet_y_400mf"),
     ("resnet50d", "timm:resnet50d"),
+    ("skresnet18", "timm:skresnet18"),
 }
 
 

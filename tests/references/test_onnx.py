@@ -32,6 +32,17 @@ FAMILIES = (
     ("inception_resnet_v2", 80),
     ("efficientnet_b0", 64),
     ("efficientnet_b0_torch", 64),
+    ("se_mobilenet_v1", 64),
+    ("se_mobilenet_v2", 64),
+    ("mobilenet_v3_small", 64),
+    ("efficientnet_v2_s", 64),
+    ("regnet_y_400mf", 64),
+    ("se_resnet18d", 66),
+    ("resnetrs50", 64),
+    ("skresnext50_32x4d", 64),
+    ("se_shufflenet", 64),
+    ("se_wrn16_8_cifar", 32),
+    ("se_shake_shake26_2x96d_cifar", 32),
 )
 OVERFLOWING = ("senet154", "inception_resnet_v2")  # if the mean of their kernels is not 0
 QUICK = ("cnn3", "se_small_cnn", "se_resnet20_cifar", "efficientnet_b0")
@@ -97,6 +108,8 @@ def test_onnx_runtime_gives_the_networks_logits(name, size):
         {"se": "gather_excite", "form": "theta+", "extent": 2},
         {"se": "global_context"},
         {"se": "global_context", "fusion": "scale"},
+        {"se": "sk"},
+        {"se": "sk", "dilate": False, "split_input": True},
     ],
 )
 def test_other_blocks_and_pooling_are_written_as_well(fields):

@@ -49,7 +49,8 @@ def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
         norms = {k: m for k, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
         for name, norm in norms.items():
             if re.search(
-                r"(layer\d|blocks\.\d)\.\d+\.bn|unit\d+\.body|features\.\d\.\d+\.block", name
+                r"(layer\d|blocks\.\d)\.\d+\.(conv\d\.)?bn|unit\d+\.body|features\.\d\.\d+\.block",
+                name,
             ):
                 # Residual branches are weaker than the shortcut, as after training. Otherwise
                 # a deep network is chaotic, and magnifies rounding.
