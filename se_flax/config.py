@@ -1,6 +1,5 @@
 """A run's configuration: one table with every field, its default, its check and its meaning."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from se_flax.config_kinds import (
     OVERRIDES,
     STD,
     TEXT,
-    Kind,
+    Field,
     number,
     one_of,
     positive,
@@ -40,22 +39,6 @@ from se_flax.detection.shapes import GENERATED
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
 from se_flax.pretrained.load import check_source
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A field of the configuration.
-
-    Attributes:
-        default: its value in a new configuration.
-        kind: the values it may have.
-        meaning: what it does, in a phrase.
-    """
-
-    default: Any
-    kind: Kind
-    meaning: str
-
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, whole(0, 2**32 - 1), "seed of every random stream of the run (se_flax.rng)"),
