@@ -184,7 +184,7 @@ FIELDS: dict[str, Field] = {
     ),
     "num_epochs": Field(200, whole(1), "length of the run, in epochs"),
     "optimizer.name": Field(
-        "sgd", one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
+        "sgd", one_of("sgd", "rmsprop", "adadelta", "adam", "adamw", "lamb"), "update rule"
     ),
     "optimizer.learning_rate": Field(0.1, number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(
@@ -193,7 +193,7 @@ FIELDS: dict[str, Field] = {
         "batch size that learning_rate is for; the rate scales with batch_size; 0: no scaling",
     ),
     "optimizer.momentum": Field(
-        0.9, number(0, 1), "momentum; beta_1 of adam and adamw; no effect on adadelta"
+        0.9, number(0, 1), "momentum; beta_1 of adam, adamw and lamb; no effect on adadelta"
     ),
     "optimizer.nesterov": Field(True, FLAG, "sgd: Nesterov momentum"),
     "optimizer.decay": Field(
@@ -207,8 +207,8 @@ FIELDS: dict[str, Field] = {
     "optimizer.weight_decay": Field(
         1e-4,
         number(),
-        "this times the parameters is added to the gradient (an L2 penalty); adamw: to the update, "
-        "before it is multiplied by the learning rate (decoupled)",
+        "this times the parameters is added to the gradient (an L2 penalty); adamw and lamb: to "
+        "the update, before it is multiplied by the learning rate (decoupled)",
     ),
     "optimizer.decay_norm_and_bias": Field(
         False, FLAG, "apply weight decay to batch norm and biases, too"
