@@ -58,6 +58,7 @@ class Classification:
                 loss=config.loss,
                 label_smoothing=config.label_smoothing,
                 class_weights=class_weights,
+                target_threshold=config.target_threshold,
                 auxiliary_weight=config.auxiliary_weight,
                 ema_decay=config.ema_decay,
                 freeze_backbone=config.freeze_backbone,

@@ -250,6 +250,12 @@ FIELDS: dict[str, Field] = {
         "same (se_flax.class_weights); empty: every image weighs the same",
     ),
     "label_smoothing": Field(0.0, FRACTION, "share of the target that is spread over all classes"),
+    "target_threshold": Field(
+        0.0,
+        FRACTION,
+        'loss="bce": the target of a class with a larger share of a mixed image is 1, else 0; 0: '
+        "the target is the share",
+    ),
     "auxiliary_weight": Field(
         0.4, number(), "weight of the loss of auxiliary logits, in networks that have them"
     ),

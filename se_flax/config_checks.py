@@ -38,6 +38,7 @@ _NOT_OF_DETECTORS = {
     "loss": "softmax",
     "class_weights": "",
     "label_smoothing": 0.0,
+    "target_threshold": 0.0,
 }
 _ONLY_OF_DETECTORS = {"dataset.coco": "", "dataset.short_side": 800, "dataset.long_side": 1333}
 
@@ -97,6 +98,12 @@ def check_combinations(config: ConfigDict) -> None:
             "many values; set both, or neither"
         )
     _check_labels(config)
+    if config.target_threshold and (config.loss != "bce" or config.label_smoothing):
+        raise UserError(
+            f"config.target_threshold={config.target_threshold:g} makes every target 0 or 1, which "
+            'needs config.loss="bce" and config.label_smoothing=0.0; set these, or '
+            "target_threshold to 0"
+        )
     for name, value in config.model.overrides.items():
         if name in _NOT_OVERRIDES:
             raise UserError(
