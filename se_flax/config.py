@@ -166,11 +166,15 @@ FIELDS: dict[str, Field] = {
     ),
     "augment.policy": Field(
         "",
-        one_of("", "randaugment", *POLICIES),
-        '"randaugment" or the name of an AutoAugment policy; empty: none',
+        one_of("", "randaugment", "randaugment_timm", *POLICIES),
+        '"randaugment", "randaugment_timm" (timm\'s "rand-m9-inc1") or the name of an AutoAugment '
+        "policy; empty: none",
     ),
     "augment.num_ops": Field(2, whole(1, 16), "randaugment: number of operations on each image"),
     "augment.magnitude": Field(9.0, number(), "randaugment: strength; 10 is full strength"),
+    "augment.magnitude_std": Field(
+        0.0, number(), "randaugment_timm: standard deviation of the strength of each operation"
+    ),
     "augment.cutout": Field(0, whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
     "augment.random_erasing": Field(0.0, number(0, 1), "probability of random erasing"),
     "augment.mixup": Field(0.0, number(), "alpha of mixup; 0: none"),

@@ -91,6 +91,12 @@ def check_combinations(config: ConfigDict) -> None:
             "config.augment.random_resized_crop=True are two ways to crop; set crop_padding to 0, "
             "or random_resized_crop to False"
         )
+    if config.augment.magnitude_std and config.augment.policy != "randaugment_timm":
+        raise UserError(
+            f"config.augment.magnitude_std={config.augment.magnitude_std:g} has no effect on "
+            f'config.augment.policy="{config.augment.policy}"; set it to 0, or the policy to '
+            '"randaugment_timm"'
+        )
     mean, std = config.dataset.mean, config.dataset.std
     if len(mean) != len(std):
         raise UserError(

@@ -114,6 +114,17 @@ def test_a_field_without_effect_on_images_held_in_memory_is_refused(field, value
     check_config(config)
 
 
+def test_a_spread_of_magnitudes_needs_the_policy_that_draws_them():
+    config = default_config()
+    config.augment.magnitude_std = 0.5
+    for policy in ("", "randaugment", "autoaugment_imagenet"):
+        config.augment.policy = policy
+        with pytest.raises(UserError, match=rf'no effect on config.augment.policy="{policy}"'):
+            check_config(config)
+    config.augment.policy = "randaugment_timm"
+    check_config(config)
+
+
 def test_two_ways_to_crop_are_refused():
     config = default_config()
     config.dataset.name = "imagenette"
@@ -130,7 +141,11 @@ def test_two_ways_to_crop_are_refused():
         ("dataset.name", "tiny_imagenett", r'no data set "tiny_imagenett".*"tiny_imagenet"'),
         ("dataset.image_size", -1, "config.dataset.image_size"),
         ("augment.crop_area", (0.5, 0.25), "the smallest and the largest share"),
-        ("augment.policy", "autoaugment", '"", "randaugment", "autoaugment_imagenet"'),
+        (
+            "augment.policy",
+            "autoaugment",
+            '"", "randaugment", "randaugment_timm", "autoaugment_imagenet"',
+        ),
         ("batch_size", 0, "config.batch_size must be a whole number from 1 to 1048576, not 0"),
         ("num_epochs", -1, "config.num_epochs"),
         ("seed", -1, "config.seed"),

@@ -32,7 +32,9 @@ from se_flax.data.augment.policies import (
     auto_augment,
     draw_auto_augment,
     draw_rand_augment,
+    draw_rand_augment_timm,
     rand_augment,
+    rand_augment_timm,
 )
 
 __all__ = [
@@ -49,12 +51,14 @@ __all__ = [
     "cutout",
     "draw_auto_augment",
     "draw_rand_augment",
+    "draw_rand_augment_timm",
     "equalize",
     "invert",
     "mix",
     "mixup",
     "posterize",
     "rand_augment",
+    "rand_augment_timm",
     "random_erasing",
     "rotate",
     "sharpness",

@@ -220,6 +220,50 @@ def draw_rand_augment(key: Key[Array, ""], num_ops: int, magnitude: float) -> St
     return _steps(steps_key, jnp.asarray(operations)[chosen], jnp.asarray(arguments)[chosen])
 
 
+_RAND_AUGMENT_TIMM = tuple(name for name in _RAND_AUGMENT if name != "cutout")
+
+
+def _increasing_arguments(
+    level: Float[Array, " n"], sign: Float[Array, " n"], shape: tuple[int, ...]
+) -> Float[Array, "15 n"]:
+    """Returns the argument of each of timm's operations, which are the stronger the level."""
+    share = level / 10
+    blend = jnp.maximum(1 + 0.9 * sign * share, 0.1)
+    arguments = {
+        "rotate": 30 * sign * share,
+        "posterize": 4 - jnp.floor(level * 4 / 10),
+        "solarize": 256 - jnp.floor(level * 256 / 10),
+        "solarize_add": jnp.floor(level * 110 / 10),
+        **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), blend),
+        **dict.fromkeys(("shear_x", "shear_y"), 0.3 * sign * share),
+        "translate_x": 0.45 * shape[1] * sign * share,
+        "translate_y": 0.45 * shape[0] * sign * share,
+    }
+    return jnp.stack([arguments.get(name, jnp.zeros_like(level)) for name in _RAND_AUGMENT_TIMM])
+
+
+def draw_rand_augment_timm(
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    num_ops: int,
+    magnitude: float,
+    magnitude_std: float,
+) -> Steps:
+    """Draws the steps of `rand_augment_timm` for an image of a shape."""
+    chosen_key, taken_key, level_key, sign_key, steps_key = jax.random.split(key, 5)
+    chosen = jax.random.randint(chosen_key, (num_ops,), 0, len(_RAND_AUGMENT_TIMM))
+    taken = jax.random.bernoulli(taken_key, shape=(num_ops,))
+    level = magnitude + magnitude_std * jax.random.normal(level_key, (num_ops,))
+    sign = jnp.where(jax.random.bernoulli(sign_key, shape=(num_ops,)), 1.0, -1.0)
+    arguments = _increasing_arguments(jnp.clip(level, 0, 10), sign, shape)
+    operations = jnp.array([OPERATIONS.index(name) for name in _RAND_AUGMENT_TIMM])
+    return Steps(
+        jnp.where(taken, operations[chosen], 0),
+        arguments[chosen, jnp.arange(num_ops)],
+        jax.random.split(steps_key, num_ops),
+    )
+
+
 def auto_augment(key: Key[Array, ""], image: Image, policy: str) -> Image:
     """Applies a random sub-policy of an AutoAugment policy.
 
@@ -261,4 +305,35 @@ def rand_augment(
     steps = draw_rand_augment(key, num_ops, magnitude)
     for i in range(num_ops):
         image = apply_step(image, jax.tree.map(lambda x, i=i: x[i], steps), _RAND_AUGMENT)
+    return image
+
+
+def rand_augment_timm(
+    key: Key[Array, ""],
+    image: Image,
+    num_ops: int = 2,
+    magnitude: float = 9,
+    magnitude_std: float = 0.5,
+) -> Image:
+    """Applies random operations as timm does for "rand-m9-mstd0.5-inc1".
+
+    timm (github.com/huggingface/pytorch-image-models, timm/data/auto_augment.py) differs from
+    `rand_augment` in this: there are 15 operations, without cutout; each is applied with
+    probability 1/2; its level is drawn from a normal distribution around the magnitude, and clipped
+    to 0 to 10; every operation is the stronger, the higher its level; and translations are a share
+    of the image's size, 45% at level 10.
+
+    Two details are those of `rand_augment`: a warp takes the nearest pixel, where timm interpolates
+    (bilinearly or bicubically), and leaves empty pixels grey (128), where timm has the data's mean.
+
+    Args:
+        key: for all random choices.
+        image: float32 [h, w, 1 or 3] of whole values from 0 to 255.
+        num_ops: number of operations drawn.
+        magnitude: the mean of their levels.
+        magnitude_std: the standard deviation of their levels.
+    """
+    steps = draw_rand_augment_timm(key, image.shape, num_ops, magnitude, magnitude_std)
+    for i in range(num_ops):
+        image = apply_step(image, jax.tree.map(lambda x, i=i: x[i], steps), _RAND_AUGMENT_TIMM)
     return image

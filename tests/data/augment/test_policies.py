@@ -101,6 +101,67 @@ def test_posterize_and_solarize_have_no_effect_at_levels_far_above_ten():
     assert min(steps.argument[steps.operation == solarize].tolist()) >= 256
 
 
+def timm_steps(number, magnitude, magnitude_std, num_ops=2, shape=(80, 40, 3)):
+    def draw(key):
+        return augment.draw_rand_augment_timm(key, shape, num_ops, magnitude, magnitude_std)
+
+    return draw_many(draw, number)
+
+
+def test_timms_rand_augment_applies_each_of_15_operations_half_of_the_time():
+    number = 8000
+    steps = timm_steps(number, 7, 0.5)
+    names = set(OPERATIONS) - {"identity", "cutout"}
+    for column in steps.operation.T:
+        counts = dict(zip(OPERATIONS, np.bincount(column, minlength=17), strict=True))
+        assert counts.pop("cutout") == 0
+        assert_frequency(counts.pop("identity"), number, 1 / 2)
+        assert set(counts) == names
+        for count in counts.values():
+            assert_frequency(count, number, 1 / 30)
+    assert_frequency(np.sum(np.all(steps.operation > 0, axis=1)), number, 1 / 4)
+
+
+def arguments_of(steps, name):
+    return np.asarray(steps.argument)[np.asarray(steps.operation) == OPERATIONS.index(name)]
+
+
+def test_the_level_of_each_of_timms_operations_is_drawn_around_the_magnitude():
+    steps = timm_steps(20000, 7, 0.5)
+    levels = np.abs(arguments_of(steps, "rotate")) / 3
+    assert np.mean(levels) == pytest.approx(7, abs=0.1)
+    assert np.std(levels) == pytest.approx(0.5, abs=0.05)
+    signs = arguments_of(steps, "rotate") > 0
+    assert_frequency(np.sum(signs), len(signs), 0.5)
+    assert np.abs(arguments_of(timm_steps(4000, 10, 5), "rotate")).max() == pytest.approx(30)
+    assert np.abs(arguments_of(timm_steps(4000, 0, 5), "rotate")).min() == 0
+    color = arguments_of(timm_steps(4000, 9.9, 0.2), "color")
+    assert np.min(color) == pytest.approx(0.1)
+    assert np.max(color) == pytest.approx(1.9)
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("level", [*range(11), 3.3, 9.7])
+def test_the_arguments_of_timms_operations_are_timms(level):
+    from tests.references import torch_models  # noqa: F401, I001
+    from timm.data import auto_augment as timm
+
+    steps = timm_steps(2000, level, 0, shape=(80, 40, 3))
+    for theirs in timm._RAND_INCREASING_TRANSFORMS:
+        name = snake_case(theirs.removesuffix("Increasing").removesuffix("Rel"))
+        compute = timm.LEVEL_TO_ARG[theirs]
+        expected = {0.0}
+        if compute:
+            expected = {compute(level, {"translate_pct": 0.45})[0] for _ in range(100)}
+        if name.startswith("translate"):
+            expected = {(40 if name == "translate_x" else 80) * value for value in expected}
+        np.testing.assert_allclose(
+            sorted(set((arguments_of(steps, name) + 0.0).tolist())),
+            sorted({value + 0.0 for value in expected}),
+            rtol=1e-5,
+        )
+
+
 @pytest.mark.parametrize(
     ("policy", "operation", "level", "argument"),
     [
@@ -161,6 +222,16 @@ def test_rand_augment_applies_what_it_draws(channels):
     results = np.asarray(jax.jit(jax.vmap(rand_augment, (0, None)))(keys, jnp.float32(image)))
     steps = jax.jit(jax.vmap(lambda key: augment.draw_rand_augment(key, 2, 9)))(keys)
     assert_applies_what_it_draws(results, image, steps)
+
+
+def test_timms_rand_augment_applies_what_it_draws():
+    image = photograph()
+    keys = jax.random.split(jax.random.key(2), 100)
+    options = {"num_ops": 2, "magnitude": 8, "magnitude_std": 2}
+    rand_augment = functools.partial(augment.rand_augment_timm, **options)
+    results = np.asarray(jax.jit(jax.vmap(rand_augment, (0, None)))(keys, jnp.float32(image)))
+    draw = functools.partial(augment.draw_rand_augment_timm, shape=image.shape, **options)
+    assert_applies_what_it_draws(results, image, jax.jit(jax.vmap(draw))(keys))
 
 
 def test_an_image_of_a_batch_is_augmented_as_if_alone():
