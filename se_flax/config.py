@@ -179,6 +179,12 @@ FIELDS: dict[str, Field] = {
     "augment.random_erasing": Field(0.0, number(0, 1), "probability of random erasing"),
     "augment.mixup": Field(0.0, number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, number(), "alpha of cutmix; 0: none"),
+    "augment.mix_by": Field(
+        "pair",
+        one_of("pair", "batch"),
+        "mixup, cutmix: what has its own choice of the two, share and box: each pair of images, or "
+        "each batch (as in timm)",
+    ),
     "batch_size": Field(128, whole(1, 2**20), "images per step, over all devices"),
     "accumulate_steps": Field(
         1,

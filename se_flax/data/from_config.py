@@ -7,6 +7,7 @@ from se_flax.data.folders import ImageFolder
 from se_flax.data.image_source import ImageSource
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
 from se_flax.data.label_file import LabelFile, label_path
+from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import (
     TfdsImages,
     evaluation_split,
@@ -84,6 +85,12 @@ def streamed(
         std=prepared.std,
         workers=config.dataset.workers,
     )
+
+
+def preprocessing_of(config: ConfigDict, dataset: ImageDataset) -> Preprocessing:
+    """Returns how a run augments and normalises images on the devices."""
+    mix_batch = config.batch_size if config.augment.mix_by == "batch" else 0
+    return Preprocessing.of(dataset, {**config.augment, "mix_batch": mix_batch})
 
 
 def preparation_of(config: ConfigDict, otherwise: Preparation) -> Preparation:

@@ -69,6 +69,8 @@ class Preprocessing:
         random_erasing: probability of random erasing (arXiv:1708.04896).
         mixup, cutmix: alpha of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 for none.
             With both, each is used with probability 1/2.
+        mix_batch: number of images of a batch, over all devices, if all its pairs are mixed alike;
+            0 if each pair is mixed by itself.
     """
 
     mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
@@ -83,6 +85,7 @@ class Preprocessing:
     random_erasing: float = _static(0.0)
     mixup: float = _static(0.0)
     cutmix: float = _static(0.0)
+    mix_batch: int = _static(0)
 
     @classmethod
     def of(
@@ -122,7 +125,7 @@ class Preprocessing:
         batch = Batch(images, labels, jnp.ones(len(labels), bool))
         if not (self.mixup or self.cutmix):
             return batch
-        keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // 2)
+        keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // (self.mix_batch or 2))
         images, lam = augment.mix(keys, images, self.mixup, self.cutmix)
         pairs = labels.reshape(-1, 2, *labels.shape[1:])
         mix_labels = pairs[:, ::-1].reshape(labels.shape)

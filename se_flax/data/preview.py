@@ -15,8 +15,9 @@ from se_flax.cli.command import parse_flags, run_command
 from se_flax.cli.config_flag import define_config_flag
 from se_flax.config import check_config
 from se_flax.data.dataset import ImageDataset
+from se_flax.data.from_config import preprocessing_of
 from se_flax.data.grid import captions_of, draw_grid, first_images
-from se_flax.data.preprocessing import Batch, Preprocessing
+from se_flax.data.preprocessing import Batch
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
 from se_flax.parallel import check_devices
@@ -35,7 +36,7 @@ def preview_batch(
         train: whether to return augmented training images; otherwise test images.
     """
     dataset = dataset_of_run(with_preparation(config))
-    preprocessing = Preprocessing.of(dataset, config.augment)
+    preprocessing = preprocessing_of(config, dataset)
     if not train:
         # Batches may be as small as half of what is asked for.
         shared, own = next(iter(dataset.eval_feed("test", 2 * count)))
