@@ -147,6 +147,12 @@ FIELDS: dict[str, Field] = {
     "validation_fraction": Field(
         0.0, FRACTION, "share of the training images to hold out for choosing the best checkpoint"
     ),
+    "augment.repeats": Field(
+        1,
+        whole(1, 64),
+        "copies of an image in a batch, each augmented in its own way; an epoch has as many images "
+        "as before, so fewer different ones",
+    ),
     "augment.crop_padding": Field(
         4,
         whole(0, 4096),

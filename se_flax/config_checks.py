@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from se_flax.data.repeats import num_hands
 from se_flax.detection.faster_rcnn import FROZEN
 from se_flax.errors import UserError
 
@@ -35,6 +36,7 @@ _NOT_OF_DETECTORS = {
     "augment.random_erasing": 0.0,
     "augment.mixup": 0.0,
     "augment.cutmix": 0.0,
+    "augment.repeats": 1,
     "loss": "softmax",
     "class_weights": "",
     "label_smoothing": 0.0,
@@ -103,6 +105,8 @@ def check_combinations(config: ConfigDict) -> None:
             f"config.dataset.mean={tuple(mean)} and config.dataset.std={tuple(std)} must have as "
             "many values; set both, or neither"
         )
+    if config.augment.repeats > 1:
+        num_hands(config.batch_size, config.augment.repeats)
     _check_labels(config)
     if config.target_threshold and (config.loss != "bce" or config.label_smoothing):
         raise UserError(

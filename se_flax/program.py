@@ -20,6 +20,7 @@ from se_flax.data.dataset import (
     TrainFeed,
     check_labels,
     normalized_by,
+    repeating,
 )
 from se_flax.data.from_config import dataset_of
 from se_flax.detection.create import is_detector
@@ -182,8 +183,9 @@ def dataset_of_run(config: ConfigDict, dataset: RunDataset | None = None) -> Run
         dataset: used instead of the data set that the config names.
 
     Raises:
-        UserError: see `dataset_of`, `check_labels` and `normalized_by`; also if the config sets a
-            field that has no effect on this data set, or the validation split cannot be held out.
+        UserError: see `dataset_of`, `check_labels`, `normalized_by` and `repeating`; also if the
+            config sets a field that has no effect on this data set, or the validation split cannot
+            be held out.
     """
     if dataset is None:
         load = detection_dataset_of if is_detector(config.model.name) else dataset_of
@@ -193,6 +195,7 @@ def dataset_of_run(config: ConfigDict, dataset: RunDataset | None = None) -> Run
         check_held_in_memory(config, dataset.name)
     if config.dataset.mean:
         dataset = normalized_by(dataset, tuple(config.dataset.mean), tuple(config.dataset.std))
+    dataset = repeating(dataset, config.augment.repeats)
     return dataset.hold_out(config.validation_fraction) if config.validation_fraction else dataset
 
 

@@ -21,6 +21,7 @@ from se_flax.data.damage import Damage
 from se_flax.data.dataset import HostImages, HostLabels, is_multi_label, num_batches
 from se_flax.data.image_source import ImageSource
 from se_flax.data.images import Crop, decode
+from se_flax.data.repeats import image_positions
 from se_flax.errors import UserError
 from se_flax.parallel import split_up
 
@@ -67,6 +68,7 @@ class _Batches:
     share: int  # number of images in this host's share
     count: int  # number of batches
     seed: int | None  # seed of the order and crops; None: each image once, in order
+    repeats: int = 1  # copies of an image in a batch
 
     def __len__(self) -> int:
         return self.count
@@ -107,6 +109,7 @@ class _Batches:
         """Writes the image at a position; returns its label, None if it is to be left out."""
         if self.seed is None:
             return self._read_from(position, draws, out, faults)
+        position = image_positions(position, self.batch_size, self.repeats, len(self.source))
         first = shuffled_place(self.seed, position, len(self.source))
         tries = min(_MOST_DAMAGED, len(self.source))
         for after in range(tries):
@@ -192,6 +195,7 @@ def train_batches(
     workers: int = 0,
     streams: int = 1,
     damage: Damage | None = None,
+    repeats: int = 1,
 ) -> Iterator[HostBatch]:
     """Yields this host's share of the batches from step `first_step` to the end of the run.
 
@@ -209,9 +213,11 @@ def train_batches(
         workers: number of processes that read images; 0 reads in threads of this process.
         streams: number of streams that are read in parallel and share cores and memory.
         damage: counts the damaged images.
+        repeats: copies of an image in a batch; see `repeats.image_positions`.
     """
     damage = Damage() if damage is None else damage
-    batches = _Batches(source, crop, batch_size, *own_places(batch_size), total_steps, seed)
+    places = own_places(batch_size)
+    batches = _Batches(source, crop, batch_size, *places, total_steps, seed, repeats)
     for batch, faults in read_ahead(batches, first_step, workers, streams):
         damage.add(faults, _REPLACED)
         yield batch

@@ -36,6 +36,7 @@ class StreamedDataset:
         horizontal_flip: whether a horizontal flip preserves an image's class.
         validation: images held out of `train`, or None.
         workers: number of processes that read images; 0 reads in threads.
+        repeats: copies of a training image in a batch; see `repeats.image_positions`.
         damage: the damaged images that were met.
     """
 
@@ -49,6 +50,7 @@ class StreamedDataset:
     horizontal_flip: bool = True
     validation: ImageSource | None = None
     workers: int = 0
+    repeats: int = 1
     damage: Damage = dataclasses.field(default_factory=Damage, compare=False)
     on_device: ClassVar[bool] = False
 
@@ -99,7 +101,7 @@ class StreamedDataset:
         def batches_from(step):
             return train_batches(
                 self.train, self.train_crop, batch_size, seed, step, total_steps,
-                self.workers, num_feeds, self.damage,
+                self.workers, num_feeds, self.damage, self.repeats,
             )  # fmt: skip
 
         return StreamedTrainFeed(batches_from)
