@@ -124,6 +124,9 @@ FIELDS: dict[str, Field] = {
         "streamed images: height and width the network sees; 0: as init_from's weights state, or "
         "else as the network was published",
     ),
+    "dataset.train_size": Field(
+        0, whole(0, 4096), "streamed images: height and width in training; 0: as image_size"
+    ),
     "dataset.crop_pct": Field(
         0.0,
         CROP_PCT,
@@ -307,6 +310,7 @@ FIELDS: dict[str, Field] = {
 # Fields that act on streamed images only, with the values that data sets in memory accept.
 STREAMED_ONLY = {
     "dataset.image_size": 0,
+    "dataset.train_size": 0,
     "dataset.crop_pct": 0.0,
     "dataset.interpolation": "",
     "dataset.workers": 0,

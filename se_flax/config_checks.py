@@ -27,6 +27,7 @@ _NOT_OF_DETECTORS = {
     "dataset.exif_orientation": False,
     "dataset.skip_bad": False,
     "dataset.image_size": 0,
+    "dataset.train_size": 0,
     "dataset.crop_pct": 0.0,
     "dataset.interpolation": "",
     "augment.crop_padding": 0,

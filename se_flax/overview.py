@@ -51,6 +51,8 @@ def introduction(program: Program, params: Any, step: int, workdir: Path) -> Ite
     counts = ", ".join(f"{size:,} {name}" for name, size in program.sizes.items())
     height, width = dataset.image_shape[:2]
     yield f"{dataset.name}: {counts} images of {height}x{width}, {len(dataset.class_names)} classes"
+    for size in sorted({*getattr(dataset, "train_sizes", ())} - {height}):
+        yield f"training images of {size}x{size}"
     yield (
         f"{counted(plan.num_epochs, 'epoch')}, {counted(plan.total_steps, 'step')} of "
         f"{counted(config.batch_size, 'image')} "

@@ -40,7 +40,7 @@ from se_flax.parallel import replicate
 from se_flax.plan import Plan
 from se_flax.runtime.distributed import from_first
 from se_flax.runtime.paths import Path
-from se_flax.seeds import AtOnce, InTurn, Networks
+from se_flax.seeds import AtOnce, InTurn, Networks, shapes_of_one
 from se_flax.state import TrainState
 from se_flax.task import Task, functions_of
 
@@ -102,13 +102,23 @@ class Program:
             UserError: if the network cannot be built for these images.
         """
         try:
-            return self.networks.abstract()
+            abstract = self.networks.abstract()
+            self._try_train_sizes(shapes_of_one(abstract, self.networks.seeds))
+            return abstract
         except (TypeError, ValueError, AttributeError, flax.errors.FlaxError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 "the network cannot be built; check config.model.overrides and the size of the "
                 f"images: {reason}"
             ) from error
+
+    def _try_train_sizes(self, one: TrainState) -> None:
+        """Applies a network, of abstract arrays, to images of the sizes that only training has."""
+        height, _, channels = self.dataset.image_shape
+        for size in sorted({*getattr(self.dataset, "train_sizes", ())} - {height}):
+            images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+            apply = functools.partial(self.task.model(self.config).apply, train=False)
+            jax.eval_shape(apply, {"params": one.params, "batch_stats": one.batch_stats}, images)
 
     def initial_state(self) -> Any:
         """Returns the state the run starts with, on the devices.

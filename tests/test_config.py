@@ -98,6 +98,7 @@ def test_a_config_of_version_0_1_keeps_its_meaning(tmp_path):
     ("field", "value"),
     [
         ("dataset.image_size", 64),
+        ("dataset.train_size", 48),
         ("dataset.crop_pct", 0.9),
         ("dataset.interpolation", "bicubic"),
         ("dataset.workers", 2),

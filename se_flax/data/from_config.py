@@ -1,5 +1,7 @@
 """The data set selected by a run's config."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from se_flax.data.dataset import ImageDataset
@@ -72,9 +74,10 @@ def streamed(
     """
     prepared = preparation_of(config, model_info(config.model.name).preparation)
     eval_crop = CenterCrop.of(prepared)
-    train_crop: Crop = eval_crop
+    size = config.dataset.train_size or prepared.size
+    train_crop: Crop = dataclasses.replace(eval_crop, size=size)
     if config.augment.random_resized_crop:
-        train_crop = RandomResizedCrop(prepared.size, tuple(config.augment.crop_area))
+        train_crop = RandomResizedCrop(size, tuple(config.augment.crop_area))
     return StreamedDataset(
         name=name,
         train=train,

@@ -20,7 +20,6 @@ from se_flax.data.dataset import (
 from se_flax.data.image_source import ImageSource, Subset
 from se_flax.data.images import Crop
 from se_flax.data.preprocessing import Batch, Preprocessing
-from se_flax.errors import UserError
 from se_flax.parallel import divisible, share_out
 
 
@@ -31,7 +30,7 @@ class StreamedDataset:
     Attributes:
         name: name of the data set.
         train, test: training and test images.
-        train_crop, eval_crop: crops for training and evaluation, of the same size.
+        train_crop, eval_crop: crops for training and evaluation.
         mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
         horizontal_flip: whether a horizontal flip preserves an image's class.
         validation: images held out of `train`, or None.
@@ -54,13 +53,6 @@ class StreamedDataset:
     damage: Damage = dataclasses.field(default_factory=Damage, compare=False)
     on_device: ClassVar[bool] = False
 
-    def __post_init__(self):
-        if self.train_crop.size != self.eval_crop.size:
-            raise UserError(
-                f"{self.name}: training crops have {self.train_crop.size} pixels, but evaluation "
-                f"crops {self.eval_crop.size}; give both the same size"
-            )
-
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each class."""
@@ -78,8 +70,13 @@ class StreamedDataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the network's input."""
+        """Height, width and channels of the network's input, in evaluation."""
         return (self.eval_crop.size, self.eval_crop.size, self.eval_crop.channels)
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Height and width of the images in training."""
+        return (self.train_crop.size,)
 
     @property
     def splits(self) -> dict[str, ImageSource]:
