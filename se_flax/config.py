@@ -203,7 +203,9 @@ FIELDS: dict[str, Field] = {
     ),
     "num_epochs": Field(200, whole(1), "length of the run, in epochs"),
     "optimizer.name": Field(
-        "sgd", one_of("sgd", "rmsprop", "adadelta", "adam", "adamw", "lamb"), "update rule"
+        "sgd",
+        one_of("sgd", "rmsprop", "rmsprop_torch", "adadelta", "adam", "adamw", "lamb"),
+        "update rule; rmsprop is TensorFlow's, rmsprop_torch PyTorch's (se_flax.optim)",
     ),
     "optimizer.learning_rate": Field(0.1, number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(

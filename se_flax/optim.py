@@ -11,11 +11,12 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-# The usual decay of the mean squared gradient, and eps: as in EfficientNet's code (rmsprop), Zeiler
-# (adadelta), Kingma and Ba (adam, adamw), and You et al. (lamb).
+# The usual decay of the mean squared gradient, and eps: as in EfficientNet's code (rmsprop),
+# PyTorch (rmsprop_torch), Zeiler (adadelta), Kingma and Ba (adam, adamw), and timm (lamb).
 _USUAL = {
     "sgd": (0.0, 0.0),  # has neither
     "rmsprop": (0.9, 1e-3),
+    "rmsprop_torch": (0.99, 1e-8),
     "adadelta": (0.95, 1e-6),
     "adam": (0.999, 1e-8),
     "adamw": (0.999, 1e-8),
@@ -149,6 +150,8 @@ def make_optimizer(
     - "rmsprop": as TensorFlow's `tf.train.RMSPropOptimizer`, s = d s + (1 - d) g^2 from s = 1
       and v = m v + rate g / sqrt(s + eps): the mean square s starts at 1, eps is inside the root,
       and each gradient enters v times the learning rate of its own step.
+    - "rmsprop_torch": as PyTorch's `torch.optim.RMSprop`, s = d s + (1 - d) g^2 from s = 0,
+      v = m v + g / (sqrt(s) + eps), and x = x - rate v.
     - "adadelta": Zeiler, arXiv:1212.5701, algorithm 1, times the rate; it has no momentum.
     - "adam" (Kingma and Ba, arXiv:1412.6980) and "adamw" (Loshchilov and Hutter,
       arXiv:1711.05101): with momentum for beta_1 and d for beta_2.
@@ -190,6 +193,12 @@ def _rule(options, learning_rate, weight_decay, mask) -> optax.GradientTransform
     if options.name == "rmsprop":
         return optax.rmsprop(
             learning_rate, decay, epsilon, initial_scale=1.0, momentum=momentum or None
+        )
+    if options.name == "rmsprop_torch":
+        return optax.chain(
+            optax.scale_by_rms(decay, epsilon, eps_in_sqrt=False),
+            optax.trace(momentum),
+            optax.scale_by_learning_rate(learning_rate),
         )
     if options.name == "adadelta":
         return optax.adadelta(learning_rate, decay, epsilon)

@@ -157,7 +157,11 @@ def test_two_ways_to_crop_are_refused():
         ("optimizer.learning_rate", -0.1, "config.optimizer.learning_rate"),
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate"),
         ("optimizer.momentum", 1.5, "config.optimizer.momentum"),
-        ("optimizer.name", "lars", '"sgd", "rmsprop", "adadelta", "adam", "adamw" or "lamb"'),
+        (
+            "optimizer.name",
+            "lars",
+            '"sgd", "rmsprop", "rmsprop_torch", "adadelta", "adam", "adamw" or "lamb"',
+        ),
         ("optimizer.base_batch_size", -256, "a whole number from 0 to"),
         ("optimizer.decay", 1.0, "from 0 to below 1"),
         ("optimizer.epsilon", -1e-3, "config.optimizer.epsilon"),

@@ -182,6 +182,20 @@ def test_rmsprop_is_tensorflows_as_efficientnet_uses_it():
     np.testing.assert_allclose(after_steps(rate, name="rmsprop"), kernel, rtol=1e-5)
 
 
+def test_pytorchs_rmsprop_starts_at_0_and_multiplies_its_velocity_by_the_rate():
+    def rate(step):
+        return 0.1 * 0.5**step
+
+    kernel, square, velocity = np.ones((2, 3)), 0.0, 0.0
+    for step, gradient in enumerate(gradients_of_steps()):
+        gradient = gradient + 0.01 * kernel
+        square = 0.9 * square + 0.1 * gradient**2
+        velocity = 0.9 * velocity + gradient / (np.sqrt(square) + 0.0316)
+        kernel = kernel - rate(step) * velocity
+    ours = after_steps(rate, name="rmsprop_torch", decay=0.9, epsilon=0.0316)
+    np.testing.assert_allclose(ours, kernel, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "rho", "epsilon"),
     [({}, 0.95, 1e-6), ({"decay": 0.9, "epsilon": 1e-4}, 0.9, 1e-4)],
@@ -271,7 +285,7 @@ def test_lamb_takes_the_same_steps_as_timms_with_clipping_and_without_decay_of_b
 
 
 @pytest.mark.references
-@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adadelta", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "rmsprop_torch", "adadelta", "adam", "adamw"])
 def test_optimisers_take_the_same_steps_as_torchs_and_timms(name):
     from tests.references.torch_models import torch  # also prepares the import of timm
 
@@ -281,6 +295,7 @@ def test_optimisers_take_the_same_steps_as_torchs_and_timms(name):
         "rmsprop": lambda p: rmsprop_tf(
             p, 0.1, alpha=0.9, eps=1e-3, momentum=0.9, weight_decay=0.01
         ),
+        "rmsprop_torch": lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9, weight_decay=0.01),
         "adadelta": lambda p: torch.optim.Adadelta(p, 0.1, rho=0.95, eps=1e-6, weight_decay=0.01),
         "adam": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.01),
         "adamw": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01),
