@@ -11,6 +11,7 @@ from se_flax.errors import UserError
 from tests.data.augment.frequencies import assert_frequency
 from tests.data.augment.pillow_ops import ARGUMENTS, PILLOW, by_pillow, photograph
 
+BLENDS = ("color", "contrast", "brightness", "sharpness")
 WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
@@ -54,9 +55,10 @@ def test_a_policy_draws_its_operations_with_their_probabilities(policy):
         expected = {}
         for operation, probability, level in (choices[position] for choices in sub_policies):
             argument = np.float32(POLICIES[policy].argument(operation, level))
-            signs = (-1, 1) if operation in WARPS else (1,)
+            is_blend = POLICIES[policy].two_sided and operation in BLENDS
+            signs = (-1, 1) if operation in WARPS or is_blend else (1,)
             for sign in signs:
-                at = (OPERATIONS.index(operation), float(sign * argument) + 0.0)
+                at = (OPERATIONS.index(operation), float(is_blend + sign * argument) + 0.0)
                 probability_at = probability / len(sub_policies) / len(signs)
                 expected[at] = expected.get(at, 0) + probability_at
         operations, arguments = steps.operation[:, position], steps.argument[:, position]
@@ -296,3 +298,23 @@ def test_the_policies_for_small_images_equal_those_of_torchvision(name):
         for sub_policy in AutoAugment(AutoAugmentPolicy[name]).policies
     )
     assert table == POLICIES[f"autoaugment_{name.lower()}"].sub_policies
+
+
+@pytest.mark.references
+def test_the_papers_policy_for_imagenet_equals_that_of_torchvision():
+    from tests.references import torch_models  # noqa: F401, I001
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+    theirs = AutoAugment(AutoAugmentPolicy.IMAGENET)
+    space = theirs._augmentation_space(10, (331, 331))
+    policy = POLICIES["autoaugment_imagenet_torchvision"]
+    for ours, expected in zip(policy.sub_policies, theirs.policies, strict=True):
+        for (name, probability, level), (their_name, their_probability, their_level) in zip(
+            ours, expected, strict=True
+        ):
+            assert (name, probability) == (snake_case(their_name), their_probability)
+            magnitudes, signed = space[their_name]
+            assert signed == (name in (*WARPS, *BLENDS))
+            argument = policy.argument(name, level)
+            if their_level is not None:
+                assert argument == pytest.approx(float(magnitudes[their_level]), rel=1e-5)
