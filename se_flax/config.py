@@ -186,6 +186,12 @@ FIELDS: dict[str, Field] = {
     ),
     "augment.cutout": Field(0, whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
     "augment.random_erasing": Field(0.0, number(0, 1), "probability of random erasing"),
+    "augment.erasing_form": Field(
+        "zhong",
+        one_of("zhong", "torchvision"),
+        "boxes of random_erasing: as in its authors' code, up to 40% of the image, or as in "
+        "torchvision, up to 33%",
+    ),
     "augment.mixup": Field(0.0, number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, number(), "alpha of cutmix; 0: none"),
     "augment.mix_by": Field(

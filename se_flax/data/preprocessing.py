@@ -67,6 +67,7 @@ class Preprocessing:
         magnitude_std: see `augment.rand_augment_timm`.
         cutout: side, in pixels, of a square set to the mean (arXiv:1708.04552); 0 for none.
         random_erasing: probability of random erasing (arXiv:1708.04896).
+        erasing_form: a name in `augment.ERASING_FORMS`.
         mixup, cutmix: alpha of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 for none.
             With both, each is used with probability 1/2.
         mix_batch: number of images of a batch, over all devices, if all its pairs are mixed alike;
@@ -83,6 +84,7 @@ class Preprocessing:
     magnitude_std: float = _static(0.0)
     cutout: int = _static(0)
     random_erasing: float = _static(0.0)
+    erasing_form: str = _static("zhong")
     mixup: float = _static(0.0)
     cutmix: float = _static(0.0)
     mix_batch: int = _static(0)
@@ -151,7 +153,8 @@ class Preprocessing:
         if self.cutout:
             image = augment.cutout(cutout_key, image, self.cutout)
         if self.random_erasing:
-            image = augment.random_erasing(erasing_key, image, self.random_erasing)
+            form = augment.ERASING_FORMS[self.erasing_form]
+            image = augment.random_erasing(erasing_key, image, self.random_erasing, **form)
         return image
 
     def _by_policy(self, key: Key[Array, ""], image: Float[Array, "h w c"]) -> Array:

@@ -5,7 +5,7 @@ All of them work under `jax.jit`; only the shape of an image has to be static. `
 use `jax.vmap` with one key per image.
 """
 
-from se_flax.data.augment.erasing import cutout, random_erasing
+from se_flax.data.augment.erasing import ERASING_FORMS, cutout, random_erasing
 from se_flax.data.augment.mixing import cutmix, mix, mixup
 from se_flax.data.augment.ops import (
     OPERATIONS,
@@ -38,6 +38,7 @@ from se_flax.data.augment.policies import (
 )
 
 __all__ = [
+    "ERASING_FORMS",
     "OPERATIONS",
     "POLICIES",
     "Steps",
