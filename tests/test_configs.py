@@ -21,6 +21,7 @@ STREAMED = {
     "se_resnext_imagenet": ["50", "101"],
     "senet154_imagenet": [],
     "efficientnet_imagenet": [f"b{i}" for i in range(8)],
+    "mobilenet_v3_imagenet": ["large", "small"],
     "resnet_tiny_imagenet": ["18", "34", "50"],
     "se_resnet_tiny_imagenet": ["18", "34", "50"],
 }
@@ -221,6 +222,9 @@ def test_an_unknown_argument_of_a_recipe_is_reported(name):
         ("efficientnet_imagenet", "b0", 2.5, 0.128),
         ("efficientnet_imagenet", "b0", 5, 0.256 * 0.97**2),
         ("efficientnet_imagenet", "b0", 349, 0.256 * 0.97**145),
+        ("mobilenet_v3_imagenet", "large", 1.99, 0.064),
+        ("mobilenet_v3_imagenet", "small", 2, 0.064 * 0.973),
+        ("mobilenet_v3_imagenet", "small", 599, 0.064 * 0.973**299),
         ("resnet_tiny_imagenet", "18", 5, 0.1),
     ],
 )
@@ -361,6 +365,13 @@ SMALL = {"stage_sizes": (1, 1, 1, 1), "widths": (4, 4, 8, 8)}
 def test_procedures_for_resnets_train(argument, image_dir, tmp_path):
     config = load("rsb_imagenet", argument)
     config.model.overrides.update(SMALL)
+    shorten(config, image_dir)
+    assert train(config, tmp_path)["steps"] == 6
+
+
+@pytest.mark.slow
+def test_the_recipe_for_mobilenets_trains(image_dir, tmp_path):
+    config = load("mobilenet_v3_imagenet", "small")
     shorten(config, image_dir)
     assert train(config, tmp_path)["steps"] == 6
 
