@@ -12,6 +12,7 @@ from se_flax.config_checks import (
     check_combinations,
     check_detector,
     check_names_labels,
+    check_progressive,
 )
 from se_flax.config_kinds import (
     CHARACTER,
@@ -200,6 +201,13 @@ FIELDS: dict[str, Field] = {
         "mixup, cutmix: what has its own choice of the two, share and box: each pair of images, or "
         "each batch (as in timm)",
     ),
+    "progressive.stages": Field(
+        1, whole(1, 64), "equal parts of the run, in which streamed images grow (se_flax.stages)"
+    ),
+    "progressive.train_size": Field(128, whole(1, 4096), "first stage: see dataset.train_size"),
+    "progressive.magnitude": Field(5.0, number(), "first stage: see augment.magnitude"),
+    "progressive.mixup": Field(0.0, number(), "first stage: see augment.mixup"),
+    "progressive.dropout": Field(0.1, FRACTION, "first stage: dropout rate of the network"),
     "batch_size": Field(128, whole(1, 2**20), "images per step, over all devices"),
     "accumulate_steps": Field(
         1,
@@ -323,6 +331,7 @@ STREAMED_ONLY = {
     "dataset.interpolation": "",
     "dataset.workers": 0,
     "augment.random_resized_crop": False,
+    "progressive.stages": 1,
 }
 
 
@@ -391,7 +400,8 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
         check_names_labels(config)
     if names_dataset:
         check_named_dataset(config)
-    build_model(config, num_classes=2)
+    model = build_model(config, num_classes=2)
+    check_progressive(config, given, getattr(model, "dropout", 0.0))
     if config.init_from and not detects:
         check_source(config.model.name, config.init_from)
 

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from se_flax.data.repeats import num_hands
+from se_flax.data.stages import last_values
 from se_flax.detection.faster_rcnn import FROZEN
 from se_flax.errors import UserError
 
@@ -42,6 +43,14 @@ _NOT_OF_DETECTORS = {
     "class_weights": "",
     "label_smoothing": 0.0,
     "target_threshold": 0.0,
+    "progressive.stages": 1,
+}
+# Fields that do nothing in a run of one stage, with their defaults.
+_OF_FIRST_STAGE = {
+    "progressive.train_size": 128,
+    "progressive.magnitude": 5.0,
+    "progressive.mixup": 0.0,
+    "progressive.dropout": 0.1,
 }
 _ONLY_OF_DETECTORS = {"dataset.coco": "", "dataset.short_side": 800, "dataset.long_side": 1333}
 
@@ -71,6 +80,25 @@ def check_detector(config: ConfigDict, fields: Mapping[str, Any]) -> None:
 def check_classifier(config: ConfigDict, fields: Mapping[str, Any]) -> None:
     """Raises `UserError` if a field is set that only detectors use; see `check_detector`."""
     _check_unused(config.model.name, fields, _ONLY_OF_DETECTORS)
+
+
+def check_progressive(config: ConfigDict, fields: Mapping[str, Any], dropout: float) -> None:
+    """Raises `UserError` if the values of the first stage do not grow to those of the last one.
+
+    Args:
+        config: of the run.
+        fields: its values by dotted name.
+        dropout: dropout rate of the network.
+    """
+    if config.progressive.stages == 1:
+        return _check_unused("a run with config.progressive.stages=1", fields, _OF_FIRST_STAGE)
+    for name, (field, last) in last_values(config, dropout).items():
+        first = config.progressive[name]
+        if first > last:
+            raise UserError(
+                f"config.progressive.{name}={first:g} is larger than config.{field}={last:g}, to "
+                "which it grows; use a smaller one"
+            )
 
 
 def _check_unused(model: str, fields: Mapping[str, Any], unused: Mapping[str, Any]) -> None:

@@ -32,10 +32,12 @@ class Hyperparameters:
     Attributes:
         learning_rates: the learning rate of each update, from 0 (see `learning_rate_table`).
         weight_decay: see `make_optimizer`.
+        stage: which stage of the run this is; each has its own step (see `se_flax.stages`).
     """
 
     learning_rates: Float[Array, " n"]
     weight_decay: Float[Array, ""]
+    stage: int = flax.struct.field(pytree_node=False, default=0)
 
 
 def peak_learning_rate(options: ConfigDict, batch_size: int) -> float:

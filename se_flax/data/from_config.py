@@ -17,6 +17,7 @@ from se_flax.data.sources import (
     load_dataset,
     statistics_of,
 )
+from se_flax.data.stages import growing
 from se_flax.data.streaming import StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
@@ -74,10 +75,16 @@ def streamed(
     """
     prepared = preparation_of(config, model_info(config.model.name).preparation)
     eval_crop = CenterCrop.of(prepared)
-    size = config.dataset.train_size or prepared.size
-    train_crop: Crop = dataclasses.replace(eval_crop, size=size)
-    if config.augment.random_resized_crop:
-        train_crop = RandomResizedCrop(size, tuple(config.augment.crop_area))
+
+    def crop_of(size: float) -> Crop:
+        if config.augment.random_resized_crop:
+            return RandomResizedCrop(round(size), tuple(config.augment.crop_area))
+        return dataclasses.replace(eval_crop, size=round(size))
+
+    progressive = config.progressive
+    last_size = config.dataset.train_size or prepared.size
+    sizes = growing(progressive.train_size, last_size, progressive.stages)
+    *earlier_crops, train_crop = map(crop_of, sizes)
     return StreamedDataset(
         name=name,
         train=train,
@@ -87,6 +94,7 @@ def streamed(
         mean=prepared.mean,
         std=prepared.std,
         workers=config.dataset.workers,
+        earlier_crops=tuple(earlier_crops),
     )
 
 

@@ -36,6 +36,8 @@ class StreamedDataset:
         validation: images held out of `train`, or None.
         workers: number of processes that read images; 0 reads in threads.
         repeats: copies of a training image in a batch; see `repeats.image_positions`.
+        earlier_crops: crops for training in equal parts of the run, before the last one, which has
+            `train_crop` (progressive learning).
         damage: the damaged images that were met.
     """
 
@@ -50,6 +52,7 @@ class StreamedDataset:
     validation: ImageSource | None = None
     workers: int = 0
     repeats: int = 1
+    earlier_crops: tuple[Crop, ...] = ()
     damage: Damage = dataclasses.field(default_factory=Damage, compare=False)
     on_device: ClassVar[bool] = False
 
@@ -75,8 +78,8 @@ class StreamedDataset:
 
     @property
     def train_sizes(self) -> tuple[int, ...]:
-        """Height and width of the images in training."""
-        return (self.train_crop.size,)
+        """Height and width of the images in each stage of the training."""
+        return tuple(crop.size for crop in (*self.earlier_crops, self.train_crop))
 
     @property
     def splits(self) -> dict[str, ImageSource]:
@@ -99,6 +102,7 @@ class StreamedDataset:
             return train_batches(
                 self.train, self.train_crop, batch_size, seed, step, total_steps,
                 self.workers, num_feeds, self.damage, self.repeats,
+                self.earlier_crops,
             )  # fmt: skip
 
         return StreamedTrainFeed(batches_from)
