@@ -21,6 +21,7 @@ STREAMED = {
     "se_resnext_imagenet": ["50", "101"],
     "senet154_imagenet": [],
     "efficientnet_imagenet": [f"b{i}" for i in range(8)],
+    "efficientnet_v2_imagenet": ["s", "m", "l"],
     "mobilenet_v3_imagenet": ["large", "small"],
     "resnet_tiny_imagenet": ["18", "34", "50"],
     "se_resnet_tiny_imagenet": ["18", "34", "50"],
@@ -222,6 +223,8 @@ def test_an_unknown_argument_of_a_recipe_is_reported(name):
         ("efficientnet_imagenet", "b0", 2.5, 0.128),
         ("efficientnet_imagenet", "b0", 5, 0.256 * 0.97**2),
         ("efficientnet_imagenet", "b0", 349, 0.256 * 0.97**145),
+        ("efficientnet_v2_imagenet", "m", 2.5, 0.128),
+        ("efficientnet_v2_imagenet", "l", 349, 0.256 * 0.97**145),
         ("mobilenet_v3_imagenet", "large", 1.99, 0.064),
         ("mobilenet_v3_imagenet", "small", 2, 0.064 * 0.973),
         ("mobilenet_v3_imagenet", "small", 599, 0.064 * 0.973**299),
@@ -366,6 +369,16 @@ def test_procedures_for_resnets_train(argument, image_dir, tmp_path):
     config = load("rsb_imagenet", argument)
     config.model.overrides.update(SMALL)
     shorten(config, image_dir)
+    assert train(config, tmp_path)["steps"] == 6
+
+
+@pytest.mark.slow
+def test_the_recipe_for_efficientnets_v2_trains(image_dir, tmp_path):
+    config = load("efficientnet_v2_imagenet", "s")
+    stages = ((True, 1, 8, 1, 1), (True, 1, 8, 2, 4), (False, 1, 8, 2, 4))
+    config.model.overrides.stages = stages
+    shorten(config, image_dir)
+    config.progressive.train_size = 16
     assert train(config, tmp_path)["steps"] == 6
 
 

@@ -5,6 +5,7 @@ import pytest
 
 import se_flax.classification
 from se_flax.config import check_config, default_config
+from se_flax.data.from_config import dataset_of
 from se_flax.data.images import RandomResizedCrop
 from se_flax.data.preview import preview_batch
 from se_flax.data.stages import first_step, growing, stage_at
@@ -13,6 +14,7 @@ from se_flax.errors import UserError
 from se_flax.plan import Plan
 from se_flax.program import dataset_of_run
 from se_flax.runtime.time_left import TimeLeft
+from se_flax.stages import configs_of_stages
 from se_flax.train import train
 from tests import tiny_run
 from tests.data.test_streaming import SMALL, Noise, Numbers
@@ -25,6 +27,7 @@ from tests.runs import (
     start,
     wait_for_row,
 )
+from tests.test_configs import load
 from tests.tiny_run import stream_options
 
 # The stages of 8 steps.
@@ -58,6 +61,34 @@ def test_stages_are_equal_parts_of_a_run(total, count):
 def test_values_grow_linearly():
     assert growing(128, 300, 4) == pytest.approx([128, 185.33333, 242.66667, 300])
     assert growing(128, 300, 1) == [300]
+
+
+# Table 6 of arXiv:2104.00298.
+@pytest.mark.parametrize(
+    ("size", "train_sizes", "magnitudes", "mixups", "dropouts"),
+    [
+        ("s", [128, 185, 243, 300], (5, 15), (0, 0), (0.1, 0.3)),
+        ("m", [128, 212, 296, 380], (5, 20), (0, 0.2), (0.1, 0.4)),
+        ("l", [128, 212, 296, 380], (5, 25), (0, 0.5), (0.1, 0.5)),
+    ],
+)
+def test_efficientnets_v2_learn_in_the_published_stages(
+    size, train_sizes, magnitudes, mixups, dropouts, image_dir
+):
+    config = load("efficientnet_v2_imagenet", size)
+    check_config(config)
+    stages = configs_of_stages(config)
+    for name, ends, of_stage in (
+        ("magnitude", magnitudes, lambda stage: stage.augment.magnitude),
+        ("mixup", mixups, lambda stage: stage.augment.mixup),
+        ("dropout", dropouts, lambda stage: stage.model.overrides.dropout),
+    ):
+        assert [of_stage(stage) for stage in stages] == pytest.approx(np.linspace(*ends, 4)), name
+    config.dataset.image_dir = str(image_dir)
+    dataset = dataset_of(config)
+    assert list(dataset.train_sizes) == train_sizes
+    assert dataset.image_shape[0] == {"s": 384, "m": 480, "l": 480}[size]
+    assert {crop.area for crop in dataset.earlier_crops} == {(0.05, 1.0)}
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 3, 64])
