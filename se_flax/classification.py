@@ -11,8 +11,8 @@ from PIL import Image
 from se_flax.class_weights import class_weights_of
 from se_flax.config import build_model
 from se_flax.data.dataset import ImageDataset, Inputs, is_multi_label
+from se_flax.data.from_config import preprocessing_of
 from se_flax.data.grid import draw_inputs
-from se_flax.data.preprocessing import Preprocessing
 from se_flax.init_from import published_variables
 from se_flax.label_metrics import kind_of_metrics
 from se_flax.metrics import Sums
@@ -48,7 +48,7 @@ class Classification:
 
     def make_step(self, config: ConfigDict, model: nn.Module) -> Callable[..., Step]:
         """See `Task`."""
-        dataset, preprocessing = self.dataset, Preprocessing.of(self.dataset, config.augment)
+        dataset, preprocessing = self.dataset, preprocessing_of(config, self.dataset)
         class_weights = class_weights_of(config, dataset)
 
         def make(optimizer):
@@ -58,6 +58,7 @@ class Classification:
                 loss=config.loss,
                 label_smoothing=config.label_smoothing,
                 class_weights=class_weights,
+                target_threshold=config.target_threshold,
                 auxiliary_weight=config.auxiliary_weight,
                 ema_decay=config.ema_decay,
                 freeze_backbone=config.freeze_backbone,
@@ -76,7 +77,7 @@ class Classification:
 
     def evaluate(self, config: ConfigDict, model: nn.Module) -> Evaluate:
         """See `Task`."""
-        preprocessing = Preprocessing.of(self.dataset, config.augment)
+        preprocessing = preprocessing_of(config, self.dataset)
         eval_step = make_eval_step(model, config.loss)
 
         def evaluate(variables, images, own):

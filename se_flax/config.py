@@ -1,6 +1,5 @@
 """A run's configuration: one table with every field, its default, its check and its meaning."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from se_flax.config_checks import (
     check_combinations,
     check_detector,
     check_names_labels,
+    check_progressive,
 )
 from se_flax.config_kinds import (
     CHARACTER,
@@ -27,7 +27,7 @@ from se_flax.config_kinds import (
     OVERRIDES,
     STD,
     TEXT,
-    Kind,
+    Field,
     number,
     one_of,
     positive,
@@ -40,22 +40,6 @@ from se_flax.detection.shapes import GENERATED
 from se_flax.errors import UserError, nearest
 from se_flax.models import create_model
 from se_flax.pretrained.load import check_source
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A field of the configuration.
-
-    Attributes:
-        default: its value in a new configuration.
-        kind: the values it may have.
-        meaning: what it does, in a phrase.
-    """
-
-    default: Any
-    kind: Kind
-    meaning: str
-
 
 FIELDS: dict[str, Field] = {
     "seed": Field(0, whole(0, 2**32 - 1), "seed of every random stream of the run (se_flax.rng)"),
@@ -141,6 +125,9 @@ FIELDS: dict[str, Field] = {
         "streamed images: height and width the network sees; 0: as init_from's weights state, or "
         "else as the network was published",
     ),
+    "dataset.train_size": Field(
+        0, whole(0, 4096), "streamed images: height and width in training; 0: as image_size"
+    ),
     "dataset.crop_pct": Field(
         0.0,
         CROP_PCT,
@@ -164,6 +151,12 @@ FIELDS: dict[str, Field] = {
     "validation_fraction": Field(
         0.0, FRACTION, "share of the training images to hold out for choosing the best checkpoint"
     ),
+    "augment.repeats": Field(
+        1,
+        whole(1, 64),
+        "copies of an image in a batch, each augmented in its own way; an epoch has as many images "
+        "as before, so fewer different ones",
+    ),
     "augment.crop_padding": Field(
         4,
         whole(0, 4096),
@@ -183,15 +176,38 @@ FIELDS: dict[str, Field] = {
     ),
     "augment.policy": Field(
         "",
-        one_of("", "randaugment", *POLICIES),
-        '"randaugment" or the name of an AutoAugment policy; empty: none',
+        one_of("", "randaugment", "randaugment_timm", *POLICIES),
+        '"randaugment", "randaugment_timm" (timm\'s "rand-m9-inc1") or the name of an AutoAugment '
+        "policy; empty: none",
     ),
     "augment.num_ops": Field(2, whole(1, 16), "randaugment: number of operations on each image"),
     "augment.magnitude": Field(9.0, number(), "randaugment: strength; 10 is full strength"),
+    "augment.magnitude_std": Field(
+        0.0, number(), "randaugment_timm: standard deviation of the strength of each operation"
+    ),
     "augment.cutout": Field(0, whole(0, 4096), "side of the square to blank, in pixels; 0: none"),
     "augment.random_erasing": Field(0.0, number(0, 1), "probability of random erasing"),
+    "augment.erasing_form": Field(
+        "zhong",
+        one_of("zhong", "torchvision"),
+        "boxes of random_erasing: as in its authors' code, up to 40% of the image, or as in "
+        "torchvision, up to 33%",
+    ),
     "augment.mixup": Field(0.0, number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, number(), "alpha of cutmix; 0: none"),
+    "augment.mix_by": Field(
+        "pair",
+        one_of("pair", "batch"),
+        "mixup, cutmix: what has its own choice of the two, share and box: each pair of images, or "
+        "each batch (as in timm)",
+    ),
+    "progressive.stages": Field(
+        1, whole(1, 64), "equal parts of the run, in which streamed images grow (se_flax.stages)"
+    ),
+    "progressive.train_size": Field(128, whole(1, 4096), "first stage: see dataset.train_size"),
+    "progressive.magnitude": Field(5.0, number(), "first stage: see augment.magnitude"),
+    "progressive.mixup": Field(0.0, number(), "first stage: see augment.mixup"),
+    "progressive.dropout": Field(0.1, FRACTION, "first stage: dropout rate of the network"),
     "batch_size": Field(128, whole(1, 2**20), "images per step, over all devices"),
     "accumulate_steps": Field(
         1,
@@ -201,7 +217,9 @@ FIELDS: dict[str, Field] = {
     ),
     "num_epochs": Field(200, whole(1), "length of the run, in epochs"),
     "optimizer.name": Field(
-        "sgd", one_of("sgd", "rmsprop", "adadelta", "adam", "adamw"), "update rule"
+        "sgd",
+        one_of("sgd", "rmsprop", "rmsprop_torch", "adadelta", "adam", "adamw", "lamb"),
+        "update rule; rmsprop is TensorFlow's, rmsprop_torch PyTorch's (se_flax.optim)",
     ),
     "optimizer.learning_rate": Field(0.1, number(), "learning rate at the peak of the schedule"),
     "optimizer.base_batch_size": Field(
@@ -210,7 +228,7 @@ FIELDS: dict[str, Field] = {
         "batch size that learning_rate is for; the rate scales with batch_size; 0: no scaling",
     ),
     "optimizer.momentum": Field(
-        0.9, number(0, 1), "momentum; beta_1 of adam and adamw; no effect on adadelta"
+        0.9, number(0, 1), "momentum; beta_1 of adam, adamw and lamb; no effect on adadelta"
     ),
     "optimizer.nesterov": Field(True, FLAG, "sgd: Nesterov momentum"),
     "optimizer.decay": Field(
@@ -224,8 +242,8 @@ FIELDS: dict[str, Field] = {
     "optimizer.weight_decay": Field(
         1e-4,
         number(),
-        "this times the parameters is added to the gradient (an L2 penalty); adamw: to the update, "
-        "before it is multiplied by the learning rate (decoupled)",
+        "this times the parameters is added to the gradient (an L2 penalty); adamw and lamb: to "
+        "the update, before it is multiplied by the learning rate (decoupled)",
     ),
     "optimizer.decay_norm_and_bias": Field(
         False, FLAG, "apply weight decay to batch norm and biases, too"
@@ -267,6 +285,12 @@ FIELDS: dict[str, Field] = {
         "same (se_flax.class_weights); empty: every image weighs the same",
     ),
     "label_smoothing": Field(0.0, FRACTION, "share of the target that is spread over all classes"),
+    "target_threshold": Field(
+        0.0,
+        FRACTION,
+        'loss="bce": the target of a class with a larger share of a mixed image is 1, else 0; 0: '
+        "the target is the share",
+    ),
     "auxiliary_weight": Field(
         0.4, number(), "weight of the loss of auxiliary logits, in networks that have them"
     ),
@@ -302,10 +326,12 @@ FIELDS: dict[str, Field] = {
 # Fields that act on streamed images only, with the values that data sets in memory accept.
 STREAMED_ONLY = {
     "dataset.image_size": 0,
+    "dataset.train_size": 0,
     "dataset.crop_pct": 0.0,
     "dataset.interpolation": "",
     "dataset.workers": 0,
     "augment.random_resized_crop": False,
+    "progressive.stages": 1,
 }
 
 
@@ -374,7 +400,8 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
         check_names_labels(config)
     if names_dataset:
         check_named_dataset(config)
-    build_model(config, num_classes=2)
+    model = build_model(config, num_classes=2)
+    check_progressive(config, given, getattr(model, "dropout", 0.0))
     if config.init_from and not detects:
         check_source(config.model.name, config.init_from)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from se_flax.data.repeats import num_hands
+from se_flax.data.stages import last_values
 from se_flax.detection.faster_rcnn import FROZEN
 from se_flax.errors import UserError
 
@@ -26,6 +28,7 @@ _NOT_OF_DETECTORS = {
     "dataset.exif_orientation": False,
     "dataset.skip_bad": False,
     "dataset.image_size": 0,
+    "dataset.train_size": 0,
     "dataset.crop_pct": 0.0,
     "dataset.interpolation": "",
     "augment.crop_padding": 0,
@@ -35,9 +38,19 @@ _NOT_OF_DETECTORS = {
     "augment.random_erasing": 0.0,
     "augment.mixup": 0.0,
     "augment.cutmix": 0.0,
+    "augment.repeats": 1,
     "loss": "softmax",
     "class_weights": "",
     "label_smoothing": 0.0,
+    "target_threshold": 0.0,
+    "progressive.stages": 1,
+}
+# Fields that do nothing in a run of one stage, with their defaults.
+_OF_FIRST_STAGE = {
+    "progressive.train_size": 128,
+    "progressive.magnitude": 5.0,
+    "progressive.mixup": 0.0,
+    "progressive.dropout": 0.1,
 }
 _ONLY_OF_DETECTORS = {"dataset.coco": "", "dataset.short_side": 800, "dataset.long_side": 1333}
 
@@ -69,6 +82,25 @@ def check_classifier(config: ConfigDict, fields: Mapping[str, Any]) -> None:
     _check_unused(config.model.name, fields, _ONLY_OF_DETECTORS)
 
 
+def check_progressive(config: ConfigDict, fields: Mapping[str, Any], dropout: float) -> None:
+    """Raises `UserError` if the values of the first stage do not grow to those of the last one.
+
+    Args:
+        config: of the run.
+        fields: its values by dotted name.
+        dropout: dropout rate of the network.
+    """
+    if config.progressive.stages == 1:
+        return _check_unused("a run with config.progressive.stages=1", fields, _OF_FIRST_STAGE)
+    for name, (field, last) in last_values(config, dropout).items():
+        first = config.progressive[name]
+        if first > last:
+            raise UserError(
+                f"config.progressive.{name}={first:g} is larger than config.{field}={last:g}, to "
+                "which it grows; use a smaller one"
+            )
+
+
 def _check_unused(model: str, fields: Mapping[str, Any], unused: Mapping[str, Any]) -> None:
     for name, unset in unused.items():
         if fields[name] != unset:
@@ -90,13 +122,27 @@ def check_combinations(config: ConfigDict) -> None:
             "config.augment.random_resized_crop=True are two ways to crop; set crop_padding to 0, "
             "or random_resized_crop to False"
         )
+    if config.augment.magnitude_std and config.augment.policy != "randaugment_timm":
+        raise UserError(
+            f"config.augment.magnitude_std={config.augment.magnitude_std:g} has no effect on "
+            f'config.augment.policy="{config.augment.policy}"; set it to 0, or the policy to '
+            '"randaugment_timm"'
+        )
     mean, std = config.dataset.mean, config.dataset.std
     if len(mean) != len(std):
         raise UserError(
             f"config.dataset.mean={tuple(mean)} and config.dataset.std={tuple(std)} must have as "
             "many values; set both, or neither"
         )
+    if config.augment.repeats > 1:
+        num_hands(config.batch_size, config.augment.repeats)
     _check_labels(config)
+    if config.target_threshold and (config.loss != "bce" or config.label_smoothing):
+        raise UserError(
+            f"config.target_threshold={config.target_threshold:g} makes every target 0 or 1, which "
+            'needs config.loss="bce" and config.label_smoothing=0.0; set these, or '
+            "target_threshold to 0"
+        )
     for name, value in config.model.overrides.items():
         if name in _NOT_OVERRIDES:
             raise UserError(

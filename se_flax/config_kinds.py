@@ -1,4 +1,4 @@
-"""The kinds of values that the fields of a configuration may have."""
+"""Fields of a configuration, and the kinds of values that they may have."""
 
 import dataclasses
 import math
@@ -19,6 +19,21 @@ class Kind:
 
     allows: Callable[[Any], bool]
     expected: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the configuration.
+
+    Attributes:
+        default: its value in a new configuration.
+        kind: the values it may have.
+        meaning: what it does, in a phrase.
+    """
+
+    default: Any
+    kind: Kind
+    meaning: str
 
 
 def _is_number(value: Any, low: float = 0, high: float = math.inf) -> bool:

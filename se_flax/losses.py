@@ -29,15 +29,20 @@ class Loss:
             classes, weighted by their shares; the terms of a smoothed target weigh as their
             classes. Without mixing, that is torch.nn.CrossEntropyLoss(weight, label_smoothing).
             For images of several classes, the weight is that of each class's binary cross entropy.
+        target_threshold: if above 0, the target of a class is 1 if its share of a mixed image is
+            above this, and 0 otherwise, as in timm's `BinaryCrossEntropy`.
     """
 
     name: str = "softmax"
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    target_threshold: float = 0.0
 
     def targets(self, batch: Batch, num_classes: int) -> Float[Array, "b classes"]:
         """Returns what the network should say: mixed where images are, and smoothed."""
         targets = _targets(batch, num_classes)
+        if self.target_threshold:
+            return (targets > self.target_threshold).astype(jnp.float32)
         if batch.labels.ndim == 2:
             return (1 - self.label_smoothing) * targets + self.label_smoothing / 2
         return optax.smooth_labels(targets, self.label_smoothing)

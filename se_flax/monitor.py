@@ -79,6 +79,11 @@ class Monitor:
         self.read()
         self.stopwatch.stop()
 
+    def new_clock(self) -> None:
+        """Forgets the speed so far, after waiting for the last dispatch."""
+        self.read()
+        self.stopwatch = Stopwatch()
+
     def states(self) -> list[dict[str, Any]]:
         """Waits for the last dispatch; returns plain values from which a new monitor continues."""
         self.read()

@@ -11,14 +11,16 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-# The usual decay of the mean squared gradient, and eps: as in EfficientNet's code (rmsprop), Zeiler
-# (adadelta), and Kingma and Ba (adam, adamw).
+# The usual decay of the mean squared gradient, and eps: as in EfficientNet's code (rmsprop),
+# PyTorch (rmsprop_torch), Zeiler (adadelta), Kingma and Ba (adam, adamw), and timm (lamb).
 _USUAL = {
     "sgd": (0.0, 0.0),  # has neither
     "rmsprop": (0.9, 1e-3),
+    "rmsprop_torch": (0.99, 1e-8),
     "adadelta": (0.95, 1e-6),
     "adam": (0.999, 1e-8),
     "adamw": (0.999, 1e-8),
+    "lamb": (0.999, 1e-6),
 }
 _FEWEST_RATES = 2**17
 
@@ -30,10 +32,12 @@ class Hyperparameters:
     Attributes:
         learning_rates: the learning rate of each update, from 0 (see `learning_rate_table`).
         weight_decay: see `make_optimizer`.
+        stage: which stage of the run this is; each has its own step (see `se_flax.stages`).
     """
 
     learning_rates: Float[Array, " n"]
     weight_decay: Float[Array, ""]
+    stage: int = flax.struct.field(pytree_node=False, default=0)
 
 
 def peak_learning_rate(options: ConfigDict, batch_size: int) -> float:
@@ -140,7 +144,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimiser that `options.name` names.
 
-    Weight decay is added to the gradient, as in the papers, except for "adamw". Unless
+    Weight decay is added to the gradient, as in the papers, except for "adamw" and "lamb". Unless
     `decay_norm_and_bias` is set, only arrays of two or more axes decay: the kernels, but neither
     biases nor the scales of batch norm. `lr_multipliers` multiply the updates of parameters.
 
@@ -148,9 +152,14 @@ def make_optimizer(
     - "rmsprop": as TensorFlow's `tf.train.RMSPropOptimizer`, s = d s + (1 - d) g^2 from s = 1
       and v = m v + rate g / sqrt(s + eps): the mean square s starts at 1, eps is inside the root,
       and each gradient enters v times the learning rate of its own step.
+    - "rmsprop_torch": as PyTorch's `torch.optim.RMSprop`, s = d s + (1 - d) g^2 from s = 0,
+      v = m v + g / (sqrt(s) + eps), and x = x - rate v.
     - "adadelta": Zeiler, arXiv:1212.5701, algorithm 1, times the rate; it has no momentum.
     - "adam" (Kingma and Ba, arXiv:1412.6980) and "adamw" (Loshchilov and Hutter,
       arXiv:1711.05101): with momentum for beta_1 and d for beta_2.
+    - "lamb" (You et al., arXiv:1904.00962, algorithm 2, with phi(z) = z): u = the update of "adam"
+      + weight decay * x, and x = x - rate |x| / |u| u for each array x. As in timm and NVIDIA's
+      code, arrays that do not decay are updated by u alone, without |x| / |u|.
 
     Args:
         options: `config.optimizer`.
@@ -160,37 +169,54 @@ def make_optimizer(
             function it can be one of the arguments.
     """
     mask = None if options.decay_norm_and_bias else _kernels
-    usual_decay, usual_epsilon = _USUAL[options.name]
-    decay, epsilon = options.decay or usual_decay, options.epsilon or usual_epsilon
-    momentum = options.momentum
     if weight_decay is None or not options.weight_decay:
         weight_decay = options.weight_decay
+    decoupled = options.name in ("adamw", "lamb")
     in_gradient = optax.add_decayed_weights(weight_decay, mask)
-    if options.name == "sgd":
-        rule = optax.sgd(learning_rate, momentum or None, options.nesterov)
-    elif options.name == "rmsprop":
-        rule = optax.rmsprop(
-            learning_rate, decay, epsilon, initial_scale=1.0, momentum=momentum or None
-        )
-    elif options.name == "adadelta":
-        rule = optax.adadelta(learning_rate, decay, epsilon)
-    elif options.name == "adam":
-        rule = optax.adam(learning_rate, momentum, decay, epsilon)
-    else:
-        rule = optax.adamw(
-            learning_rate, momentum, decay, epsilon, weight_decay=weight_decay, mask=mask
-        )
-        in_gradient = optax.identity()
     optimizer = optax.chain(
         optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity(),
-        in_gradient,
-        rule,
+        optax.identity() if decoupled else in_gradient,
+        _rule(options, learning_rate, weight_decay, mask),
     )
     if options.lr_multipliers:
         optimizer = optax.chain(optimizer, _layer_wise(options.lr_multipliers))
     if trained is not None:
         optimizer = optax.partition({True: optimizer, False: optax.set_to_zero()}, trained)
     return optimizer
+
+
+def _rule(options, learning_rate, weight_decay, mask) -> optax.GradientTransformation:
+    """Returns the update rule of `make_optimizer`; only decoupled decay is part of it."""
+    usual_decay, usual_epsilon = _USUAL[options.name]
+    decay, epsilon = options.decay or usual_decay, options.epsilon or usual_epsilon
+    momentum = options.momentum
+    if options.name == "sgd":
+        return optax.sgd(learning_rate, momentum or None, options.nesterov)
+    if options.name == "rmsprop":
+        return optax.rmsprop(
+            learning_rate, decay, epsilon, initial_scale=1.0, momentum=momentum or None
+        )
+    if options.name == "rmsprop_torch":
+        return optax.chain(
+            optax.scale_by_rms(decay, epsilon, eps_in_sqrt=False),
+            optax.trace(momentum),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    if options.name == "adadelta":
+        return optax.adadelta(learning_rate, decay, epsilon)
+    if options.name == "adam":
+        return optax.adam(learning_rate, momentum, decay, epsilon)
+    if options.name == "adamw":
+        return optax.adamw(
+            learning_rate, momentum, decay, epsilon, weight_decay=weight_decay, mask=mask
+        )
+    ratio = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.scale_by_adam(momentum, decay, epsilon),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.masked(ratio, mask) if mask else ratio,
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def _kernels(params):

@@ -19,6 +19,7 @@ from se_flax.optim import notes_on_schedule
 from se_flax.program import Program
 from se_flax.runtime.paths import Path
 from se_flax.runtime.progress import counted, format_results, format_steps
+from se_flax.stages import describe_stages
 
 
 def count_parameters(params: Any) -> int:
@@ -51,6 +52,7 @@ def introduction(program: Program, params: Any, step: int, workdir: Path) -> Ite
     counts = ", ".join(f"{size:,} {name}" for name, size in program.sizes.items())
     height, width = dataset.image_shape[:2]
     yield f"{dataset.name}: {counts} images of {height}x{width}, {len(dataset.class_names)} classes"
+    yield from describe_stages(config, dataset, plan.total_steps)
     yield (
         f"{counted(plan.num_epochs, 'epoch')}, {counted(plan.total_steps, 'step')} of "
         f"{counted(config.batch_size, 'image')} "

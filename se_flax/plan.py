@@ -1,7 +1,10 @@
 """When a run logs, evaluates and saves."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from se_flax.data.stages import first_step, stage_at
 
 
 class Actions(NamedTuple):
@@ -30,6 +33,7 @@ class Plan:
         eval_every_epochs: epochs between evaluations; there is also one at the end of the run.
         checkpoint_every_minutes: minutes after which the next log row saves a checkpoint; each
             evaluation also saves one.
+        num_stages: equal parts of the run, each with its own training step; see `se_flax.stages`.
     """
 
     num_epochs: int
@@ -38,15 +42,44 @@ class Plan:
     log_every_steps: int = 100
     eval_every_epochs: int = 1
     checkpoint_every_minutes: float = 5.0
+    num_stages: int = 1
 
     @property
     def total_steps(self) -> int:
         """Length of the run, in steps."""
         return self.num_epochs * self.steps_per_epoch
 
+    def stage(self, step: int) -> int:
+        """Returns the stage of the step that starts at `step`; the first is 0."""
+        return stage_at(step, self.total_steps, self.num_stages)
+
     def num_steps(self, step: int) -> int:
-        """Returns the length of the dispatch that starts at a step; it ends with the epoch."""
-        return min(self.steps_per_dispatch, self.steps_per_epoch - step % self.steps_per_epoch)
+        """Returns the length of the dispatch that starts at a step.
+
+        It ends at the latest with the epoch, and with the stage.
+        """
+        of_epoch = self.steps_per_epoch - step % self.steps_per_epoch
+        of_stage = first_step(self.stage(step) + 1, self.total_steps, self.num_stages) - step
+        return min(self.steps_per_dispatch, of_epoch, of_stage)
+
+    def steps_left(self, step: int, costs: Sequence[float]) -> float:
+        """Returns the steps after a step, in units of a step at its stage.
+
+        Args:
+            step: number of steps so far.
+            costs: what a step of each stage costs, in any unit.
+        """
+        if step == self.total_steps:
+            return 0.0
+        ends = [
+            first_step(i + 1, self.total_steps, self.num_stages) for i in range(self.num_stages)
+        ]
+        starts = [step, *ends[:-1]]
+        work = sum(
+            cost * max(0, end - max(start, step))
+            for cost, start, end in zip(costs, starts, ends, strict=True)
+        )
+        return work / costs[self.stage(step)]
 
     def evaluations_left(self, step: int) -> int:
         """Returns the number of evaluations after a step."""

@@ -20,6 +20,7 @@ from se_flax.data.dataset import (
     TrainFeed,
     check_labels,
     normalized_by,
+    repeating,
 )
 from se_flax.data.from_config import dataset_of
 from se_flax.detection.create import is_detector
@@ -39,7 +40,8 @@ from se_flax.parallel import replicate
 from se_flax.plan import Plan
 from se_flax.runtime.distributed import from_first
 from se_flax.runtime.paths import Path
-from se_flax.seeds import AtOnce, InTurn, Networks
+from se_flax.seeds import AtOnce, InTurn, Networks, shapes_of_one
+from se_flax.stages import check_stages_of, train_sizes
 from se_flax.state import TrainState
 from se_flax.task import Task, functions_of
 
@@ -101,13 +103,35 @@ class Program:
             UserError: if the network cannot be built for these images.
         """
         try:
-            return self.networks.abstract()
+            abstract = self.networks.abstract()
+            self._try_train_sizes(shapes_of_one(abstract, self.networks.seeds))
+            return abstract
         except (TypeError, ValueError, AttributeError, flax.errors.FlaxError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 "the network cannot be built; check config.model.overrides and the size of the "
                 f"images: {reason}"
             ) from error
+
+    def _try_train_sizes(self, one: TrainState) -> None:
+        """Applies a network, of abstract arrays, to images of the sizes that only training has."""
+        height, _, channels = self.dataset.image_shape
+        for size in sorted({*train_sizes(self.dataset)} - {height}):
+            images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+            apply = functools.partial(self.task.model(self.config).apply, train=False)
+            jax.eval_shape(apply, {"params": one.params, "batch_stats": one.batch_stats}, images)
+
+    def compiling(self, step: int) -> str:
+        """Returns what is being done while the step is compiled that starts at `step`."""
+        sizes = train_sizes(self.dataset)
+        if len(sizes) < 2:
+            return "compiling the training step"
+        size = sizes[self.plan.stage(step)]
+        return f"compiling the training step for images of {size}x{size}"
+
+    def steps_left(self, step: int) -> float:
+        """Returns the steps after a step, in units of a step at its stage."""
+        return self.plan.steps_left(step, [size**2 for size in train_sizes(self.dataset)] or [1])
 
     def initial_state(self) -> Any:
         """Returns the state the run starts with, on the devices.
@@ -130,7 +154,8 @@ class Program:
             num_steps: how many steps to take.
         """
         inputs = [feed.inputs(step) for feed in self.feeds]
-        inputs = [((self._hyperparameters, shared), own) for shared, own in inputs]
+        given = self._hyperparameters.replace(stage=self.plan.stage(step))
+        inputs = [((given, shared), own) for shared, own in inputs]
         state, sums = self.networks.train(state, inputs, num_steps)
         for feed in self.feeds:
             feed.prefetch(step + num_steps)
@@ -182,8 +207,9 @@ def dataset_of_run(config: ConfigDict, dataset: RunDataset | None = None) -> Run
         dataset: used instead of the data set that the config names.
 
     Raises:
-        UserError: see `dataset_of`, `check_labels` and `normalized_by`; also if the config sets a
-            field that has no effect on this data set, or the validation split cannot be held out.
+        UserError: see `dataset_of`, `check_labels`, `normalized_by`, `check_stages_of` and
+            `repeating`; also if the config sets a field that has no effect on this data set, or the
+            validation split cannot be held out.
     """
     if dataset is None:
         load = detection_dataset_of if is_detector(config.model.name) else dataset_of
@@ -193,6 +219,8 @@ def dataset_of_run(config: ConfigDict, dataset: RunDataset | None = None) -> Run
         check_held_in_memory(config, dataset.name)
     if config.dataset.mean:
         dataset = normalized_by(dataset, tuple(config.dataset.mean), tuple(config.dataset.std))
+    check_stages_of(dataset, config.progressive.stages)
+    dataset = repeating(dataset, config.augment.repeats)
     return dataset.hold_out(config.validation_fraction) if config.validation_fraction else dataset
 
 
@@ -217,7 +245,7 @@ def build_program(config: ConfigDict, dataset: RunDataset) -> Program:
         UserError: if the seeds cannot be trained as `config.seed_mode` says, the run sees more than
             2^31 - 1 images, or the class weights do not fit the classes.
     """
-    plan = _plan(config, dataset)
+    plan = plan_of(config, dataset)
     peak = peak_learning_rate(config.optimizer, config.batch_size)
     learning_rate = learning_rate_schedule(
         config.schedule, peak, config.num_epochs, plan.steps_per_epoch
@@ -250,7 +278,8 @@ def task_of(dataset: RunDataset) -> Task:
     return Detection(dataset) if isinstance(dataset, DetectionDataset) else Classification(dataset)
 
 
-def _plan(config: ConfigDict, dataset: RunDataset) -> Plan:
+def plan_of(config: ConfigDict, dataset: RunDataset) -> Plan:
+    """Returns when a run logs, evaluates and saves; see `build_program`."""
     steps_per_epoch = max(1, round(len(dataset.splits["train"]) / config.batch_size))
     steps_per_dispatch = 1
     if dataset.on_device:
@@ -264,6 +293,7 @@ def _plan(config: ConfigDict, dataset: RunDataset) -> Plan:
         log_every_steps=config.log_every_steps,
         eval_every_epochs=config.eval_every_epochs,
         checkpoint_every_minutes=config.checkpoint_every_minutes,
+        num_stages=config.progressive.stages,
     )
     if plan.total_steps * config.batch_size >= 2**31:
         raise UserError(

@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     | `ORDER`   | order of images held on the devices     | epoch                |
     | `AUGMENT` | augmentation of an image                | position of the image|
     | `MIX`     | mixup and cutmix of a pair of images    | position of the pair |
+    |           | if all pairs of a batch are mixed alike | step                 |
     | `DROPOUT` | dropout and stochastic depth            | step, device         |
     | `SAMPLE`  | a detector's sample of boxes to train on| step, device         |
 

@@ -25,6 +25,7 @@ def make_train_step(
     loss: str = "softmax",
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] = (),
+    target_threshold: float = 0.0,
     auxiliary_weight: float = 0.0,
     ema_decay: float = 0.0,
     freeze_backbone: bool = False,
@@ -39,7 +40,7 @@ def make_train_step(
     Args:
         model: the network.
         optimizer: see `se_flax.optim.make_optimizer`.
-        loss, label_smoothing, class_weights: see `se_flax.losses.Loss`.
+        loss, label_smoothing, class_weights, target_threshold: see `se_flax.losses.Loss`.
         auxiliary_weight: weight of the loss of the `auxiliary_logits` that a network sows
             (Inception-v3). The minimised loss includes it; the loss in the metrics does not.
         ema_decay: decay of the moving average, if the state has one.
@@ -51,7 +52,7 @@ def make_train_step(
             batch statistics, and the running statistics become the mean of those after each part.
     """
 
-    minimised = Loss(loss, label_smoothing, tuple(class_weights))
+    minimised = Loss(loss, label_smoothing, tuple(class_weights), target_threshold)
     loss_of = functools.partial(
         _loss,
         model,

@@ -14,6 +14,7 @@ from se_flax.label_metrics import chosen_by
 from se_flax.metrics import Sums
 from se_flax.optim import make_optimizer
 from se_flax.seeds import Evaluate, Step
+from se_flax.stages import configs_of_stages
 from se_flax.state import TrainState, create_state
 
 
@@ -78,7 +79,7 @@ def functions_of(
     """
     model = task.model(config)
     trained = task.trained(config, model)
-    make_step = task.make_step(config, model)
+    make_steps = [task.make_step(each, task.model(each)) for each in configs_of_stages(config)]
     optimizer = make_optimizer(config.optimizer, learning_rate, trained)
 
     def init(seed):
@@ -92,7 +93,7 @@ def functions_of(
             trained,
             given.weight_decay,
         )
-        return make_step(optimizer)(state, images, own)
+        return make_steps[given.stage](optimizer)(state, images, own)
 
     return init, step, task.evaluate(config, model)
 

@@ -46,8 +46,7 @@ from se_flax.workdir import changed_fields, check_same_run, config_as_json, writ
 
 # Format of checkpoints. Version 1 had other random streams, so no run can continue from it.
 _FORMAT = 2
-# The final and the best state, on the test split.
-_EVALUATIONS_OF_SUMMARY = 2
+_EVALUATIONS_OF_SUMMARY = 2  # the final and the best state, on the test split
 
 
 class RunInterrupted(Exception):
@@ -177,6 +176,7 @@ class _Run:
             program.images_per_step,
             program.sizes[program.selection] * len(self._seeds),
             lambda step: self._plan.evaluations_left(step) + _EVALUATIONS_OF_SUMMARY,
+            self._program.steps_left,
         )
 
     def start(self) -> tuple[Any, int]:
@@ -272,15 +272,16 @@ class _Run:
             RunInterrupted: if the run was asked to stop, once its state is saved.
         """
         first_step, last_save = step, time.monotonic()
-        compiled: set[int] = set()  # lengths of the dispatches so far
+        compiled: set[tuple[int, int]] = set()  # stages and lengths of the dispatches so far
         for dispatch in itertools.count():
             if step == self._plan.total_steps:
                 break
             before, num_steps = step, self._plan.num_steps(step)
+            kind = self._plan.stage(step), num_steps
             compiles = contextlib.nullcontext()
-            if num_steps not in compiled:
+            if kind not in compiled:
                 self._monitor.stop_clock()
-                compiles = self._progress.doing("compiling the training step")
+                compiles = self._progress.doing(self._program.compiling(step))
             else:
                 self._profiler.start()
             with compiles:
@@ -291,8 +292,10 @@ class _Run:
                 self._progress.say(f"profile of the steps up to {step}: {profile}")
             self._check_finite()
             self._saved.poll()
-            if num_steps not in compiled:
-                compiled.add(num_steps)
+            if kind not in compiled:
+                if kind[0] > max(compiled, default=kind)[0]:
+                    self._monitor.new_clock()  # the images are larger
+                compiled.add(kind)
                 self._monitor.start_clock()
             if before == first_step:
                 self._startup.stop()

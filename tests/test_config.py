@@ -98,6 +98,7 @@ def test_a_config_of_version_0_1_keeps_its_meaning(tmp_path):
     ("field", "value"),
     [
         ("dataset.image_size", 64),
+        ("dataset.train_size", 48),
         ("dataset.crop_pct", 0.9),
         ("dataset.interpolation", "bicubic"),
         ("dataset.workers", 2),
@@ -111,6 +112,17 @@ def test_a_field_without_effect_on_images_held_in_memory_is_refused(field, value
     with pytest.raises(UserError, match=rf"config.{field}=.* has no effect on cifar10"):
         check_config(config)
     config.dataset.name = "imagenette"
+    check_config(config)
+
+
+def test_a_spread_of_magnitudes_needs_the_policy_that_draws_them():
+    config = default_config()
+    config.augment.magnitude_std = 0.5
+    for policy in ("", "randaugment", "autoaugment_imagenet"):
+        config.augment.policy = policy
+        with pytest.raises(UserError, match=rf'no effect on config.augment.policy="{policy}"'):
+            check_config(config)
+    config.augment.policy = "randaugment_timm"
     check_config(config)
 
 
@@ -130,7 +142,11 @@ def test_two_ways_to_crop_are_refused():
         ("dataset.name", "tiny_imagenett", r'no data set "tiny_imagenett".*"tiny_imagenet"'),
         ("dataset.image_size", -1, "config.dataset.image_size"),
         ("augment.crop_area", (0.5, 0.25), "the smallest and the largest share"),
-        ("augment.policy", "autoaugment", '"", "randaugment", "autoaugment_imagenet"'),
+        (
+            "augment.policy",
+            "autoaugment",
+            '"", "randaugment", "randaugment_timm", "autoaugment_imagenet"',
+        ),
         ("batch_size", 0, "config.batch_size must be a whole number from 1 to 1048576, not 0"),
         ("num_epochs", -1, "config.num_epochs"),
         ("seed", -1, "config.seed"),
@@ -141,7 +157,11 @@ def test_two_ways_to_crop_are_refused():
         ("optimizer.learning_rate", -0.1, "config.optimizer.learning_rate"),
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate"),
         ("optimizer.momentum", 1.5, "config.optimizer.momentum"),
-        ("optimizer.name", "lars", '"sgd", "rmsprop", "adadelta", "adam" or "adamw"'),
+        (
+            "optimizer.name",
+            "lars",
+            '"sgd", "rmsprop", "rmsprop_torch", "adadelta", "adam", "adamw" or "lamb"',
+        ),
         ("optimizer.base_batch_size", -256, "a whole number from 0 to"),
         ("optimizer.decay", 1.0, "from 0 to below 1"),
         ("optimizer.epsilon", -1e-3, "config.optimizer.epsilon"),

@@ -9,6 +9,7 @@ from se_flax.errors import UserError
 from se_flax.optim import learning_rate_schedule, peak_learning_rate
 from se_flax.pretrained.catalogue import find_weights
 from se_flax.program import with_preparation
+from se_flax.train import train
 from tests.conftest import ROOT
 
 RECIPES = ["resnet_cifar10", "se_resnet_cifar10", "resnet_cifar100", "se_resnet_cifar100"]
@@ -20,9 +21,12 @@ STREAMED = {
     "se_resnext_imagenet": ["50", "101"],
     "senet154_imagenet": [],
     "efficientnet_imagenet": [f"b{i}" for i in range(8)],
+    "efficientnet_v2_imagenet": ["s", "m", "l"],
+    "mobilenet_v3_imagenet": ["large", "small"],
     "resnet_tiny_imagenet": ["18", "34", "50"],
     "se_resnet_tiny_imagenet": ["18", "34", "50"],
 }
+RSB = {"rsb_imagenet": ["a2", "a3", "a2,resnet50", "a3,resnet50", "a3,se_resnet50"]}
 DETECTORS = ["faster_rcnn_coco", "faster_rcnn_quickstart"]
 # The network for each argument.
 OTHERS = {
@@ -100,7 +104,7 @@ def test_an_unknown_depth_is_refused_with_a_list_of_the_known_ones():
 
 def test_every_config_is_tested():
     files = {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert files == {"quickstart", "finetune", *DETECTORS, *RECIPES, *STREAMED, *OTHERS}
+    assert files == {"quickstart", "finetune", *DETECTORS, *RECIPES, *STREAMED, *RSB, *OTHERS}
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,31 @@ def test_recipes_for_streamed_data_are_valid_for_every_argument(name, arguments)
     assert config.augment.random_resized_crop
 
 
+@pytest.mark.parametrize("argument", RSB["rsb_imagenet"])
+def test_procedures_for_resnets_are_valid_for_every_argument(argument):
+    config = load("rsb_imagenet", argument)
+    check_config(config)
+    procedure, _, network = argument.partition(",")
+    assert config.model.name == (network or "se_resnet50")
+    assert config.dataset.train_size == {"a2": 224, "a3": 160}[procedure]
+    # Table 2 of arXiv:2110.00476: 188,000 and 63,000 forward passes.
+    steps = config.num_epochs * round(1_281_167 / config.batch_size)
+    assert round(steps / 1000) == {"a2": 188, "a3": 63}[procedure]
+    rate = rate_of(config, 626)
+    peak = {"a2": 5e-3, "a3": 8e-3}[procedure]
+    assert float(rate(0)) == pytest.approx(1e-4, rel=1e-4)
+    assert float(rate(5 * 626)) == pytest.approx(peak)
+    half_way = (config.num_epochs + 5) // 2
+    assert float(rate(half_way * 626)) == pytest.approx(peak / 2, rel=0.02)
+    assert float(rate(config.num_epochs * 626 - 1)) < 1e-6
+
+
+@pytest.mark.parametrize("argument", ["a1", "a2,resnet18"])
+def test_an_unknown_procedure_or_network_is_reported(argument):
+    with pytest.raises(UserError, match=r"there is no .*; known are \w+, "):
+        load("rsb_imagenet", argument)
+
+
 def test_detectors_with_se_start_from_the_published_weights_of_their_trunk():
     config = load("faster_rcnn_coco", "se_resnet101")
     check_config(config)
@@ -194,6 +223,11 @@ def test_an_unknown_argument_of_a_recipe_is_reported(name):
         ("efficientnet_imagenet", "b0", 2.5, 0.128),
         ("efficientnet_imagenet", "b0", 5, 0.256 * 0.97**2),
         ("efficientnet_imagenet", "b0", 349, 0.256 * 0.97**145),
+        ("efficientnet_v2_imagenet", "m", 2.5, 0.128),
+        ("efficientnet_v2_imagenet", "l", 349, 0.256 * 0.97**145),
+        ("mobilenet_v3_imagenet", "large", 1.99, 0.064),
+        ("mobilenet_v3_imagenet", "small", 2, 0.064 * 0.973),
+        ("mobilenet_v3_imagenet", "small", 599, 0.064 * 0.973**299),
         ("resnet_tiny_imagenet", "18", 5, 0.1),
     ],
 )
@@ -213,7 +247,7 @@ def test_efficientnets_have_the_published_dropout(network, dropout):
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "finetune", *DETECTORS, *RECIPES, *STREAMED, *OTHERS]
+    "name", ["quickstart", "finetune", *DETECTORS, *RECIPES, *STREAMED, *RSB, *OTHERS]
 )
 def test_a_recipe_does_not_rely_on_defaults(name, monkeypatch):
     page = importlib.import_module(f"configs.{name}")
@@ -280,6 +314,15 @@ def test_a_plain_network_and_its_se_network_differ_only_in_the_model(name, argum
                 *("optimizer.learning_rate", "optimizer.base_batch_size"),
             },
         ),
+        (("rsb_imagenet", "a2"), ("rsb_imagenet", "a2,resnet50"), {"model.name"}),
+        (
+            ("rsb_imagenet", "a2"),
+            ("rsb_imagenet", "a3"),
+            {
+                *("model.overrides", "dataset.train_size", "augment.magnitude", "augment.repeats"),
+                *("optimizer.learning_rate", "schedule.warmup_factor", "num_epochs"),
+            },
+        ),
         (
             ("se_variants_cnn3", "bump"),
             ("se_variants_resnet18", "bump,cifar10"),
@@ -314,3 +357,42 @@ def test_the_last_stage_of_the_variants_resnet18_has_several_positions(variant):
         images,
     )
     assert list(maps.values())[-1].shape == (1, 4, 4, 512)
+
+
+# Small networks with the fields that recipes override.
+SMALL = {"stage_sizes": (1, 1, 1, 1), "widths": (4, 4, 8, 8)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argument", ["a2", "a3,resnet50"])
+def test_procedures_for_resnets_train(argument, image_dir, tmp_path):
+    config = load("rsb_imagenet", argument)
+    config.model.overrides.update(SMALL)
+    shorten(config, image_dir)
+    assert train(config, tmp_path)["steps"] == 6
+
+
+@pytest.mark.slow
+def test_the_recipe_for_efficientnets_v2_trains(image_dir, tmp_path):
+    config = load("efficientnet_v2_imagenet", "s")
+    stages = ((True, 1, 8, 1, 1), (True, 1, 8, 2, 4), (False, 1, 8, 2, 4))
+    config.model.overrides.stages = stages
+    shorten(config, image_dir)
+    config.progressive.train_size = 16
+    assert train(config, tmp_path)["steps"] == 6
+
+
+@pytest.mark.slow
+def test_the_recipe_for_mobilenets_trains(image_dir, tmp_path):
+    config = load("mobilenet_v3_imagenet", "small")
+    shorten(config, image_dir)
+    assert train(config, tmp_path)["steps"] == 6
+
+
+def shorten(config, image_dir):
+    """Changes a recipe to a few steps on small images of a folder."""
+    config.dataset.image_dir = str(image_dir)
+    config.dataset.image_size = 48
+    if config.dataset.train_size:
+        config.dataset.train_size = 32
+    config.batch_size, config.num_epochs = 16, 2

@@ -135,6 +135,15 @@ def test_a_loss_and_its_gradient_are_those_of_its_formula(option, computed):
         assert gradient[i, k] == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("labels", [LABELS, SEVERAL], ids=["one class", "several classes"])
+def test_a_class_with_a_larger_share_than_the_threshold_is_all_there(labels):
+    loss = Loss("bce", target_threshold=0.4)
+    targets = loss.targets(batch_of(labels, mixed=True), 3)
+    shares = wanted(labels, mixed=True)
+    assert 0 < np.sum((shares > 0) & (shares < 0.4)) < np.sum(shares > 0)
+    np.testing.assert_array_equal(targets, shares > 0.4)
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("devices", "parts"),
@@ -253,6 +262,11 @@ def test_weights_that_weigh_nothing_are_refused(weights):
         ),
         ({"dataset.labels": "x.csv"}, "labels=x.csv names the classes of images in a folder"),
         ({"dataset.exif_orientation": True}, "exif_orientation=True is for images in a folder"),
+        ({"target_threshold": 0.2}, 'which needs config.loss="bce" and config.label_smoothing=0.0'),
+        (
+            {"target_threshold": 0.2, "loss": "bce", "label_smoothing": 0.1},
+            "target_threshold=0.2 makes every target 0 or 1",
+        ),
         ({"dataset.label_separator": "--"}, "label_separator must be one character"),
     ],
 )

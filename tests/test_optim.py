@@ -182,6 +182,20 @@ def test_rmsprop_is_tensorflows_as_efficientnet_uses_it():
     np.testing.assert_allclose(after_steps(rate, name="rmsprop"), kernel, rtol=1e-5)
 
 
+def test_pytorchs_rmsprop_starts_at_0_and_multiplies_its_velocity_by_the_rate():
+    def rate(step):
+        return 0.1 * 0.5**step
+
+    kernel, square, velocity = np.ones((2, 3)), 0.0, 0.0
+    for step, gradient in enumerate(gradients_of_steps()):
+        gradient = gradient + 0.01 * kernel
+        square = 0.9 * square + 0.1 * gradient**2
+        velocity = 0.9 * velocity + gradient / (np.sqrt(square) + 0.0316)
+        kernel = kernel - rate(step) * velocity
+    ours = after_steps(rate, name="rmsprop_torch", decay=0.9, epsilon=0.0316)
+    np.testing.assert_allclose(ours, kernel, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "rho", "epsilon"),
     [({}, 0.95, 1e-6), ({"decay": 0.9, "epsilon": 1e-4}, 0.9, 1e-4)],
@@ -211,8 +225,67 @@ def test_weight_decay_goes_through_the_gradient_in_adam_and_not_in_adamw(name):
     np.testing.assert_allclose(after_steps(name=name), kernel, rtol=1e-5)
 
 
+def lamb_steps(kernel, decay, adapts, rate=0.1):
+    """Algorithm 2 of arXiv:1904.00962 in float64, with the identity for phi."""
+    mean, square = 0.0, 0.0
+    for step, gradient in enumerate(gradients_of_steps(), start=1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        root = np.sqrt(square / (1 - 0.999**step)) + 1e-6
+        update = mean / (1 - 0.9**step) / root + decay * kernel
+        norm = np.linalg.norm(kernel)
+        ratio = norm / np.linalg.norm(update) if adapts and norm else 1.0
+        kernel = kernel - rate * ratio * update
+    return kernel
+
+
+def test_lamb_scales_the_update_of_each_kernel_to_the_kernels_norm():
+    expected = lamb_steps(np.ones((2, 3)), 0.01, adapts=True)
+    np.testing.assert_allclose(after_steps(name="lamb"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decays", [False, True])
+def test_lamb_scales_norms_and_biases_only_if_they_decay(decays):
+    config = default_config()
+    config.optimizer.update({"name": "lamb", "weight_decay": 0.01, "decay_norm_and_bias": decays})
+    optimizer = make_optimizer(config.optimizer, lambda step: 0.1)
+    params = {"scale": jnp.ones(6), "bias": jnp.zeros(6)}
+    state = optimizer.init(params)
+    for gradient in gradients_of_steps():
+        gradients = {name: jnp.asarray(gradient.ravel()) for name in params}
+        updates, state = optimizer.update(gradients, state, params)
+        params = {name: params[name] + updates[name] for name in params}
+    for name, start in (("scale", np.ones((2, 3))), ("bias", np.zeros((2, 3)))):
+        expected = lamb_steps(start, 0.01 if decays else 0.0, adapts=decays)
+        np.testing.assert_allclose(params[name], expected.ravel(), rtol=1e-4)
+
+
 @pytest.mark.references
-@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adadelta", "adam", "adamw"])
+def test_lamb_takes_the_same_steps_as_timms_with_clipping_and_without_decay_of_biases():
+    from tests.references.torch_models import torch
+
+    lamb = importlib.import_module("timm.optim").Lamb
+    kernel = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    bias = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    groups = [{"params": [kernel], "weight_decay": 0.02}, {"params": [bias], "weight_decay": 0.0}]
+    theirs = lamb(groups, lr=0.005)
+    config = default_config()
+    config.optimizer.update({"name": "lamb", "weight_decay": 0.02, "clip_norm": 1.0})
+    ours = make_optimizer(config.optimizer, lambda step: 0.005)
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}
+    state = ours.init(params)
+    for gradient in gradients_of_steps(20):
+        kernel.grad, bias.grad = torch.tensor(gradient), torch.tensor(gradient[1])
+        theirs.step()
+        gradients = {"kernel": jnp.asarray(gradient), "bias": jnp.asarray(gradient[1])}
+        updates, state = ours.update(gradients, state, params)
+        params = {name: params[name] + updates[name] for name in params}
+    for name, expected in (("kernel", kernel), ("bias", bias)):
+        np.testing.assert_allclose(params[name], expected.detach().numpy(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "rmsprop_torch", "adadelta", "adam", "adamw"])
 def test_optimisers_take_the_same_steps_as_torchs_and_timms(name):
     from tests.references.torch_models import torch  # also prepares the import of timm
 
@@ -222,6 +295,7 @@ def test_optimisers_take_the_same_steps_as_torchs_and_timms(name):
         "rmsprop": lambda p: rmsprop_tf(
             p, 0.1, alpha=0.9, eps=1e-3, momentum=0.9, weight_decay=0.01
         ),
+        "rmsprop_torch": lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9, weight_decay=0.01),
         "adadelta": lambda p: torch.optim.Adadelta(p, 0.1, rho=0.95, eps=1e-6, weight_decay=0.01),
         "adam": lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.01),
         "adamw": lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01),

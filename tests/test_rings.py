@@ -27,7 +27,7 @@ ALLOWED = {
 }
 EXCEPTIONS = {
     # A command that draws what a config feeds the network.
-    "data/preview.py": ("config", "main", "program"),
+    "data/preview.py": ("config", "main", "program", "stages"),
     # What a detector is trained on and evaluated by; the detectors themselves do not import it.
     "detection/annotations.py": ("data",),
     "detection/average_precision.py": ("runtime",),

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -21,6 +21,8 @@ from se_flax.data.damage import Damage
 from se_flax.data.dataset import HostImages, HostLabels, is_multi_label, num_batches
 from se_flax.data.image_source import ImageSource
 from se_flax.data.images import Crop, decode
+from se_flax.data.repeats import image_positions
+from se_flax.data.stages import stage_at
 from se_flax.errors import UserError
 from se_flax.parallel import split_up
 
@@ -61,12 +63,13 @@ class _Batches:
     """
 
     source: ImageSource
-    crop: Crop
+    crops: tuple[Crop, ...]  # of equal parts of the stream
     batch_size: int  # over all hosts
     first: int  # start of this host's share in a batch
     share: int  # number of images in this host's share
     count: int  # number of batches
     seed: int | None  # seed of the order and crops; None: each image once, in order
+    repeats: int = 1  # copies of an image in a batch
 
     def __len__(self) -> int:
         return self.count
@@ -74,44 +77,47 @@ class _Batches:
     @property
     def num_bytes(self) -> int:
         """Size of a batch's images."""
-        return self.share * self.crop.size**2 * 3
+        return self.share * max(crop.size for crop in self.crops) ** 2 * 3
 
     def __getitem__(self, i: int) -> tuple[HostBatch, dict[str, str]]:
         positions = np.arange(self.share) + (i * self.batch_size + self.first)
-        shape = (self.crop.size, self.crop.size, self.crop.channels)
+        crop = self.crops[stage_at(i, self.count, len(self.crops))]
+        shape = (crop.size, crop.size, crop.channels)
         images = np.zeros((self.share, *shape), np.uint8)
         labels = np.zeros(self.share, np.int32)
         if is_multi_label(self.source):
             labels = np.zeros((self.share, len(self.source.class_names)), np.uint8)
         mask = np.ones(self.share, bool) if self.seed is not None else positions < len(self.source)
-        draws, faults = self._draws(i), {}
+        draws, faults = self._draws(i, crop), {}
         for k in np.flatnonzero(mask).tolist():
-            label = self._read(int(positions[k]), draws[k], images[k], faults)
+            write = functools.partial(crop, draws=draws[k], out=images[k])
+            label = self._read(int(positions[k]), write, faults)
             if label is None:
                 mask[k] = False
             else:
                 labels[k] = label
         return HostBatch(images, labels, positions, mask), faults
 
-    def _draws(self, i: int) -> list[list[float]]:
+    def _draws(self, i: int, crop: Crop) -> list[list[float]]:
         """Returns the random numbers for the crops of this host's share of batch i."""
         if self.seed is None:
             return [[]] * self.share
         generator = rng.generator(self.seed, rng.Stream.CROP, i)
-        draws = generator.random((self.batch_size, self.crop.draws))  # for all hosts
+        draws = generator.random((self.batch_size, crop.draws))  # for all hosts
         return draws[self.first : self.first + self.share].tolist()
 
     def _read(
-        self, position: int, draws: list[float], out: np.ndarray, faults: dict[str, str]
+        self, position: int, write: Callable[[np.ndarray], Any], faults: dict[str, str]
     ) -> int | np.ndarray | None:
         """Writes the image at a position; returns its label, None if it is to be left out."""
         if self.seed is None:
-            return self._read_from(position, draws, out, faults)
+            return self._read_from(position, write, faults)
+        position = image_positions(position, self.batch_size, self.repeats, len(self.source))
         first = shuffled_place(self.seed, position, len(self.source))
         tries = min(_MOST_DAMAGED, len(self.source))
         for after in range(tries):
             place = (first + after) % len(self.source)
-            label = self._read_from(place, draws, out, faults)
+            label = self._read_from(place, write, faults)
             if label is not None:
                 return label
         name = self.source.describe(first)
@@ -121,7 +127,7 @@ class _Batches:
         )
 
     def _read_from(
-        self, place: int, draws: list[float], out: np.ndarray, faults: dict[str, str]
+        self, place: int, write: Callable[[np.ndarray], Any], faults: dict[str, str]
     ) -> int | np.ndarray | None:
         """Writes an image of the source; returns its label, None if the image is damaged."""
         try:
@@ -137,7 +143,7 @@ class _Batches:
         except UserError as error:
             faults[self.source.describe(place)] = str(error)
             return None
-        self.crop(image, draws, out)
+        write(image)
         return label
 
     def _checked(self, label: Any, place: int) -> int | np.ndarray:
@@ -192,6 +198,8 @@ def train_batches(
     workers: int = 0,
     streams: int = 1,
     damage: Damage | None = None,
+    repeats: int = 1,
+    earlier_crops: Sequence[Crop] = (),
 ) -> Iterator[HostBatch]:
     """Yields this host's share of the batches from step `first_step` to the end of the run.
 
@@ -209,9 +217,12 @@ def train_batches(
         workers: number of processes that read images; 0 reads in threads of this process.
         streams: number of streams that are read in parallel and share cores and memory.
         damage: counts the damaged images.
+        repeats: copies of an image in a batch; see `repeats.image_positions`.
+        earlier_crops: crops of equal parts of the run, before the last one, which has `crop`.
     """
     damage = Damage() if damage is None else damage
-    batches = _Batches(source, crop, batch_size, *own_places(batch_size), total_steps, seed)
+    places, crops = own_places(batch_size), (*earlier_crops, crop)
+    batches = _Batches(source, crops, batch_size, *places, total_steps, seed, repeats)
     for batch, faults in read_ahead(batches, first_step, workers, streams):
         damage.add(faults, _REPLACED)
         yield batch
@@ -231,7 +242,7 @@ def eval_batches(
     """
     damage = Damage() if damage is None else damage
     count = num_batches(len(source), batch_size)
-    batches = _Batches(source, crop, batch_size, *own_places(batch_size), count, None)
+    batches = _Batches(source, (crop,), batch_size, *own_places(batch_size), count, None)
     lost = 0
     for batch, faults in read_ahead(batches, 0, workers):
         damage.add(faults, _LEFT_OUT)

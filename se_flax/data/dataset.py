@@ -205,6 +205,26 @@ def normalized_by(
     return dataclasses.replace(dataset, mean=mean, std=std)
 
 
+def repeating(dataset: RunDataset, repeats: int) -> RunDataset:
+    """Returns a data set whose training batches have each image several times.
+
+    Args:
+        dataset: the data set.
+        repeats: `config.augment.repeats`.
+
+    Raises:
+        UserError: if the data set, of a user's own class, has no field `repeats`.
+    """
+    if repeats == 1:
+        return dataset
+    if not dataclasses.is_dataclass(dataset) or not hasattr(dataset, "repeats"):
+        raise UserError(
+            f"config.augment.repeats={repeats} has no effect on {dataset.name}, whose class has no "
+            "field repeats; leave it at 1"
+        )
+    return dataclasses.replace(dataset, repeats=repeats)
+
+
 def held_out(
     name: str, splits: Mapping[str, Sized], fraction: float
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held"]]:

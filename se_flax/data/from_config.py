@@ -1,5 +1,7 @@
 """The data set selected by a run's config."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from se_flax.data.dataset import ImageDataset
@@ -7,6 +9,7 @@ from se_flax.data.folders import ImageFolder
 from se_flax.data.image_source import ImageSource
 from se_flax.data.images import CenterCrop, Crop, RandomResizedCrop
 from se_flax.data.label_file import LabelFile, label_path
+from se_flax.data.preprocessing import Preprocessing
 from se_flax.data.sources import (
     TfdsImages,
     evaluation_split,
@@ -14,6 +17,7 @@ from se_flax.data.sources import (
     load_dataset,
     statistics_of,
 )
+from se_flax.data.stages import growing
 from se_flax.data.streaming import StreamedDataset
 from se_flax.errors import UserError
 from se_flax.models import Preparation, model_info
@@ -71,9 +75,16 @@ def streamed(
     """
     prepared = preparation_of(config, model_info(config.model.name).preparation)
     eval_crop = CenterCrop.of(prepared)
-    train_crop: Crop = eval_crop
-    if config.augment.random_resized_crop:
-        train_crop = RandomResizedCrop(prepared.size, tuple(config.augment.crop_area))
+
+    def crop_of(size: float) -> Crop:
+        if config.augment.random_resized_crop:
+            return RandomResizedCrop(round(size), tuple(config.augment.crop_area))
+        return dataclasses.replace(eval_crop, size=round(size))
+
+    progressive = config.progressive
+    last_size = config.dataset.train_size or prepared.size
+    sizes = growing(progressive.train_size, last_size, progressive.stages)
+    *earlier_crops, train_crop = map(crop_of, sizes)
     return StreamedDataset(
         name=name,
         train=train,
@@ -83,7 +94,14 @@ def streamed(
         mean=prepared.mean,
         std=prepared.std,
         workers=config.dataset.workers,
+        earlier_crops=tuple(earlier_crops),
     )
+
+
+def preprocessing_of(config: ConfigDict, dataset: ImageDataset) -> Preprocessing:
+    """Returns how a run augments and normalises images on the devices."""
+    mix_batch = config.batch_size if config.augment.mix_by == "batch" else 0
+    return Preprocessing.of(dataset, {**config.augment, "mix_batch": mix_batch})
 
 
 def preparation_of(config: ConfigDict, otherwise: Preparation) -> Preparation:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, UInt8
 from se_flax import rng
 from se_flax.data.dataset import HostImages, Inputs, held_out, num_batches, present
 from se_flax.data.preprocessing import Batch, Preprocessing
+from se_flax.data.repeats import image_positions
 from se_flax.data.shuffle import shuffled
 from se_flax.errors import UserError
 from se_flax.parallel import batch_slots, divisible, replicate, share_out
@@ -76,6 +77,7 @@ class Dataset:
         horizontal_flip: whether a horizontal flip preserves an image's class (for digits it does
             not).
         validation: images held out of `train`, or None.
+        repeats: copies of a training image in a batch; see `repeats.image_positions`.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Dataset:
     std: tuple[float, ...]
     horizontal_flip: bool
     validation: Split | None = None
+    repeats: int = 1
     on_device: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -155,7 +158,9 @@ class Dataset:
         own: Int[Array, " b"], seed: rng.Seed, step: Int[Array, ""],
     ) -> Batch:  # fmt: skip
         """Returns a device's share of a step's batch: the images in the slots `own`."""
-        return train_batch(shared, preprocessing, seed, step * batch_size + own)
+        positions = step * batch_size + own
+        images = image_positions(positions, batch_size, self.repeats, len(shared.labels))
+        return train_batch(shared, preprocessing, seed, positions, images)
 
     def eval_feed(self, split: str, batch_size: int) -> "MemoryEvalFeed":
         """Returns the inputs of an evaluation: all images, and each device's positions."""
@@ -240,13 +245,23 @@ def train_batch(
     preprocessing: Preprocessing,
     seed: rng.Seed,
     positions: Int[Array, " b"],
+    images: Int[Array, " b"] | None = None,
 ) -> Batch:
     """Returns the augmented training images at positions of the run's endless stream.
 
     Position p is the p-th image of the run, counted over all steps and devices. Each block of n
     positions contains each of the n images once. Image and augmentation depend only on (seed, p).
+
+    Args:
+        split: the training images.
+        preprocessing: augments them.
+        seed: of the run.
+        positions: positions in the stream, which decide the augmentation.
+        images: positions that decide which images these are, if others; see
+            `repeats.image_positions`.
     """
-    chosen = shuffled(rng.key(seed, rng.Stream.ORDER), positions, len(split.labels))
+    places = positions if images is None else images
+    chosen = shuffled(rng.key(seed, rng.Stream.ORDER), places, len(split.labels))
     return preprocessing.train(seed, split.images(chosen), split.labels[chosen], positions)
 
 

@@ -62,12 +62,16 @@ class Preprocessing:
         crop_padding: pixels of mean colour added on each side before a random crop to the
             original size; 0 for no crop.
         horizontal_flip: whether to flip images with probability 1/2.
-        policy: a name in `augment.POLICIES`, "randaugment", or "" for none.
-        num_ops, magnitude: N and M of "randaugment" (arXiv:1909.13719).
+        policy: a name in `augment.POLICIES`, "randaugment", "randaugment_timm", or "" for none.
+        num_ops, magnitude: N and M of both forms of RandAugment (arXiv:1909.13719).
+        magnitude_std: see `augment.rand_augment_timm`.
         cutout: side, in pixels, of a square set to the mean (arXiv:1708.04552); 0 for none.
         random_erasing: probability of random erasing (arXiv:1708.04896).
+        erasing_form: a name in `augment.ERASING_FORMS`.
         mixup, cutmix: alpha of mixup (arXiv:1710.09412) and cutmix (arXiv:1905.04899); 0 for none.
             With both, each is used with probability 1/2.
+        mix_batch: number of images of a batch, over all devices, if all its pairs are mixed alike;
+            0 if each pair is mixed by itself.
     """
 
     mean: tuple[float, ...] = flax.struct.field(pytree_node=False)
@@ -77,10 +81,13 @@ class Preprocessing:
     policy: str = _static("")
     num_ops: int = _static(2)
     magnitude: float = _static(9.0)
+    magnitude_std: float = _static(0.0)
     cutout: int = _static(0)
     random_erasing: float = _static(0.0)
+    erasing_form: str = _static("zhong")
     mixup: float = _static(0.0)
     cutmix: float = _static(0.0)
+    mix_batch: int = _static(0)
 
     @classmethod
     def of(
@@ -120,7 +127,7 @@ class Preprocessing:
         batch = Batch(images, labels, jnp.ones(len(labels), bool))
         if not (self.mixup or self.cutmix):
             return batch
-        keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // 2)
+        keys = _keys_at(rng.key(seed, rng.Stream.MIX), positions[::2] // (self.mix_batch or 2))
         images, lam = augment.mix(keys, images, self.mixup, self.cutmix)
         pairs = labels.reshape(-1, 2, *labels.shape[1:])
         mix_labels = pairs[:, ::-1].reshape(labels.shape)
@@ -141,14 +148,20 @@ class Preprocessing:
         if self.horizontal_flip:
             image = jnp.asarray(pix.random_flip_left_right(key=flip_key, image=image))
         if self.policy:
-            image = jnp.round(image)
-            if self.policy == "randaugment":
-                image = augment.rand_augment(policy_key, image, self.num_ops, self.magnitude)
-            else:
-                image = augment.auto_augment(policy_key, image, self.policy)
+            image = self._by_policy(policy_key, jnp.round(image))
         image = self.normalize(image)
         if self.cutout:
             image = augment.cutout(cutout_key, image, self.cutout)
         if self.random_erasing:
-            image = augment.random_erasing(erasing_key, image, self.random_erasing)
+            form = augment.ERASING_FORMS[self.erasing_form]
+            image = augment.random_erasing(erasing_key, image, self.random_erasing, **form)
         return image
+
+    def _by_policy(self, key: Key[Array, ""], image: Float[Array, "h w c"]) -> Array:
+        if self.policy == "randaugment":
+            return augment.rand_augment(key, image, self.num_ops, self.magnitude)
+        if self.policy == "randaugment_timm":
+            return augment.rand_augment_timm(
+                key, image, self.num_ops, self.magnitude, self.magnitude_std
+            )
+        return augment.auto_augment(key, image, self.policy)

@@ -15,12 +15,15 @@ from se_flax.cli.command import parse_flags, run_command
 from se_flax.cli.config_flag import define_config_flag
 from se_flax.config import check_config
 from se_flax.data.dataset import ImageDataset
+from se_flax.data.from_config import preprocessing_of
 from se_flax.data.grid import captions_of, draw_grid, first_images
-from se_flax.data.preprocessing import Batch, Preprocessing
+from se_flax.data.preprocessing import Batch
+from se_flax.data.stages import stage_at
 from se_flax.errors import UserError
 from se_flax.main import config_of_flags
 from se_flax.parallel import check_devices
-from se_flax.program import dataset_of_run, with_preparation
+from se_flax.program import dataset_of_run, plan_of, with_preparation
+from se_flax.stages import configs_of_stages
 
 
 def preview_batch(
@@ -34,14 +37,18 @@ def preview_batch(
         count: number of images; even, because mixing works on pairs.
         train: whether to return augmented training images; otherwise test images.
     """
-    dataset = dataset_of_run(with_preparation(config))
-    preprocessing = Preprocessing.of(dataset, config.augment)
+    config = with_preparation(config)
+    dataset = dataset_of_run(config)
+    total_steps = max(plan_of(config, dataset).total_steps, step + 1)
+    stages = configs_of_stages(config)
+    config = stages[stage_at(step, total_steps, len(stages))]
+    preprocessing = preprocessing_of(config, dataset)
     if not train:
         # Batches may be as small as half of what is asked for.
         shared, own = next(iter(dataset.eval_feed("test", 2 * count)))
         batch = dataset.eval_batch(preprocessing, shared, first_images(own, count))
         return jax.tree.map(lambda x: x[np.asarray(batch.mask)], batch), dataset
-    feed = dataset.train_feed(config.batch_size, config.seed, step + 1)
+    feed = dataset.train_feed(config.batch_size, config.seed, total_steps)
     shared, own = feed.inputs(step)
     feed.close()
     seed, step = jnp.uint32(config.seed), jnp.int32(step)

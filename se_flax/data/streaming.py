@@ -20,7 +20,6 @@ from se_flax.data.dataset import (
 from se_flax.data.image_source import ImageSource, Subset
 from se_flax.data.images import Crop
 from se_flax.data.preprocessing import Batch, Preprocessing
-from se_flax.errors import UserError
 from se_flax.parallel import divisible, share_out
 
 
@@ -31,11 +30,14 @@ class StreamedDataset:
     Attributes:
         name: name of the data set.
         train, test: training and test images.
-        train_crop, eval_crop: crops for training and evaluation, of the same size.
+        train_crop, eval_crop: crops for training and evaluation.
         mean, std: mean and standard deviation of each channel, on a scale of 0 to 1.
         horizontal_flip: whether a horizontal flip preserves an image's class.
         validation: images held out of `train`, or None.
         workers: number of processes that read images; 0 reads in threads.
+        repeats: copies of a training image in a batch; see `repeats.image_positions`.
+        earlier_crops: crops for training in equal parts of the run, before the last one, which has
+            `train_crop` (progressive learning).
         damage: the damaged images that were met.
     """
 
@@ -49,15 +51,10 @@ class StreamedDataset:
     horizontal_flip: bool = True
     validation: ImageSource | None = None
     workers: int = 0
+    repeats: int = 1
+    earlier_crops: tuple[Crop, ...] = ()
     damage: Damage = dataclasses.field(default_factory=Damage, compare=False)
     on_device: ClassVar[bool] = False
-
-    def __post_init__(self):
-        if self.train_crop.size != self.eval_crop.size:
-            raise UserError(
-                f"{self.name}: training crops have {self.train_crop.size} pixels, but evaluation "
-                f"crops {self.eval_crop.size}; give both the same size"
-            )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -76,8 +73,13 @@ class StreamedDataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the network's input."""
+        """Height, width and channels of the network's input, in evaluation."""
         return (self.eval_crop.size, self.eval_crop.size, self.eval_crop.channels)
+
+    @property
+    def train_sizes(self) -> tuple[int, ...]:
+        """Height and width of the images in each stage of the training."""
+        return tuple(crop.size for crop in (*self.earlier_crops, self.train_crop))
 
     @property
     def splits(self) -> dict[str, ImageSource]:
@@ -99,7 +101,8 @@ class StreamedDataset:
         def batches_from(step):
             return train_batches(
                 self.train, self.train_crop, batch_size, seed, step, total_steps,
-                self.workers, num_feeds, self.damage,
+                self.workers, num_feeds, self.damage, self.repeats,
+                self.earlier_crops,
             )  # fmt: skip
 
         return StreamedTrainFeed(batches_from)

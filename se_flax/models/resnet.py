@@ -11,6 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from se_flax.errors import UserError, check_choice
@@ -52,6 +53,7 @@ class Unit(nn.Module):
         zero_init: see `ResNet`.
         se: factory for the SE block, or for the selective kernel in `conv3x3`, or None.
         se_placement: see `ResNet`.
+        drop_rate: probability that an example skips the branch; 0 unless training.
     """
 
     width: int
@@ -65,6 +67,7 @@ class Unit(nn.Module):
     zero_init: bool = False
     se: Callable[..., nn.Module] | None = None
     se_placement: str = "standard"
+    drop_rate: float = 0.0
 
     def block_at(self, placement: str) -> nn.Module | None:
         """Creates the SE block if `placement` is its position."""
@@ -121,6 +124,8 @@ class Unit(nn.Module):
         self, shortcut: Images, branch: Images, activation: Callable[..., Images] | None = None
     ) -> Images:
         """Adds branch and shortcut, and applies the SE block if it is after the addition."""
+        if self.drop_rate:
+            branch = nn.Dropout(self.drop_rate, (1, 2, 3), deterministic=False)(branch)
         return self.se_at("post", residual_sum(shortcut, branch, activation))
 
 
@@ -232,6 +237,9 @@ class ResNet(Network, kw_only=True):
         zero_init: whether the last batch norm of each branch is initialised with scale 0, so that
             the unit starts as an identity (Goyal et al., arXiv:1706.02677, section 5.1). Units
             with pre-activation have no such batch norm.
+        stochastic_depth: rate of stochastic depth (Huang et al., arXiv:1603.09382). With k of n
+            units before it, a unit skips its branch with probability stochastic_depth * k / (n - 1)
+            (as in timm).
         final_norm: whether batch norm and ReLU follow the last unit instead of the stem's
             convolution. Units with pre-activation need this.
         se_placement: position of the SE block in a unit (SE paper, figure 5): "standard", on
@@ -252,6 +260,7 @@ class ResNet(Network, kw_only=True):
     pool_ceil: bool = False
     projection: bool = True
     zero_init: bool = False
+    stochastic_depth: float = 0.0
     final_norm: bool = False
     se_placement: str = "standard"
     se_stages: tuple[int, ...] | None = None
@@ -290,6 +299,7 @@ class ResNet(Network, kw_only=True):
         norm = self.make_norm(train)
         x = self.stem_map(x, conv, norm)
         maps = {}
+        rates = iter(np.linspace(0, self.stochastic_depth if train else 0, sum(self.stage_sizes)))
         for i, (size, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
             for j in range(1, size + 1):
                 unit = functools.partial(
@@ -303,6 +313,7 @@ class ResNet(Network, kw_only=True):
                     zero_init=self.zero_init,
                     se=self.se if self.se_stages is None or i in self.se_stages else None,
                     se_placement=self.se_placement,
+                    drop_rate=float(next(rates)),
                     name=f"stage{i}_unit{j}",
                 )
                 x = self.apply_unit(functools.partial(apply_module, make=unit), x, train)

@@ -11,6 +11,8 @@ class TimeLeft:
         images_per_step: how many images a step takes.
         images_per_evaluation: how many images an evaluation takes.
         evaluations_left: returns the number of evaluations after a step.
+        steps_left: returns the number of steps after a step, in units of a step at that time; None
+            if all steps take the same time.
     """
 
     def __init__(
@@ -19,8 +21,10 @@ class TimeLeft:
         images_per_step: int,
         images_per_evaluation: int = 0,
         evaluations_left: Callable[[int], int] = lambda step: 0,
+        steps_left: Callable[[int], float] | None = None,
     ):
-        self._total_steps, self._images_per_step = total_steps, images_per_step
+        self._steps_left = steps_left or (lambda step: total_steps - step)
+        self._images_per_step = images_per_step
         # Until it is measured: an evaluation needs no gradient, a third of a step's operations.
         self._images_per_evaluation = images_per_evaluation / 3
         self._evaluations_left = evaluations_left
@@ -43,5 +47,5 @@ class TimeLeft:
         of_one = self._images_per_evaluation / images_per_second
         if measured:
             of_one = sum(measured) / len(measured)
-        images = (self._total_steps - step) * self._images_per_step
+        images = self._steps_left(step) * self._images_per_step
         return images / images_per_second + self._evaluations_left(step) * of_one

@@ -47,6 +47,25 @@ def test_images_are_prepared_as_published_for_the_network(image_dir):
     assert dataset.eval_crop == dataset.train_crop == CenterCrop(64, 1.0, "bicubic")
 
 
+def test_training_and_evaluation_can_have_other_sizes(config, image_dir):
+    config.dataset.image_size, config.dataset.train_size = 32, 16
+    dataset = dataset_of(config)
+    assert (dataset.train_crop.size, dataset.eval_crop.size) == (16, 32)
+    assert dataset.image_shape == (32, 32, 3)
+    config.augment.random_resized_crop = False
+    assert dataset_of(config).train_crop == CenterCrop(16, 1.0, "bilinear")
+
+
+def test_a_network_that_cannot_take_the_size_in_training_is_refused(image_dir, tmp_path):
+    config = default_config()
+    tiny_run.stream(config, image_dir)
+    config.model.name, config.model.overrides.auxiliary = "inception_v3", False
+    config.dataset.image_size, config.dataset.train_size = 96, 32
+    with pytest.raises(UserError, match="images of 32 x 32 are too small for this network"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_a_run_trains_and_evaluates_on_a_folder_and_stores_its_classes(config, image_dir, tmp_path):
     summary = train(config, tmp_path / "run")
     assert summary["dataset"] == image_dir.name

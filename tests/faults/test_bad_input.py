@@ -69,25 +69,30 @@ INTEGERS = {
     **dict.fromkeys(("eval_batch_size", "num_seeds", "augment.num_ops"), 1),
     **dict.fromkeys(("seed", "steps_per_dispatch", "dataset.image_size", "dataset.workers"), 0),
     **dict.fromkeys(("augment.crop_padding", "augment.cutout", "profile_steps"), 0),
-    "accumulate_steps": 1,
+    **dict.fromkeys(("accumulate_steps", "dataset.short_side", "dataset.long_side"), 1),
+    **dict.fromkeys(("augment.repeats", "progressive.stages", "progressive.train_size"), 1),
+    "dataset.train_size": 0,
     "optimizer.base_batch_size": 0,
 }
 NUMBERS = ("optimizer.learning_rate", "optimizer.epsilon", "optimizer.weight_decay")
 NUMBERS += ("optimizer.clip_norm", "augment.mixup", "augment.cutmix", "auxiliary_weight")
 NUMBERS += ("augment.magnitude", "checkpoint_every_minutes", "schedule.decay_epochs")
-NUMBERS += ("schedule.warmup_epochs",)
+NUMBERS += ("schedule.warmup_epochs", "augment.magnitude_std", "progressive.magnitude")
+NUMBERS += ("progressive.mixup",)
 SHARES = ("optimizer.momentum", "schedule.warmup_factor", "schedule.gamma")
 SHARES += ("augment.random_erasing", "schedule.decay_rate", "dataset.crop_pct", "ema_decay")
 SHARES += ("optimizer.decay", "label_smoothing", "validation_fraction")
+SHARES += ("target_threshold", "progressive.dropout")
 FLAGS = ("freeze_backbone", "sync_batch_norm", "dataset.skip_bad", "augment.horizontal_flip")
 FLAGS += ("augment.random_resized_crop", "optimizer.nesterov", "optimizer.decay_norm_and_bias")
 FLAGS += ("schedule.staircase", "remat", "dataset.multi_label", "dataset.exif_orientation")
 CHOICES = ("seed_mode", "dtype", "dataset.interpolation", "augment.policy", "optimizer.name")
 CHOICES += ("schedule.name", "on_nonfinite", "model.name", "dataset.name", "loss")
+CHOICES += ("augment.mix_by", "augment.erasing_form")
 TUPLES = ("augment.crop_area", "optimizer.lr_multipliers", "schedule.milestones")
 TUPLES += ("dataset.mean", "dataset.std", "class_weights")
 OTHERS = ("init_from", "dataset.data_dir", "dataset.image_dir", "dataset.labels")
-OTHERS += ("dataset.label_separator",)
+OTHERS += ("dataset.label_separator", "dataset.coco")
 
 
 def test_every_field_is_given_bad_values():

@@ -10,6 +10,7 @@ from se_flax import SqueezeExcite, create_model
 from se_flax.errors import UserError
 from se_flax.models import model_info
 from se_flax.models.resnet import (
+    BasicUnit,
     BottleneckUnit,
     PreactBasicUnit,
     PreactBottleneckUnit,
@@ -365,3 +366,47 @@ def test_with_all_gates_open_it_equals_the_plain_network(name):
         del variables["params"][unit]["se"]
     np.testing.assert_allclose(opened, jax.jit(plain.apply)(variables, images), rtol=1e-4)
     assert not np.allclose(opened, shut, rtol=1e-2)
+
+
+def test_stochastic_depth_skips_the_branch_of_whole_examples_and_keeps_the_mean():
+    class Ones(nn.Module):
+        def __call__(self, x):
+            return jnp.ones_like(x)
+
+    def ones(*args, name, **fields):
+        return Ones(name=name)
+
+    x = jnp.zeros((4000, 2, 2, 8))
+    unit = BasicUnit(8, 1, conv=ones, norm=ones, drop_rate=0.25)
+    y = unit.apply({}, x, rngs={"dropout": jax.random.key(0)})
+    first = y[:, 0, 0, 0]
+    np.testing.assert_array_equal(y, jnp.broadcast_to(first[:, None, None, None], y.shape))
+    assert {round(float(value), 3) for value in np.unique(first)} == {0.0, round(1 / 0.75, 3)}
+    assert float(jnp.mean(first)) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_rate_of_stochastic_depth_grows_from_unit_to_unit_in_training_alone(train):
+    rates = {}
+
+    class Recording(BasicUnit):
+        def add(self, shortcut, branch, activation=None):
+            rates[self.name] = self.drop_rate
+            return shortcut
+
+    model = create_model("se_resnet18", 10, stochastic_depth=0.7, unit=Recording)
+    x = jnp.zeros((1, 32, 32, 3))
+    jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=train))
+    expected = [0.1 * k if train else 0.0 for k in range(8)]
+    assert list(rates.values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "se_preact_resnet110_cifar"])
+def test_stochastic_depth_changes_no_parameter(name):
+    x = jnp.zeros((1, 32, 32, 3))
+
+    def shapes_with(rate):
+        model = create_model(name, 10, stochastic_depth=rate)
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=True))
+
+    assert shapes_with(0.1) == shapes_with(0.0)

@@ -77,3 +77,12 @@ def test_binary_cross_entropy_is_smoothed_as_by_timm():
     ours = trained(batch_of(LABELS), loss="bce", label_smoothing=0.1)
     expected = theirs(lambda _: make(smoothing=0.1), LABELS.astype(np.int64))
     assert_equal(ours, expected)
+
+
+def test_mixed_targets_are_made_0_or_1_as_by_timm():
+    from tests.references import torch_models  # noqa: F401  before timm
+
+    make = importlib.import_module("timm.loss").BinaryCrossEntropy
+    ours = trained(batch_of(LABELS, mixed=True), loss="bce", target_threshold=0.4)
+    targets = wanted(LABELS, mixed=True).astype(np.float32)
+    assert_equal(ours, theirs(lambda _: make(smoothing=0.0, target_threshold=0.4), targets))

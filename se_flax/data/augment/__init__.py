@@ -5,7 +5,7 @@ All of them work under `jax.jit`; only the shape of an image has to be static. `
 use `jax.vmap` with one key per image.
 """
 
-from se_flax.data.augment.erasing import cutout, random_erasing
+from se_flax.data.augment.erasing import ERASING_FORMS, cutout, random_erasing
 from se_flax.data.augment.mixing import cutmix, mix, mixup
 from se_flax.data.augment.ops import (
     OPERATIONS,
@@ -32,10 +32,13 @@ from se_flax.data.augment.policies import (
     auto_augment,
     draw_auto_augment,
     draw_rand_augment,
+    draw_rand_augment_timm,
     rand_augment,
+    rand_augment_timm,
 )
 
 __all__ = [
+    "ERASING_FORMS",
     "OPERATIONS",
     "POLICIES",
     "Steps",
@@ -49,12 +52,14 @@ __all__ = [
     "cutout",
     "draw_auto_augment",
     "draw_rand_augment",
+    "draw_rand_augment_timm",
     "equalize",
     "invert",
     "mix",
     "mixup",
     "posterize",
     "rand_augment",
+    "rand_augment_timm",
     "random_erasing",
     "rotate",
     "sharpness",

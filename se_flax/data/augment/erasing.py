@@ -39,12 +39,20 @@ def cutout(
     return jnp.where(box_mask(image, top, left, size, size), jnp.asarray(fill, image.dtype), image)
 
 
+ERASING_FORMS = {
+    "zhong": {},
+    "torchvision": {"area": (0.02, 0.33), "aspect": (0.3, 3.3), "log_aspect": True},
+}
+"""Arguments of `random_erasing` for the boxes of its authors' code, and of torchvision's."""
+
+
 def random_erasing(
     key: Key[Array, ""],
     image: Image,
     probability: Float[Array, ""] | float,
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    log_aspect: bool = False,
 ) -> Image:
     """Fills a random box with the mean, with the given probability.
 
@@ -53,7 +61,7 @@ def random_erasing(
     size are tried, and the first that fits is used; if none does, the image is returned unchanged.
     The mean of a normalised image is 0; that code writes the mean's own numbers, 0.4914 for red.
     The paper's algorithm 1 fills with random values instead, and timm's random erasing draws areas
-    up to 1/3, log-uniform aspects and normal noise.
+    up to 1/3, log-uniform aspects and normal noise. For torchvision's, see `ERASING_FORMS`.
 
     Args:
         key: for all random choices.
@@ -61,11 +69,14 @@ def random_erasing(
         probability: of erasing anything.
         area: range of the box's area as a fraction of the image's; drawn uniformly.
         aspect: range of the box's height divided by its width; drawn uniformly.
+        log_aspect: whether its logarithm is drawn uniformly instead.
     """
     height, width, _ = image.shape
     apply_key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
     pixels = height * width * jax.random.uniform(area_key, ATTEMPTS, minval=area[0], maxval=area[1])
-    aspects = jax.random.uniform(aspect_key, ATTEMPTS, minval=aspect[0], maxval=aspect[1])
+    low, high = np.log(aspect) if log_aspect else aspect
+    aspects = jax.random.uniform(aspect_key, ATTEMPTS, minval=low, maxval=high)
+    aspects = jnp.exp(aspects) if log_aspect else aspects
     heights = jnp.round(jnp.sqrt(pixels * aspects)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(pixels / aspects)).astype(jnp.int32)
     fits = (heights < height) & (widths < width)

@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -96,3 +97,23 @@ def test_random_erasing_with_probability_0_or_1_changes_no_image_or_all():
 def test_random_erasing_leaves_an_image_in_which_no_box_fits():
     keys = jax.random.split(jax.random.key(0), 100)
     assert np.all(erase()(keys, jnp.ones((1, 50, 3)), 1.0) == 1)
+
+
+@pytest.mark.references
+def test_the_boxes_of_torchvision_are_drawn_as_by_torchvision():
+    from tests.references.torch_models import torch
+
+    erasing = importlib.import_module("torchvision.transforms").RandomErasing
+    image, options = torch.ones(3, 80, 60), ((0.02, 0.33), (0.3, 3.3), [0.0])
+    theirs = np.array([erasing.get_params(image, *options)[2:4] for _ in range(4000)])
+
+    keys = jax.random.split(jax.random.key(0), 4000)
+    form = functools.partial(augment.random_erasing, **augment.ERASING_FORMS["torchvision"])
+    results = jax.jit(jax.vmap(form, (0, None, None)))(keys, jnp.ones((80, 60, 1)), 1.0)
+    mask = np.asarray(results)[..., 0] == 0
+    ours = np.stack([mask.any(2).sum(1), mask.any(1).sum(1)], axis=1)
+    for measure in (lambda box: box.prod(1) / 4800, lambda box: np.log(box[:, 0] / box[:, 1])):
+        a, b = measure(ours), measure(theirs)
+        assert np.mean(a) == pytest.approx(np.mean(b), abs=0.06 * np.std(b))
+        assert np.std(a) == pytest.approx(np.std(b), rel=0.06)
+        assert abs(np.quantile(a, 0.9) - np.quantile(b, 0.9)) < 0.15 * np.std(b)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from se_flax.data import augment
+from se_flax.data.preprocessing import Preprocessing
+from tests.data.augment.frequencies import assert_frequency
 
 MIXTURES = {
     "mixup": lambda keys, images: augment.mixup(keys, images, 0.4),
@@ -92,3 +94,39 @@ def test_how_a_pair_is_mixed_does_not_depend_on_the_rest_of_the_batch():
     part = jax.jit(MIXTURES["mix"])(keys[100:110], constant_images()[200:220])
     expected = (result[200:220] for result in mixed("mix"))
     jax.tree.map(np.testing.assert_array_equal, part, tuple(expected))
+
+
+def test_all_pairs_of_a_batch_are_mixed_alike_on_request():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (8, 12, 12, 1), np.uint8)
+    options = {"mixup": 5.0, "cutmix": 1.0, "mix_batch": 8}
+    preprocessing = Preprocessing((0.5,), (0.5,), **options)
+    alone = Preprocessing((0.5,), (0.5,), **{**options, "mix_batch": 0})
+    train = jax.jit(jax.vmap(lambda p, at: p.train(7, images, np.arange(8), at), (None, 0)))
+    positions = jnp.arange(200 * 8).reshape(200, 8)
+    batches = train(preprocessing, positions)
+    lam = np.asarray(batches.lam)
+    np.testing.assert_array_equal(lam, np.broadcast_to(lam[:, :1], lam.shape))
+    assert len(np.unique(lam[:, 0])) > 100  # CutMix has few areas
+    each = np.asarray(train(alone, positions).lam)
+    assert np.all(np.ptp(each, axis=1) > 0)
+
+    # CutMix takes each pixel from one of the two images.
+    plain = np.asarray(Preprocessing((0.5,), (0.5,)).normalize(images))
+    mixed = np.asarray(batches.images)
+    from_one = np.isclose(mixed, plain) | np.isclose(mixed, plain.reshape(4, 2, 12, 12, 1)[:, ::-1]
+                                                     .reshape(plain.shape))  # fmt: skip
+    is_cutmix = from_one.all(axis=(2, 3, 4))
+    np.testing.assert_array_equal(is_cutmix, np.broadcast_to(is_cutmix[:, :1], is_cutmix.shape))
+    assert_frequency(np.sum(is_cutmix[:, 0]), 200, 0.5)
+
+
+def test_the_share_of_a_batch_that_is_mixed_alike_does_not_depend_on_the_devices():
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
+    preprocessing = Preprocessing((0.5,), (0.5,), mixup=1.0, cutmix=1.0, mix_batch=8)
+    positions = jnp.arange(24, 32)
+    whole = preprocessing.train(7, images, np.arange(8), positions)
+    for share in (slice(0, 4), slice(4, 8)):
+        part = preprocessing.train(7, images[share], np.arange(8)[share], positions[share])
+        np.testing.assert_array_equal(part.images, whole.images[share])
+        np.testing.assert_array_equal(part.lam, whole.lam[share])

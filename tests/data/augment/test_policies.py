@@ -11,6 +11,7 @@ from se_flax.errors import UserError
 from tests.data.augment.frequencies import assert_frequency
 from tests.data.augment.pillow_ops import ARGUMENTS, PILLOW, by_pillow, photograph
 
+BLENDS = ("color", "contrast", "brightness", "sharpness")
 WARPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
@@ -54,9 +55,10 @@ def test_a_policy_draws_its_operations_with_their_probabilities(policy):
         expected = {}
         for operation, probability, level in (choices[position] for choices in sub_policies):
             argument = np.float32(POLICIES[policy].argument(operation, level))
-            signs = (-1, 1) if operation in WARPS else (1,)
+            is_blend = POLICIES[policy].two_sided and operation in BLENDS
+            signs = (-1, 1) if operation in WARPS or is_blend else (1,)
             for sign in signs:
-                at = (OPERATIONS.index(operation), float(sign * argument) + 0.0)
+                at = (OPERATIONS.index(operation), float(is_blend + sign * argument) + 0.0)
                 probability_at = probability / len(sub_policies) / len(signs)
                 expected[at] = expected.get(at, 0) + probability_at
         operations, arguments = steps.operation[:, position], steps.argument[:, position]
@@ -99,6 +101,67 @@ def test_posterize_and_solarize_have_no_effect_at_levels_far_above_ten():
     (posterize, solarize) = (OPERATIONS.index(name) for name in ("posterize", "solarize"))
     assert set(steps.argument[steps.operation == posterize].tolist()) == {8}
     assert min(steps.argument[steps.operation == solarize].tolist()) >= 256
+
+
+def timm_steps(number, magnitude, magnitude_std, num_ops=2, shape=(80, 40, 3)):
+    def draw(key):
+        return augment.draw_rand_augment_timm(key, shape, num_ops, magnitude, magnitude_std)
+
+    return draw_many(draw, number)
+
+
+def test_timms_rand_augment_applies_each_of_15_operations_half_of_the_time():
+    number = 8000
+    steps = timm_steps(number, 7, 0.5)
+    names = set(OPERATIONS) - {"identity", "cutout"}
+    for column in steps.operation.T:
+        counts = dict(zip(OPERATIONS, np.bincount(column, minlength=17), strict=True))
+        assert counts.pop("cutout") == 0
+        assert_frequency(counts.pop("identity"), number, 1 / 2)
+        assert set(counts) == names
+        for count in counts.values():
+            assert_frequency(count, number, 1 / 30)
+    assert_frequency(np.sum(np.all(steps.operation > 0, axis=1)), number, 1 / 4)
+
+
+def arguments_of(steps, name):
+    return np.asarray(steps.argument)[np.asarray(steps.operation) == OPERATIONS.index(name)]
+
+
+def test_the_level_of_each_of_timms_operations_is_drawn_around_the_magnitude():
+    steps = timm_steps(20000, 7, 0.5)
+    levels = np.abs(arguments_of(steps, "rotate")) / 3
+    assert np.mean(levels) == pytest.approx(7, abs=0.1)
+    assert np.std(levels) == pytest.approx(0.5, abs=0.05)
+    signs = arguments_of(steps, "rotate") > 0
+    assert_frequency(np.sum(signs), len(signs), 0.5)
+    assert np.abs(arguments_of(timm_steps(4000, 10, 5), "rotate")).max() == pytest.approx(30)
+    assert np.abs(arguments_of(timm_steps(4000, 0, 5), "rotate")).min() == 0
+    color = arguments_of(timm_steps(4000, 9.9, 0.2), "color")
+    assert np.min(color) == pytest.approx(0.1)
+    assert np.max(color) == pytest.approx(1.9)
+
+
+@pytest.mark.references
+@pytest.mark.parametrize("level", [*range(11), 3.3, 9.7])
+def test_the_arguments_of_timms_operations_are_timms(level):
+    from tests.references import torch_models  # noqa: F401, I001
+    from timm.data import auto_augment as timm
+
+    steps = timm_steps(2000, level, 0, shape=(80, 40, 3))
+    for theirs in timm._RAND_INCREASING_TRANSFORMS:
+        name = snake_case(theirs.removesuffix("Increasing").removesuffix("Rel"))
+        compute = timm.LEVEL_TO_ARG[theirs]
+        expected = {0.0}
+        if compute:
+            expected = {compute(level, {"translate_pct": 0.45})[0] for _ in range(100)}
+        if name.startswith("translate"):
+            expected = {(40 if name == "translate_x" else 80) * value for value in expected}
+        np.testing.assert_allclose(
+            sorted(set((arguments_of(steps, name) + 0.0).tolist())),
+            sorted({value + 0.0 for value in expected}),
+            rtol=1e-5,
+        )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +226,16 @@ def test_rand_augment_applies_what_it_draws(channels):
     assert_applies_what_it_draws(results, image, steps)
 
 
+def test_timms_rand_augment_applies_what_it_draws():
+    image = photograph()
+    keys = jax.random.split(jax.random.key(2), 100)
+    options = {"num_ops": 2, "magnitude": 8, "magnitude_std": 2}
+    rand_augment = functools.partial(augment.rand_augment_timm, **options)
+    results = np.asarray(jax.jit(jax.vmap(rand_augment, (0, None)))(keys, jnp.float32(image)))
+    draw = functools.partial(augment.draw_rand_augment_timm, shape=image.shape, **options)
+    assert_applies_what_it_draws(results, image, jax.jit(jax.vmap(draw))(keys))
+
+
 def test_an_image_of_a_batch_is_augmented_as_if_alone():
     results, keys = augmented("autoaugment_cifar10")
     alone = jax.jit(augment.auto_augment, static_argnums=2)
@@ -225,3 +298,23 @@ def test_the_policies_for_small_images_equal_those_of_torchvision(name):
         for sub_policy in AutoAugment(AutoAugmentPolicy[name]).policies
     )
     assert table == POLICIES[f"autoaugment_{name.lower()}"].sub_policies
+
+
+@pytest.mark.references
+def test_the_papers_policy_for_imagenet_equals_that_of_torchvision():
+    from tests.references import torch_models  # noqa: F401, I001
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+    theirs = AutoAugment(AutoAugmentPolicy.IMAGENET)
+    space = theirs._augmentation_space(10, (331, 331))
+    policy = POLICIES["autoaugment_imagenet_torchvision"]
+    for ours, expected in zip(policy.sub_policies, theirs.policies, strict=True):
+        for (name, probability, level), (their_name, their_probability, their_level) in zip(
+            ours, expected, strict=True
+        ):
+            assert (name, probability) == (snake_case(their_name), their_probability)
+            magnitudes, signed = space[their_name]
+            assert signed == (name in (*WARPS, *BLENDS))
+            argument = policy.argument(name, level)
+            if their_level is not None:
+                assert argument == pytest.approx(float(magnitudes[their_level]), rel=1e-5)
