@@ -205,7 +205,7 @@ POLICIES = {
   autoaugment.py), which differs from the policy in the paper's appendix. It translates by up to
   250 pixels: at level 9, an image of 224x224 leaves the frame.
 - ImageNet, as in torchvision: the policy in the paper's appendix, with the levels of torchvision's
-  `AutoAugment`. A colour, contrast or sharpness is weakened or strengthened, with equal probability.
+  `AutoAugment`. Colour, contrast or sharpness is weakened or strengthened, each half of the time.
 - CIFAR-10 and SVHN: the 25 sub-policies in the paper's appendix, with the levels of the
   paper's code (tensorflow/models, research/autoaugment). It translates images of 32x32 by up to
   10 pixels. Higher levels posterise and solarise more; in EfficientNet's code they do so less.
