@@ -310,7 +310,7 @@ def test_the_queue_is_a_command(run_python, tmp_path):
     process = run_python("-m", "experiments.queue", "--scale=budget", "--list", f"--out={tmp_path}")
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith(
-        "0 of 87 runs finished\nnext: backbones/cifar10_resnet20, seed 0\n"
+        "0 of 90 runs finished\nnext: backbones/cifar10_resnet20, seed 0\n"
     )
     assert not list(tmp_path.iterdir())
 
