@@ -62,9 +62,10 @@ def test_published_errors_are_plausible():
             continue
         assert 13 < weights.top1_error < 33
         assert 1.5 < weights.top5_error < weights.top1_error / 2
-        # The published error of the same network, trained with another recipe. SWAG is trained on
-        # billions of other images first.
-        most = 6 if "swag" in weights.source else 4
+        # The published error of the same network, of another recipe and often of smaller images:
+        # timm's RegNetY-8GF at 288 pixels is 4.03 points better than the paper's at 224. SWAG is
+        # trained on billions of other images first.
+        most = 6 if "swag" in weights.source else 4.1
         for result in model_info(weights.model).published:
             assert abs(weights.top1_error - result.top1_error) < most
     for name in ("resnet50_caffe", "resnext101_32x4d_caffe", "vgg16_bn", "bn_inception"):
