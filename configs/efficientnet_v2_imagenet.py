@@ -8,8 +8,8 @@ epochs after a warm-up from 0, 350 epochs, a moving average of the weights with 
 stochastic depth with survival probability 0.8, and batch norm with momentum 0.99, which is part of
 the networks. Learning is progressive: in four stages of equal length, the training images grow from
 128 pixels to 300 (s) or 380 (m and l), the magnitude of RandAugment from 5 to 15 (s), 20 (m) or 25
-(l), alpha of mixup from 0 to 0 (s), 0.2 (m) or 0.5 (l), and the dropout rate from 0.1 to 0.3 (s),
-0.4 (m) or 0.5 (l). Images are evaluated at 384 (s) or 480 pixels.
+(l), alpha of mixup from 0 to 0.2 (m) or 0.5 (l; s has no mixup), and the dropout rate from 0.1 to
+0.3 (s), 0.4 (m) or 0.5 (l). Images are evaluated at 384 (s) or 480 pixels.
 
 What the paper leaves open follows the authors' code (google/automl, efficientnetv2, hparams.py and
 preprocessing.py):
@@ -34,7 +34,7 @@ from se_flax.config import default_config
 from se_flax.errors import check_choice
 
 # Of the last stage: size of the training images, magnitude, alpha of mixup, dropout rate.
-LAST = {
+LAST_STAGE = {
     "s": (300, 15.0, 0.0, 0.3),
     "m": (380, 20.0, 0.2, 0.4),
     "l": (380, 25.0, 0.5, 0.5),
@@ -42,8 +42,8 @@ LAST = {
 
 
 def get_config(size: str = "s") -> ConfigDict:
-    check_choice("EfficientNetV2", size, LAST)
-    train_size, magnitude, mixup, dropout = LAST[size]
+    check_choice("EfficientNetV2", size, LAST_STAGE)
+    train_size, magnitude, mixup, dropout = LAST_STAGE[size]
     config = default_config()
 
     # Model

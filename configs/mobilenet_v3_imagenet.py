@@ -8,9 +8,9 @@ train.py): RMSProp with alpha 0.9, eps 0.0316 and momentum 0.9, learning rate 0.
 the paper's policy for ImageNet, random erasing with probability 0.2, and 600 epochs. Howard et al.
 (arXiv:1905.02244, section 6.1) train with other settings.
 
-The README leaves nothing open; where it does not name a value, it is train.py's: there is no
-warm-up, no label smoothing and no moving average of the weights, and images are evaluated at 224 of
-256 pixels. The learning rate scales with the batch.
+Values that the README does not name are train.py's defaults: there is no warm-up, no label
+smoothing and no moving average of the weights, and images are evaluated at 224 of 256 pixels. The
+learning rate scales with the batch.
 
 Three things differ. The published weights are the mean of the last three checkpoints that improved
 the accuracy; here there is no such mean. Empty pixels of a warp are grey here, and black there.

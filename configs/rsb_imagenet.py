@@ -10,15 +10,16 @@ warm-up, binary cross entropy without label smoothing, random resized crops and 
 of strength 7 (A2) or 6 (A3) with standard deviation 0.5, mixup 0.1, CutMix 1.0, and, for A2 only,
 stochastic depth 0.05 and repeated augmentation.
 
-What the table leaves open follows the authors' code (github.com/huggingface/pytorch-image-models):
+The rest follows the authors' code (github.com/huggingface/pytorch-image-models):
 
 - RandAugment is that of "rand-m7-mstd0.5-inc1": see `se_flax.data.augment.rand_augment_timm`.
-- Each batch is mixed by mixup or by CutMix, with equal probability, all of it alike.
+- Each batch is mixed by either mixup or CutMix, with equal probability; all its pairs have the same
+  share and box.
 - Repeated augmentation makes three copies of an image.
-- The target of a class is 1 if its share of a mixed image is above 0.2, and otherwise 0. Public
-  commands for A2, as that of ML-Decoder (github.com/Alibaba-MIIL/ML_Decoder), have this threshold.
-- LAMB clips the gradient to a global norm of 1, where the table has no clipping, and leaves out
-  norms and biases from weight decay and from its own scaling.
+- The target of a class is 1 if its share of a mixed image is above 0.2, and otherwise 0. Published
+  commands for A2, such as ML-Decoder's (github.com/Alibaba-MIIL/ML_Decoder), use this threshold.
+- LAMB clips the gradient to a global norm of 1 (the table has no clipping), and leaves out norms
+  and biases from weight decay and from its own scaling.
 - The warm-up starts at 1e-4.
 - The last batch norm of each residual branch starts with scale 0.
 

@@ -181,7 +181,9 @@ FIELDS: dict[str, Field] = {
         "policy; empty: none",
     ),
     "augment.num_ops": Field(2, whole(1, 16), "randaugment: number of operations on each image"),
-    "augment.magnitude": Field(9.0, number(), "randaugment: strength; 10 is full strength"),
+    "augment.magnitude": Field(
+        9.0, number(), "randaugment: level of the operations; randaugment_timm: at most 10"
+    ),
     "augment.magnitude_std": Field(
         0.0, number(), "randaugment_timm: standard deviation of the strength of each operation"
     ),
@@ -190,16 +192,16 @@ FIELDS: dict[str, Field] = {
     "augment.erasing_form": Field(
         "zhong",
         one_of("zhong", "torchvision"),
-        "boxes of random_erasing: as in its authors' code, up to 40% of the image, or as in "
-        "torchvision, up to 33%",
+        'random_erasing: "zhong": boxes as in its authors\' code, up to 40% of the image; '
+        '"torchvision": up to 33%',
     ),
     "augment.mixup": Field(0.0, number(), "alpha of mixup; 0: none"),
     "augment.cutmix": Field(0.0, number(), "alpha of cutmix; 0: none"),
     "augment.mix_by": Field(
         "pair",
         one_of("pair", "batch"),
-        "mixup, cutmix: what has its own choice of the two, share and box: each pair of images, or "
-        "each batch (as in timm)",
+        'mixup, cutmix: "pair" draws which of the two, share and box for each pair of images; '
+        '"batch" once for the whole batch, as in timm',
     ),
     "progressive.stages": Field(
         1, whole(1, 64), "equal parts of the run, in which streamed images grow (se_flax.stages)"
@@ -288,8 +290,8 @@ FIELDS: dict[str, Field] = {
     "target_threshold": Field(
         0.0,
         FRACTION,
-        'loss="bce": the target of a class with a larger share of a mixed image is 1, else 0; 0: '
-        "the target is the share",
+        'loss="bce": the target of a class is 1 if its share of a mixed image is above this, else '
+        "0; 0: the target is the share",
     ),
     "auxiliary_weight": Field(
         0.4, number(), "weight of the loss of auxiliary logits, in networks that have them"
@@ -398,7 +400,6 @@ def check_config(config: ConfigDict, names_dataset: bool = True) -> None:
     (check_detector if detects else check_classifier)(config, given)
     if names_dataset:
         check_names_labels(config)
-    if names_dataset:
         check_named_dataset(config)
     model = build_model(config, num_classes=2)
     check_progressive(config, given, getattr(model, "dropout", 0.0))

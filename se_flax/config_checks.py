@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from se_flax.data.repeats import num_hands
+from se_flax.data.repeats import num_shards
 from se_flax.data.stages import last_values
 from se_flax.detection.faster_rcnn import FROZEN
 from se_flax.errors import UserError
@@ -85,6 +85,8 @@ def check_classifier(config: ConfigDict, fields: Mapping[str, Any]) -> None:
 def check_progressive(config: ConfigDict, fields: Mapping[str, Any], dropout: float) -> None:
     """Raises `UserError` if the values of the first stage do not grow to those of the last one.
 
+    For the size of the training images see `stages.check_stages_of`.
+
     Args:
         config: of the run.
         fields: its values by dotted name.
@@ -96,8 +98,8 @@ def check_progressive(config: ConfigDict, fields: Mapping[str, Any], dropout: fl
         first = config.progressive[name]
         if first > last:
             raise UserError(
-                f"config.progressive.{name}={first:g} is larger than config.{field}={last:g}, to "
-                "which it grows; use a smaller one"
+                f"config.progressive.{name}={first:g} is larger than the value of the last stage, "
+                f"{last:g}; use a smaller one, or set config.{field}"
             )
 
 
@@ -128,6 +130,11 @@ def check_combinations(config: ConfigDict) -> None:
             f'config.augment.policy="{config.augment.policy}"; set it to 0, or the policy to '
             '"randaugment_timm"'
         )
+    if config.augment.magnitude > 10 and config.augment.policy == "randaugment_timm":
+        raise UserError(
+            f"config.augment.magnitude={config.augment.magnitude:g} is above 10, the largest level "
+            'of config.augment.policy="randaugment_timm"; use at most 10'
+        )
     mean, std = config.dataset.mean, config.dataset.std
     if len(mean) != len(std):
         raise UserError(
@@ -135,7 +142,7 @@ def check_combinations(config: ConfigDict) -> None:
             "many values; set both, or neither"
         )
     if config.augment.repeats > 1:
-        num_hands(config.batch_size, config.augment.repeats)
+        num_shards(config.batch_size, config.augment.repeats)
     _check_labels(config)
     if config.target_threshold and (config.loss != "bce" or config.label_smoothing):
         raise UserError(

@@ -159,7 +159,8 @@ def make_optimizer(
       arXiv:1711.05101): with momentum for beta_1 and d for beta_2.
     - "lamb" (You et al., arXiv:1904.00962, algorithm 2, with phi(z) = z): u = the update of "adam"
       + weight decay * x, and x = x - rate |x| / |u| u for each array x. As in timm and NVIDIA's
-      code, arrays that do not decay are updated by u alone, without |x| / |u|.
+      code, arrays that are left out of weight decay (norms and biases) are updated by u alone,
+      without |x| / |u|. The kernels are scaled also if weight decay is 0, unlike in timm.
 
     Args:
         options: `config.optimizer`.

@@ -63,7 +63,7 @@ class Plan:
         return min(self.steps_per_dispatch, of_epoch, of_stage)
 
     def steps_left(self, step: int, costs: Sequence[float]) -> float:
-        """Returns the steps after a step, in units of a step at its stage.
+        """Returns the work left after a step, as a number of steps of the current stage.
 
         Args:
             step: number of steps so far.

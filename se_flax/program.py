@@ -130,7 +130,7 @@ class Program:
         return f"compiling the training step for images of {size}x{size}"
 
     def steps_left(self, step: int) -> float:
-        """Returns the steps after a step, in units of a step at its stage."""
+        """Returns the work left after a step, as a number of steps of the current stage."""
         return self.plan.steps_left(step, [size**2 for size in train_sizes(self.dataset)] or [1])
 
     def initial_state(self) -> Any:

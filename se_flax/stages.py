@@ -49,7 +49,14 @@ def check_stages_of(dataset: RunDataset, num_stages: int) -> None:
     if max(1, len(sizes)) != num_stages:
         raise UserError(
             f"config.progressive.stages={num_stages}, but the training images of {dataset.name} "
-            f"have {max(1, len(sizes))}; give the data set a crop for each stage, or change stages"
+            f"have {max(1, len(sizes))} stage(s); give the data set a crop for each stage, or "
+            "change stages"
+        )
+    if sizes and max(sizes) > sizes[-1]:
+        raise UserError(
+            f"the training images of {dataset.name} have {max(sizes)} pixels in an early stage and "
+            f"{sizes[-1]} in the last; make config.progressive.train_size smaller, or "
+            "config.dataset.train_size larger"
         )
 
 

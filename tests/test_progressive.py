@@ -12,7 +12,7 @@ from se_flax.data.stages import first_step, growing, stage_at
 from se_flax.data.streaming import StreamedDataset
 from se_flax.errors import UserError
 from se_flax.plan import Plan
-from se_flax.program import dataset_of_run
+from se_flax.program import dataset_of_run, with_preparation
 from se_flax.runtime.time_left import TimeLeft
 from se_flax.stages import configs_of_stages
 from se_flax.train import train
@@ -215,10 +215,9 @@ def test_the_preview_shows_the_images_of_each_stage(config):
             {"stages": 1, "dropout": 0.2},
             r"dropout=0.2 has no effect on a run with .*; set it to 0.1",
         ),
-        ({"train_size": 32}, r"train_size=32 is larger than config.dataset.train_size=20"),
-        ({"dropout": 0.6}, r"dropout=0.6 is larger than config.model.overrides.dropout=0.5"),
-        ({"mixup": 1.0}, r"mixup=1 is larger than config.augment.mixup=0.4"),
-        ({"magnitude": 10.0}, r"magnitude=10 is larger than config.augment.magnitude=9"),
+        ({"dropout": 0.6}, r"dropout=0.6 is larger .*, 0.5; .* set config.model.overrides.dropout"),
+        ({"mixup": 1.0}, r"mixup=1 is larger .*, 0.4; .* set config.augment.mixup"),
+        ({"magnitude": 10.0}, r"magnitude=10 is larger .*, 9; .* set config.augment.magnitude"),
         ({"stages": 0}, r"progressive.stages must be a whole number from 1"),
     ],
 )
@@ -226,6 +225,21 @@ def test_values_that_cannot_grow_are_refused(config, fields, words):
     config.progressive.update({"train_size": 128, **fields} if "stages" in fields else fields)
     with pytest.raises(UserError, match=words):
         check_config(config)
+
+
+def test_images_that_shrink_are_refused(config):
+    config.progressive.train_size = 32
+    check_config(config)
+    with pytest.raises(UserError, match=r"have 32 pixels in an early stage and 20 in the last; "):
+        dataset_of_run(config)
+
+
+def test_the_last_size_is_that_of_the_weights_a_run_starts_from(image_dir):
+    config = load("finetune", "se_resnet50")
+    config.dataset.image_dir = str(image_dir)
+    config.progressive.update({"stages": 2, "train_size": 256, "dropout": 0.0})
+    dataset = dataset_of_run(with_preparation(config))
+    assert dataset.train_sizes == (256, 288)
 
 
 def test_images_held_in_memory_do_not_grow():
@@ -240,9 +254,11 @@ def test_a_data_set_from_python_needs_a_crop_for_each_stage():
     config.progressive.stages = 2
     fields = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     dataset = StreamedDataset("x", Numbers(4), Numbers(4), SMALL, SMALL, **fields)
-    with pytest.raises(UserError, match=r"stages=2, but the training images of x have 1; give"):
+    with pytest.raises(UserError, match=r"stages=2, but .* of x have 1 stage.* give"):
         dataset_of_run(config, dataset)
     grows = StreamedDataset(
         "x", Numbers(4), Numbers(4), SMALL, SMALL, earlier_crops=(SMALL,), **fields
     )
     assert dataset_of_run(config, grows).train_sizes == (2, 2)
+    config.progressive.dropout = 0.0
+    check_config(config, names_dataset=False)

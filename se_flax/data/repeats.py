@@ -10,21 +10,21 @@ from se_flax.errors import UserError
 Positions = TypeVar("Positions", int, Int[Array, " b"], Int[np.ndarray, " b"])
 
 
-def num_hands(batch_size: int, repeats: int) -> int:
-    """Returns to how many hands a batch is dealt; see `image_positions`.
+def num_shards(batch_size: int, repeats: int) -> int:
+    """Returns the number of shards of a batch; see `image_positions`.
 
-    It is the smallest number of at least `repeats` that gives all hands equally many images, and
-    an even number, so that images can be mixed in pairs.
+    It is the smallest number, at least `repeats`, for which all shards have the same even number of
+    images. They must be even because images are mixed in pairs.
 
     Raises:
         UserError: if there is none.
     """
-    for hands in range(repeats, batch_size // 2 + 1):
-        if batch_size % (2 * hands) == 0:
-            return hands
+    for shards in range(repeats, batch_size // 2 + 1):
+        if batch_size % (2 * shards) == 0:
+            return shards
     raise UserError(
-        f"config.augment.repeats={repeats} needs a larger or an even config.batch_size than "
-        f"{batch_size}; use an even number of at least {2 * repeats}"
+        f"config.augment.repeats={repeats} does not fit config.batch_size={batch_size}; use an "
+        f"even number of at least {2 * repeats}"
     )
 
 
@@ -35,10 +35,10 @@ def image_positions(positions: Positions, batch_size: int, repeats: int, size: i
     in the form of timm's `RepeatAugSampler`: each epoch repeats each image of its own random order
     `repeats` times, and ends after as many images as before, so it has only 1/repeats of them.
 
-    timm deals these copies to the processes of a run in turn, so that no process has two of the
-    same image in a batch. Here a batch is dealt to `num_hands`, whatever the number of devices; the
-    first part of the batch is the first hand, and so on. A device that computes at most one hand
-    has no image twice, and neither has a pair of images that are mixed.
+    timm gives these copies to the processes of a run in turn, so that no process has two of the
+    same image in a batch. Here they are given to `num_shards` equal parts of the batch, whatever
+    the number of devices. Within an epoch, no shard has an image twice, and no two images that are
+    mixed with each other are copies of one image.
 
     Args:
         positions: positions in the stream, of all images and copies from the start of the run.
@@ -51,9 +51,9 @@ def image_positions(positions: Positions, batch_size: int, repeats: int, size: i
     """
     if repeats == 1:
         return positions
-    hands = num_hands(batch_size, repeats)
+    shards = num_shards(batch_size, repeats)
     slot = positions % batch_size
-    hand, turn = slot // (batch_size // hands), slot % (batch_size // hands)
-    dealt = positions - slot + turn * hands + hand
-    place = dealt % size
-    return dealt - place + place // repeats
+    shard, turn = slot // (batch_size // shards), slot % (batch_size // shards)
+    copy = positions - slot + turn * shards + shard
+    place = copy % size
+    return copy - place + place // repeats

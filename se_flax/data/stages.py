@@ -4,8 +4,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from se_flax.models import model_info
-
 
 def stage_at(step: int, total_steps: int, num_stages: int) -> int:
     """Returns in which of the equal parts of a run a step is; both count from 0."""
@@ -27,14 +25,13 @@ def growing(first: float, last: float, num_stages: int) -> list[float]:
 def last_values(config: ConfigDict, dropout: float) -> dict[str, tuple[str, Any]]:
     """Returns by their names in `config.progressive` the fields and values of the last stage.
 
+    The size of the training images is not among them; the crops of a data set have it.
+
     Args:
         config: of the run.
         dropout: dropout rate of the run's network.
     """
-    data = config.dataset
-    size = data.train_size or data.image_size or model_info(config.model.name).preparation.size
     return {
-        "train_size": ("dataset.train_size", size),
         "magnitude": ("augment.magnitude", config.augment.magnitude),
         "mixup": ("augment.mixup", config.augment.mixup),
         "dropout": ("model.overrides.dropout", dropout),

@@ -19,11 +19,11 @@ from se_flax.layers.batch_norm import norm_and_rescale
 from se_flax.layers.blocks import factory_of, replaces_convolution
 from se_flax.layers.cpu import max_pool, residual_sum
 from se_flax.layers.make_block import make_block
+from se_flax.layers.selective_kernel import he_normal
 from se_flax.models.base import Images, Map, Maps, Network, apply_module
 from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, SE_PAPER, register
 
 relu = jax.nn.relu
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def pad_shortcut(x: Images, channels: int, stride: int) -> Float[Array, "n h2 w2 channels"]:

@@ -16,12 +16,13 @@ def restart_with_huge_pages() -> None:
     """Starts this command again, in the same process, with huge pages where Linux offers them.
 
     XLA allocates the memory of each step anew. The kernel maps it page by page while the step runs,
-    and with its usual pages of 4 kB that takes a quarter of a training step's time (two cores; 33%
-    in SE-ResNet-20 with batches of 128, 23% in SE-ResNet-50 with 16). With pages of 2 MB it takes
-    next to none. `malloc` asks for them if $GLIBC_TUNABLES says so when the process starts.
+    and with its usual pages of 4 kB that takes a quarter to a third of a training step's time (two
+    cores; 33% in SE-ResNet-20 with batches of 128, 23% in SE-ResNet-50 with 16). With pages of 2 MB
+    it takes next to none. `malloc` asks for them if $GLIBC_TUNABLES says so when the process
+    starts.
 
     Does nothing if that variable is set, if the kernel gives huge pages to all programs or to none,
-    before glibc 2.35, on other systems, or if the process was started as something else than a
+    before glibc 2.35, on other systems, or if the process was started as anything other than a
     command of this project: as a notebook, for example.
     """
     if _VARIABLE not in os.environ and _is_command(sys.orig_argv) and _can_ask():
@@ -31,10 +32,15 @@ def restart_with_huge_pages() -> None:
 
 def _is_command(argv: list[str]) -> bool:
     """Whether a process's command line is `python -m COMMAND`, or that of an installed script."""
-    if "-m" in argv:
-        module = argv[argv.index("-m") + 1]
-        return module.partition(".")[0] in _COMMANDS
-    return any(pathlib.Path(arg).name in _SCRIPTS for arg in argv[1:2])
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        if argument == "-m":
+            return next(arguments, "").partition(".")[0] in _COMMANDS
+        if not argument.startswith("-"):
+            return pathlib.Path(argument).name in _SCRIPTS
+        if argument in ("-X", "-W"):
+            next(arguments, None)  # its value
+    return False
 
 
 def _can_ask() -> bool:

@@ -39,6 +39,30 @@ def test_streamed_images_are_those_of_the_run(image_dir, train):
     np.testing.assert_array_equal(again.images, batch.images)
 
 
+@pytest.mark.parametrize(
+    ("unset", "field", "value"),
+    [
+        ({"mixup": 1.0}, "mix_by", "batch"),
+        ({"random_erasing": 1.0}, "erasing_form", "torchvision"),
+        ({"policy": "randaugment_timm", "num_ops": 8}, "magnitude_std", 3.0),
+        ({"policy": "randaugment_timm", "num_ops": 8}, "magnitude", 1.0),
+        ({}, "repeats", 2),
+    ],
+)
+def test_each_field_of_augmentation_changes_the_batch(image_dir, unset, field, value):
+    config = tiny_run.get_config()
+    tiny_run.stream(config, image_dir)
+    config.batch_size = 8
+    config.augment.update(unset)
+    without, _ = preview_batch(config, step=1, count=8, train=True)
+    config.augment[field] = value
+    with_it, _ = preview_batch(config, step=1, count=8, train=True)
+    assert np.abs(np.asarray(with_it.images) - np.asarray(without.images)).max() > 0.1
+    if field == "mix_by":
+        assert len(set(np.asarray(with_it.lam).tolist())) == 1
+        assert len(set(np.asarray(without.lam).tolist())) > 1
+
+
 def test_images_are_drawn_in_the_right_places():
     images = np.zeros((5, 96, 96, 1), np.float32)
     images[3] = 1.0

@@ -70,6 +70,9 @@ def restarts(monkeypatch, tmp_path):
         (["python", "-m", "ipykernel_launcher", "-f", "kernel.json"], False),
         (["python", "my_program.py", "se_flax"], False),
         (["python", "-m", "pytest", "se_flax"], False),
+        (["python", "my_program.py", "-m", "se_flax.main"], False),
+        (["python", "/usr/bin/se_flax", "train", "-m"], True),
+        (["python", "-m"], False),
         (["python"], False),
     ],
 )

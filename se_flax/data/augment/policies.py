@@ -76,7 +76,7 @@ def _torchvision_argument(operation: str, level: float) -> float:
             return 8 - round(level * 4 / 9)
         case "solarize":
             return 255 - 255 * level / 9
-        case "color" | "contrast" | "sharpness":
+        case "brightness" | "color" | "contrast" | "sharpness":
             return 0.9 * level / 9
     return _tpu_argument(operation, level * 10 / 9)
 
@@ -282,7 +282,7 @@ _RAND_AUGMENT_TIMM = tuple(name for name in _RAND_AUGMENT if name != "cutout")
 def _increasing_arguments(
     level: Float[Array, " n"], sign: Float[Array, " n"], shape: tuple[int, ...]
 ) -> Float[Array, "15 n"]:
-    """Returns the argument of each of timm's operations, which are the stronger the level."""
+    """Returns the argument of each of timm's operations, which grow stronger with the level."""
     share = level / 10
     blend = jnp.maximum(1 + 0.9 * sign * share, 0.1)
     arguments = {
@@ -376,7 +376,7 @@ def rand_augment_timm(
     timm (github.com/huggingface/pytorch-image-models, timm/data/auto_augment.py) differs from
     `rand_augment` in this: there are 15 operations, without cutout; each is applied with
     probability 1/2; its level is drawn from a normal distribution around the magnitude, and clipped
-    to 0 to 10; every operation is the stronger, the higher its level; and translations are a share
+    to 0 to 10; every operation grows stronger with its level; and translations are a share
     of the image's size, 45% at level 10.
 
     Two details are those of `rand_augment`: a warp takes the nearest pixel, where timm interpolates
