@@ -19,7 +19,7 @@ from tests.models.test_base import FAMILIES
 
 # One network of each kind of unit.
 QUICK = ("small_cnn", "cnn3", "mobilenet_v3_small")
-SLOW = ("efficientnet_b0", "bn_inception", "resnet18", "preact_resnet110_cifar")
+SLOW = ("bn_inception", "resnet18", "preact_resnet110_cifar")
 SLOW += ("shufflenet", "shake_shake26_2x96d_cifar")
 
 

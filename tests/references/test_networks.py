@@ -22,7 +22,15 @@ SLOW = {
     ("efficientnet_b5_timm", "timm:efficientnet_b5"),
     *((f"resnet{depth}_cifar", f"chenyaofo:resnet{depth}") for depth in (32, 44, 56)),
     *((f"resnet{depth}_cifar", f"akamaster:resnet{depth}") for depth in (32, 44)),
+    *((f"{se}resnet164_cifar", f"pytorchcv:{se[:2]}resnet164bn") for se in ("", "se_")),
 }
+SLOW_IN_TRAINING = {
+    *comparison.AT_TWO_SIZES,
+    ("vgg16_bn", "torchvision:vgg16_bn"),
+    ("inception_resnet_v2", "timm:inception_resnet_v2"),
+    ("efficientnet_b0_torch", "torchvision:efficientnet_b0"),
+}
+QUICK_IN_TRAINING = {("resnet50d", "timm:resnet50d"), ("skresnet18", "timm:skresnet18")}
 QUICK = {
     ("mobilenet_v1", "timm:mobilenetv1_100"),
     ("mobilenet_v3_large_torch", "torchvision:mobilenet_v3_large"),
@@ -46,7 +54,7 @@ def test_equals_its_reference(name, reference):
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), marked(comparison.TRAINED, {*comparison.AT_TWO_SIZES} - QUICK)
+    ("name", "reference"), marked(comparison.TRAINED, SLOW_IN_TRAINING - QUICK_IN_TRAINING)
 )
 def test_equals_its_reference_in_training(name, reference):
     result = comparison.compare_training(name, reference)

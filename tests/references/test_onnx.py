@@ -45,7 +45,7 @@ FAMILIES = (
     ("se_shake_shake26_2x96d_cifar", 32),
 )
 OVERFLOWING = ("senet154", "inception_resnet_v2")  # if the mean of their kernels is not 0
-QUICK = ("cnn3", "se_small_cnn", "se_resnet20_cifar", "efficientnet_b0")
+QUICK = ("cnn3", "se_small_cnn", "se_resnet20_cifar")
 
 
 def deviation(network, size, channels=3, shift=0.01):

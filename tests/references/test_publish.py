@@ -23,10 +23,15 @@ COLOUR = Preparation(64, 0.9, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 GREY = Preparation(64, 1.0, "bilinear", (0.4,), (0.2,))
 NETWORKS = (
     ("resnet18", GREY),
-    ("se_resnet50", COLOUR),
     *(
         pytest.param(name, COLOUR, marks=pytest.mark.slow)
-        for name in ("se_resnet50_caffe", "senet154", "efficientnet_b0", "efficientnet_b0_torch")
+        for name in (
+            "se_resnet50",
+            "se_resnet50_caffe",
+            "senet154",
+            "efficientnet_b0",
+            "efficientnet_b0_torch",
+        )
     ),
 )
 
