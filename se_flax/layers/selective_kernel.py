@@ -40,12 +40,12 @@ class SelectiveKernel(nn.Module):
     first dense layer have biases instead.
 
     Parameters, with i input channels and g groups: `conv1` to `convM`, [k, k, i / g, c], with
-    k = 3 where kernels are dilated, and i / M for i with `split_input`; `bn1` to `bnM`; `reduce`,
-    [c, d], and `reduce_bn`; `select`, [d, M * c], kernel by kernel.
+    k = 3 where kernels are dilated, and i / M in place of i with `split_input`; `bn1` to `bnM`;
+    `reduce`, [c, d], and `reduce_bn`; `select`, [d, M * c], kernel by kernel.
 
     Cost: 9ic / g + 2c parameters for each dilated kernel, and (M + 1)cd + 2d; 9ic / g
     multiply-adds for each kernel and position of the output, and (M + 1)cd. A 3x3 convolution and
-    its batch norm have 9ic / g + 2c of the former, and 9ic / g per position of the latter.
+    its batch norm have 9ic / g + 2c parameters, and 9ic / g multiply-adds per position.
 
     Attributes:
         kernel_sizes: sizes of the kernels, odd and at least 3; two or more.

@@ -368,14 +368,8 @@ for _name, _paper, _stage_sizes, _unit, _caffe_unit in [
     ("resnext101_32x4d", f"{_RESNEXT}, section 5.1", (3, 4, 23, 3), _32x4d, _32x4d),
 ]:
     _sizes = {"stage_sizes": _stage_sizes, "widths": (64, 128, 256, 512)}
-    register(
-        _name,
-        ResNet,
-        input_size=224,
-        paper=f"{_paper}; stride in the 3x3",
-        unit=_unit,
-        **_sizes,
-    )
+    _usual = f"{_paper}; stride in the 3x3"
+    register(_name, ResNet, input_size=224, paper=_usual, unit=_unit, **_sizes)
     if _caffe_unit:
         _stride = "stride in the first 1x1, " if _caffe_unit is _stride_in_first else ""
         register(

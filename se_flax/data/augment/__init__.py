@@ -1,6 +1,7 @@
 """Published augmentations as pure functions, to run inside a jitted step.
 
-All of them work under `jax.jit`; only the shape of an image has to be static. `mix`, `mixup` and
+All of them work under `jax.jit`; the shape of an image has to be static, and the name of a policy,
+the number of operations and their magnitude have to be plain values. `mix`, `mixup` and
 `cutmix` take a batch, and one key per pair of images. The others take a single image; for a batch,
 use `jax.vmap` with one key per image.
 """
