@@ -103,11 +103,11 @@ def check_progressive(config: ConfigDict, fields: Mapping[str, Any], dropout: fl
             )
 
 
-def _check_unused(model: str, fields: Mapping[str, Any], unused: Mapping[str, Any]) -> None:
+def _check_unused(run: str, fields: Mapping[str, Any], unused: Mapping[str, Any]) -> None:
     for name, unset in unused.items():
         if fields[name] != unset:
             raise UserError(
-                f"config.{name}={fields[name]!r} has no effect on {model}; set it to {unset!r}"
+                f"config.{name}={fields[name]!r} has no effect on {run}; set it to {unset!r}"
             )
 
 

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 from se_flax.errors import UserError
 from se_flax.layers.cpu import Conv
 from se_flax.layers.gates import Gates, Maps, channel_means, check_map, check_whole, rescaled
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from se_flax.layers.initializers import he_normal
 
 
 class SelectiveKernel(nn.Module):

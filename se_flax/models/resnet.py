@@ -18,8 +18,8 @@ from se_flax.errors import UserError, check_choice
 from se_flax.layers.batch_norm import norm_and_rescale
 from se_flax.layers.blocks import factory_of, replaces_convolution
 from se_flax.layers.cpu import max_pool, residual_sum
+from se_flax.layers.initializers import he_normal
 from se_flax.layers.make_block import make_block
-from se_flax.layers.selective_kernel import he_normal
 from se_flax.models.base import Images, Map, Maps, Network, apply_module
 from se_flax.models.registry import CIFAR10_MEAN, CIFAR10_STD, SE_PAPER, register
 

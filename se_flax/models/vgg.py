@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from se_flax.layers.cpu import max_pool_2x2
+from se_flax.layers.initializers import he_normal
 from se_flax.models.base import Images, Logits, Map, Maps, Network, last
 from se_flax.models.registry import register
 
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 dense_init = nn.initializers.normal(0.01)
 
 POOLED = 7  # height and width of the first dense layer's input
