@@ -14,7 +14,7 @@ from se_flax.analysis import figures
 from se_flax.runtime.paths import Path
 from se_flax.runtime.storage import make_folder
 
-PALETTE = (*figures.COLOURS, "#000000", "#999999")
+PALETTE = (*figures.COLOURS, "#000000", "#999999", "#882255")
 NETWORKS = {
     "ResNet-20": "#0072B2",
     "ResNet-8": "#0072B2",
@@ -30,7 +30,7 @@ NETWORKS = {
     "ResNet-50": "#7A4B00",
 }
 AUGMENTED = {"ResNet-18": "#0072B2", "ResNet-34": "#D55E00", "ResNet-50": "#E69F00"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +234,8 @@ def draw_forest(rows: Sequence[ForestRow], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(8.6, 1.1 + 0.23 * (len(rows) + len(groups))))
     beside_axis = axis.get_yaxis_transform()
     place, ticks = 0.0, []
-    for group, marker, colour in zip(groups, MARKERS, PALETTE, strict=False):
+    for i, group in enumerate(groups):
+        marker, colour = MARKERS[i % len(MARKERS)], PALETTE[i % len(PALETTE)]
         axis.text(-0.44, place, group, fontweight="bold", va="center", transform=beside_axis)
         for row in (row for row in rows if row.group == group):
             place += 1

@@ -13,6 +13,7 @@ from experiments import (
     no_squeeze,
     placement,
     report,
+    report_figures,
     report_gates,
     report_summary,
     stage,
@@ -148,6 +149,17 @@ def test_the_figure_draws_a_network_once_and_is_small(tmp_path):
     path = tmp_path / "figures" / report_summary.FIGURE
     assert path.stat().st_size < 60_000
     assert 800 < Image.open(path).width < 1200
+
+
+def test_the_figure_draws_every_study_however_many_there_are(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report_figures, "save_png", lambda figure, *_, **__: drawn.append(figure))
+    change = Interval(1.0, 0.5, 1.5)
+    rows = [report_figures.ForestRow(f"study {i}", f"cell {i}", [1.0], change) for i in range(12)]
+    report_figures.draw_forest(rows, tmp_path / "forest.png")
+    axis = drawn[0].axes[0]
+    assert [text.get_text() for text in axis.texts] == [row.group for row in rows]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [row.label for row in rows]
 
 
 def test_the_page_begins_with_the_summary_and_links_to_its_tables(tmp_path, monkeypatch):
