@@ -94,6 +94,9 @@ def check_progressive(config: ConfigDict, fields: Mapping[str, Any], dropout: fl
     """
     if config.progressive.stages == 1:
         return _check_unused("a run with config.progressive.stages=1", fields, _OF_FIRST_STAGE)
+    if not config.augment.policy.startswith("randaugment"):
+        magnitude = {"progressive.magnitude": _OF_FIRST_STAGE["progressive.magnitude"]}
+        _check_unused("a run without RandAugment", fields, magnitude)
     for name, (field, last) in last_values(config, dropout).items():
         first = config.progressive[name]
         if first > last:
@@ -141,6 +144,7 @@ def check_combinations(config: ConfigDict) -> None:
             f"config.dataset.mean={tuple(mean)} and config.dataset.std={tuple(std)} must have as "
             "many values; set both, or neither"
         )
+    _check_effects(config.augment)
     if config.augment.repeats > 1:
         num_shards(config.batch_size, config.augment.repeats)
     _check_labels(config)
@@ -157,6 +161,20 @@ def check_combinations(config: ConfigDict) -> None:
             )
         if not isinstance(value, bool | int | float | str | tuple | list):
             raise UserError(f"config.model.overrides.{name} must be a plain value, not {value!r}")
+
+
+def _check_effects(augment: ConfigDict) -> None:
+    """Raises `UserError` for options of an augmentation that is not used."""
+    for option, unset, augmentations in (
+        ("erasing_form", "zhong", ("random_erasing",)),
+        ("mix_by", "pair", ("mixup", "cutmix")),
+    ):
+        if augment[option] != unset and not any(augment[name] for name in augmentations):
+            raise UserError(
+                f'config.augment.{option}="{augment[option]}" has no effect without '
+                f"{' or '.join(augmentations)}; set {augmentations[0]} above 0, or {option} to "
+                f'"{unset}"'
+            )
 
 
 def _check_labels(config: ConfigDict) -> None:

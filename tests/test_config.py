@@ -126,6 +126,24 @@ def test_a_spread_of_magnitudes_needs_the_policy_that_draws_them():
     check_config(config)
 
 
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"augment.erasing_form": "torchvision"}, {"augment.random_erasing": 0.1}),
+        ({"augment.mix_by": "batch"}, {"augment.cutmix": 1.0}),
+    ],
+)
+def test_an_option_of_an_augmentation_that_is_not_used_is_refused(options, needed):
+    config = default_config()
+    config.dataset.name = "imagenette"
+    config.augment.crop_padding, config.augment.random_resized_crop = 0, True
+    config.update_from_flattened_dict(options)
+    with pytest.raises(UserError, match=rf"config.{next(iter(options))}=.* has no effect"):
+        check_config(config)
+    config.update_from_flattened_dict(needed)
+    check_config(config)
+
+
 def test_two_ways_to_crop_are_refused():
     config = default_config()
     config.dataset.name = "imagenette"

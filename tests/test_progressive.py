@@ -221,7 +221,14 @@ def test_the_preview_shows_the_images_of_each_stage(config):
 )
 def test_values_that_cannot_grow_are_refused(config, fields, words):
     config.progressive.update({"train_size": 128, **fields} if "stages" in fields else fields)
+    config.augment.policy = "randaugment"
     with pytest.raises(UserError, match=words):
+        check_config(config)
+
+
+def test_a_magnitude_without_randaugment_is_refused(config):
+    config.progressive.magnitude = 7.0
+    with pytest.raises(UserError, match=r"magnitude=7.0 has no effect on a run without RandA"):
         check_config(config)
 
 

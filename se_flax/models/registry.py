@@ -22,6 +22,8 @@ from se_flax.models.preparation import Preparation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+RATES = ("dropout", "stochastic_depth")
+"""Fields of networks that are the probability of dropping something."""
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
@@ -204,6 +206,8 @@ def create_model(
     known, of_block = _field_names(info.module), _block_fields(info, block)
     for field in overrides:
         _check_field(info, field, block)
+        if field in RATES and not 0 <= overrides[field] < 1:
+            raise UserError(f"{field} must be at least 0 and below 1, not {overrides[field]!r}")
     fields.update({field: value for field, value in overrides.items() if field in known})
     for_block = {field: value for field, value in overrides.items() if field in of_block}
     about_se = [field for field in overrides if field in of_block or field.startswith("se_")]

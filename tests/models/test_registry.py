@@ -24,6 +24,14 @@ def test_an_unknown_model_is_reported_with_the_nearest_name():
         se_flax.create_model("se_resnet20_cifra")
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5])
+def test_a_rate_that_is_no_probability_below_one_is_refused(rate):
+    with pytest.raises(
+        UserError, match=f"stochastic_depth must be at least 0 and below 1, not {rate}"
+    ):
+        se_flax.create_model("efficientnet_b0", stochastic_depth=rate)
+
+
 def test_an_unknown_override_is_reported_with_the_nearest_field():
     with pytest.raises(UserError, match=r'no field "stage_size".*"stage_sizes"'):
         se_flax.create_model("resnet18", stage_size=(1, 1, 1, 1))
