@@ -184,13 +184,13 @@ def page(results: dict[str, Any]) -> str:
         '"Highest" and "default" are values of `jax.default_matmul_precision`; by default, GPUs '
         "and TPUs round the factors of a product to fewer bits.",
         "",
-        "| logits of 4 images | highest | default |",
+        "| deviation of the logits of 4 images | highest | default |",
         "|---" * 3 + "|",
         *(
             f"| {row['network']} | {row['highest']:.1e} | {row['default']:.1e} |"
             for row in results["logits"]
         ),
-        "| SE-ResNet-20: gradient of a training step | "
+        "| deviation of the first gradient, SE-ResNet-20 | "
         f"{training['highest, first gradient']:.1e} | {training['default, first gradient']:.1e} |",
         "",
         f"| {STEPS} steps of SGD on one batch, SE-ResNet-20 | first loss | last loss |",

@@ -18,7 +18,7 @@ BLOCKS = (
     ("ge_theta_minus", "Gather-Excite θ-", {"se": "gather_excite"}),
     ("ge_theta_plus", "Gather-Excite θ+", {"se": "gather_excite", "form": "theta+"}),
     ("global_context", "global context", {"se": "global_context"}),
-    ("selective_kernel", "selective kernels", {"se": "sk"}),
+    ("selective_kernel", "selective kernels (larger network)", {"se": "sk"}),
 )
 
 
@@ -35,10 +35,11 @@ def cells(scale: str) -> list[Cell]:
 STUDY = Study(
     name="attention",
     title="Attention blocks",
-    question="Are the blocks that came after SE better than SE? All have a reduction ratio of 16, "
-    "if any, and the extents of Gather-Excite are global; selective kernels have bottlenecks of "
-    "32 channels, the published minimum (docs/blocks.md), which make the network larger: 1.6 times "
-    "the parameters and 1.5 times the multiply-adds.",
+    question="Are the blocks that came after SE better than SE? Blocks with a reduction ratio use "
+    "16; Gather-Excite gathers over the whole map. Selective kernels add a second 3x3 convolution "
+    "to each unit, and have bottlenecks of 32 channels, the published minimum. Their network has "
+    "1.6 times the parameters and 1.5 times the multiply-adds, and no plain network of that size "
+    "was trained (docs/blocks.md).",
     cells=cells,
     scales=shallow_scales(SMALL_EPOCHS),
 )

@@ -26,6 +26,15 @@ class Interval:
         return self.low is not None and self.low < self.high
 
     @property
+    def p_value(self) -> float:
+        """The probability of a mean as far from 0 if there is no difference (Student's t)."""
+        if not self.has_interval:
+            return 1.0
+        degrees = self.n - 1
+        t = abs(self.mean) / (self.high - self.mean) * scipy.stats.t.ppf(0.975, degrees)
+        return float(2 * scipy.stats.t.sf(t, degrees))
+
+    @property
     def within_noise(self) -> bool:
         """Whether the interval contains 0, or there is none."""
         return not self.has_interval or self.low <= 0 <= self.high
@@ -83,3 +92,9 @@ def results_of(study: Study, scale: str, out: Path) -> dict[str, Any]:
 def top1_of(result: dict[str, Any] | None) -> dict[int, float]:
     """Returns the final top-1 accuracy by seed."""
     return {each["seed"]: each["final"]["top1"] for each in result["results"]} if result else {}
+
+
+def revisions_of(result: dict[str, Any] | None) -> dict[int, str]:
+    """Returns the revision of the code that each seed was trained with."""
+    runs = result["runs"] if result else ()
+    return {seed: run["git_revision"] for run in runs for seed in run["seeds"]}

@@ -38,6 +38,7 @@ from experiments.compare import (
     top1_of,
 )
 from experiments.published import elsewhere_lines, published_cell, published_rows
+from experiments.repeated import repeated_section
 from experiments.report_detection import INTRODUCTION as ON_DETECTION
 from experiments.report_detection import detection_results, published_text
 from experiments.report_detection import table_lines as detection_lines
@@ -66,12 +67,14 @@ Made by `python -m experiments.report` from the files next to this page.
 [experiments/README.md](../README.md) has the commands that made those files.
 
 Top-1 is the accuracy on the test images after the last epoch, in percent: the mean and standard
-deviation over n seeds. "What SE changes" is the difference from the plain network with the same
-seed, averaged over the seeds, with its 95% confidence interval (Student's t). An interval that
+deviation over n seeds. "Difference from plain" is that from the plain network with the same seed,
+averaged over the seeds, with its 95% confidence interval (Student's t). An interval that
 contains 0 is marked "within the noise"; a single seed has no interval. Published figures come from
 papers, and from a course project and a repository, which were not reviewed. They are accuracies in
 percent, or errors where marked; the change due to SE is always in accuracy. Their recipes differ
-from ours, and often their networks and data sets do, too, so compare only the change due to SE.\
+from ours, and often their networks and data sets do, too, so compare only the change due to SE.
+Below a table, charts show means and standard deviations; curves are means over the seeds, in a band
+from the lowest to the highest.\
 """
 
 
@@ -143,7 +146,7 @@ def table_lines(cells: Sequence[Cell], results: dict[str, Any]) -> list[str]:
     """Returns the table of the cells with results."""
     lines = [
         "| network | parameters | multiply-adds, millions | top-1, % | n | loss | "
-        "what SE changes | published |",
+        "difference from plain | published |",
         "|---" * 8 + "|",
     ]
     for cell in cells:
@@ -186,8 +189,9 @@ def not_run_lines(table: str, published: dict[str, str]) -> list[str]:
 
 
 def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
-    """Returns the data, device, versions and time of results."""
+    """Returns the data, device, versions, seeds and time of results."""
     seconds: dict[str, float] = {}
+    seeds: dict[str, set[int]] = {}
     for result in results:
         for run in result["runs"] if result else ():
             images = run.get("images")
@@ -205,7 +209,15 @@ def provenance(results: Iterable[dict[str, Any] | None]) -> list[str]:
                 f"{(run['git_revision'] or 'unknown')[:10]}.{note}"
             )
             seconds[about] = seconds.get(about, 0) + run["seconds"]
-    return [f"{about} {total:,.0f} seconds in total." for about, total in seconds.items()]
+            seeds.setdefault(about, set()).update(run.get("seeds", ()))
+    return [
+        f"{about} {_seeds(seeds[about])}{total:,.0f} seconds in total."
+        for about, total in seconds.items()
+    ]
+
+
+def _seeds(seeds: set[int]) -> str:
+    return f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}. " if seeds else ""
 
 
 def _capital(text: str) -> str:
@@ -303,7 +315,12 @@ def report(out: Path) -> str:
     lines += ["## How to read the tables", "", INTRODUCTION, ""]
     lines += ["Cells run so far:", "", *overview(out), ""]
     sections = [study_section(study, out) for study in STUDIES]
-    sections += [gates_section(out), detection_section(out), inference_section(out)]
+    sections += [
+        gates_section(out),
+        repeated_section(out),
+        detection_section(out),
+        inference_section(out),
+    ]
     sections += [speed_section(platform, out) for platform in ("cpu", "gpu", "tpu")]
     sections.append(elsewhere_lines(backbones.ELSEWHERE))
     # What has results has a figure, and comes first.

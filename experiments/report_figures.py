@@ -42,12 +42,14 @@ class ForestRow:
         label: label of the network.
         seeds: difference of each seed.
         change: their mean and its interval.
+        mixed: number of seeds for which the two were trained with different revisions.
     """
 
     group: str
     label: str
     seeds: Sequence[float]
     change: Interval
+    mixed: int = 0
 
 
 def _pyplot():
@@ -221,8 +223,10 @@ def draw_latency(cells: Sequence[Any], results: Sequence[Any], path: Path) -> bo
     return True
 
 
-def draw_forest(rows: Sequence[ForestRow], path: Path) -> None:
+def draw_forest(rows: Sequence[ForestRow], path: Path) -> bool:
     """Draws a forest plot: the differences from the plain network with their intervals.
+
+    Returns whether an interval is longer than the axis.
 
     A filled marker is a mean with an interval, a hollow one has none, and the ticks are the seeds.
     The axis covers the seeds, and the intervals of at least three; longer intervals end in an
@@ -252,6 +256,8 @@ def draw_forest(rows: Sequence[ForestRow], path: Path) -> None:
     axis.grid(alpha=0.25)
     axis.spines["left"].set_visible(False)
     save_png(figure, path, dpi=115)
+    shown = [row.change for row in rows if row.change.has_interval]
+    return any(change.low < low or change.high > high for change in shown)
 
 
 def _forest_limits(rows: Sequence[ForestRow]) -> tuple[float, float]:

@@ -18,7 +18,9 @@ its last two blocks are nearly the same for all classes, and that the last stage
 left out at a small cost (arXiv:1709.01507, section 7.2). Here a trained network keeps its weights,
 but the gates of a stage are replaced by their means over the test images, and so no longer depend
 on the image. Networks with seed 0 on {dataset}, {images:,} images, made by
-`python -m experiments.gates`; the intervals (95%) are over the test images, not over seeds.\
+`python -m experiments.gates`; the intervals (95%) are over the test images, not over seeds. The
+networks were evaluated again for it, on another device than in training, so an image may be counted
+differently.\
 """
 
 CLASSES = "Mean gates by class, as in figure 6 of the paper."

@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.backbones import REPRODUCTION
-from experiments.compare import Interval, paired_difference, results_of, top1_of
+from experiments.compare import (
+    Interval,
+    paired_difference,
+    results_of,
+    revisions_of,
+    top1_of,
+)
 from experiments.published import change_of, published_rows
 from experiments.report_figures import ForestRow, draw_forest
 from experiments.study import Cell, Study
@@ -18,16 +24,27 @@ FIGURE = "summary.png"
 INTRODUCTION = """\
 Differences in top-1 on the test images of CIFAR-10, in points, after {epochs}: the mean over seeds
 of the difference between two networks with the same seed, and in brackets its 95% interval. "Within
-the noise" means that the interval contains 0. Best and worst were picked after the fact, so the
-interval of the difference between them is too narrow.\
+the noise" means that the interval contains 0.\
 """
 WIDE = "No network has more than two seeds yet, which makes the intervals very wide."
 CAPTION = """\
-Each network with SE blocks, compared with the plain network. Filled markers have an interval, and
-arrows mark intervals that are longer than the axis. Hollow markers have none, because there is one
-seed, or because all seeds differ by the same. Ticks are the seeds. The dotted line is {first}: the
-networks that are the same in other studies are not drawn again.\
+Each network with SE or another block, compared with the plain network. Ticks are the seeds. The
+dotted line is {first}. A network that appears in several studies is drawn once.\
 """
+CAVEATS = """\
+What the intervals do not show:
+
+- With three seeds, the length of an interval is largely chance. A network whose interval excludes 0
+  need not be better than one whose interval contains it.
+- {comparisons}
+- Best and worst were picked after the fact, so the interval of the difference between them is too
+  narrow.
+- They cover the variation between runs, not between test sets.
+- A GPU does not repeat a run to the bit ([runs that were trained again](#{repeated})), so two
+  networks with the same seed share little more than the order of their images.\
+"""
+HOLLOW = "Hollow markers have no interval: there is one seed, or all seeds differ by the same."
+CUT = "Arrows mark intervals that are longer than the axis."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,22 +55,30 @@ class Compared:
         study: the study.
         cells: its cells by name.
         top1: top-1 accuracy of each cell by seed.
+        revisions: revision of the code of each cell by seed.
     """
 
     study: Study
     cells: dict[str, Cell]
     top1: dict[str, dict[int, float]]
+    revisions: dict[str, dict[int, str]]
 
     @classmethod
     def of(cls, study: Study, out: Path) -> "Compared":
         """Reads the results of a study."""
         results = results_of(study, SCALE, out)
         cells = {cell.name: cell for cell in study.cells(SCALE) if results[cell.name]}
-        return cls(study, cells, {name: top1_of(results[name]) for name in cells})
+        top1 = {name: top1_of(results[name]) for name in cells}
+        return cls(study, cells, top1, {name: revisions_of(results[name]) for name in cells})
 
     def difference(self, name: str, other: str | None) -> Interval | None:
         """Returns the difference between two cells; None if they share no seed."""
         return paired_difference(self.top1.get(name, {}), self.top1.get(other or "", {}))
+
+    def mixed(self, name: str, other: str) -> int:
+        """Returns how many seeds of two cells were trained with different revisions."""
+        ours, theirs = self.revisions[name], self.revisions[other]
+        return sum(ours[seed] != theirs[seed] for seed in ours.keys() & theirs.keys())
 
     def changes(self) -> dict[str, Interval]:
         """Returns the difference from the plain network of each cell with SE blocks."""
@@ -77,7 +102,7 @@ def verdict(what: str, network: str, difference: Interval) -> str:
     if not difference.has_interval:
         text = f"as far as can be told without an interval, {what} {did} the top-1 of {network}"
     elif difference.within_noise:
-        text = f"the difference that {what} makes to {network} is within the noise"
+        text = f"what {what} changes in {network} is within the noise"
     else:
         did = "raises" if difference.mean > 0 else "lowers"
         text = f"{what} {did} the top-1 of {network}"
@@ -132,34 +157,43 @@ def extremes(standard: str) -> Callable[[Compared], list[str]]:
             paired = ", with the seeds that both have" if fewer else ""
             said.append(f"The difference between them {noise or 'is '}{amount(between)}{paired}.")
         if standard in changes and standard not in (best, worst):
-            said.append(f"The usual block: {named[standard]}.")
+            usual = f"The usual block: {named[standard]}"
+            if over := compared.difference(best, standard):
+                noise = ", within the noise" if over.within_noise and over.has_interval else ""
+                usual += f"; the best compared with it: {amount(over)}{noise}"
+            said.append(f"{usual}.")
         return [*said, _beyond_the_noise(compared, changes)]
 
     return sentences
 
 
 def _beyond_the_noise(compared: Compared, changes: dict[str, Interval]) -> str:
-    """Returns which networks differ from the plain one by more than the noise."""
+    """Returns which networks have intervals that exclude 0."""
     labels = [compared.cells[name].label for name in changes if not changes[name].within_noise]
     if not labels:
-        return "No interval shows a difference from the plain network."
+        return "All intervals of differences from the plain network contain 0."
     if len(labels) == len(changes):
-        return "All of them differ from the plain network beyond the noise."
-    return f"Beyond the noise, only these differ from the plain network: {', '.join(labels)}."
+        return "All intervals of differences from the plain network exclude 0."
+    return f"Intervals that exclude 0: {', '.join(labels)}."
 
 
 def one_against_other(name: str, what: str, other: str) -> Callable[[Compared], list[str]]:
-    """Returns a function that compares two cells of a study.
+    """Returns a function that compares a cell of a study with another and with the plain network.
 
     Args:
         name: name of the cell.
-        what: what the cell has, as the subject of a sentence.
+        what: what the cell has, as the beginning of a sentence.
         other: name of the cell that it is compared with.
     """
 
     def sentences(compared: Compared) -> list[str]:
-        difference = compared.difference(name, other)
-        return [verdict(what, "SE-ResNet-20", difference)] if difference else []
+        said = []
+        for network, cell in (("SE-ResNet-20", other), ("the plain network", "plain")):
+            if difference := compared.difference(name, cell):
+                noise = difference.within_noise and difference.has_interval
+                text = f"{amount(difference)} compared with {network}"
+                said.append(text + (", within the noise" if noise else ""))
+        return [f"{what}: {'; '.join(said)}."] if said else []
 
     return sentences
 
@@ -170,10 +204,10 @@ SAID: dict[str, Callable[[Compared], list[str]]] = {
     "stage": extremes("all"),
     "ratio": extremes("ratio16"),
     "squeeze_operator": one_against_other(
-        "maximum", "the maximum instead of the average", "average"
+        "maximum", "The maximum instead of the average", "average"
     ),
     "no_squeeze": one_against_other(
-        "no_squeeze", "a gate for each position instead of the squeeze", "se"
+        "no_squeeze", "A gate for each position, without the squeeze", "se"
     ),
     "excitation_operator": extremes("sigmoid"),
     "variants": extremes("resnet20_cifar10_standard"),
@@ -182,7 +216,7 @@ SAID: dict[str, Callable[[Compared], list[str]]] = {
 
 
 def forest_rows(everything: Sequence[Compared]) -> list[ForestRow]:
-    """Returns the rows of the figure: each network with SE blocks once, in its first study."""
+    """Returns the rows of the figure: each network with blocks once, in its first study."""
     rows: list[ForestRow] = []
     drawn: set[str] = set()
     for compared in everything:
@@ -194,8 +228,26 @@ def forest_rows(everything: Sequence[Compared]) -> list[ForestRow]:
                 drawn.add(key)
                 ours, plain = compared.top1[name], compared.top1[str(cell.baseline)]
                 seeds = [ours[seed] - plain[seed] for seed in sorted(ours.keys() & plain.keys())]
-                rows.append(ForestRow(compared.study.title, cell.label, seeds, change))
+                mixed = compared.mixed(name, str(cell.baseline))
+                rows.append(ForestRow(compared.study.title, cell.label, seeds, change, mixed))
     return rows
+
+
+def comparisons(rows: Sequence[ForestRow]) -> str:
+    """Returns how many networks are compared, and what remains if that is corrected for."""
+    left = [row.label for row in rows if row.change.p_value * len(rows) < 0.05]
+    text = (
+        f"{len(rows)} networks are compared, nearly all with the same runs of the plain network, "
+        "and the intervals are not corrected for that. After a Bonferroni correction, "
+        f"{', '.join(left) or 'none'} would differ from it."
+    )
+    pairs, mixed = sum(row.change.n for row in rows), sum(row.mixed for row in rows)
+    if mixed:
+        text += (
+            f" In {mixed} of {pairs} pairs, the two networks were trained with different revisions "
+            "of the code (see below the tables)."
+        )
+    return text
 
 
 def summary_lines(studies: Sequence[Study], out: Path) -> list[str]:
@@ -207,15 +259,18 @@ def summary_lines(studies: Sequence[Study], out: Path) -> list[str]:
         return []
     epochs = {cell.config.num_epochs for each in everything for cell in each.cells.values()}
     lengths = " or ".join(map(str, sorted(epochs)))
-    lines = ["## What SE did here", "", INTRODUCTION.format(epochs=f"{lengths} epochs")]
+    lines = ["## What SE did here", "", INTRODUCTION.format(epochs=f"{lengths} epochs"), ""]
     if max(row.change.n for row in rows) == 2:
-        lines.append(WIDE)
-    lines.append("")
+        lines += [WIDE, ""]
     for compared in everything:
         said = SAID.get(compared.study.name, lambda _: [])(compared)
         if said:
             anchor = f"{compared.study.title}-{SCALE}".lower().replace(" ", "-")
             lines.append(f"- [{compared.study.title}](#{anchor}): {' '.join(said)}")
-    draw_forest(rows, out / "figures" / FIGURE)
+    has_cut = draw_forest(rows, out / "figures" / FIGURE)
     lines += ["", f"![Difference from the plain network](figures/{FIGURE})", ""]
-    return [*lines, CAPTION.format(first=rows[0].label), ""]
+    caption = [CAPTION.format(first=rows[0].label)]
+    caption += [] if all(row.change.has_interval for row in rows) else [HOLLOW]
+    lines += [*caption, *([CUT] if has_cut else []), ""]
+    repeated = "runs-that-were-trained-again"
+    return [*lines, CAVEATS.format(comparisons=comparisons(rows), repeated=repeated), ""]

@@ -62,8 +62,8 @@ def train(
     """Trains a network, from the newest checkpoint in the workdir if there is one.
 
     A run that is killed at any moment and started again ends in the same parameters as an
-    uninterrupted one: on a CPU bit for bit, on a GPU to rounding. In a run of several processes,
-    each of them calls this function; only the first one reads and writes the workdir.
+    uninterrupted one, bit for bit, on a CPU (GPUs repeat no run to the bit). In a run of several
+    processes, each of them calls this function; only the first reads and writes the workdir.
 
     Args:
         config: see `se_flax.config.default_config`.

@@ -25,6 +25,7 @@ OF_A_STUDY = "--scale= --seeds= --out= --runs= --cells= --note="
         ("experiments.inference_time", "--scale= --seeds= --out="),
         ("experiments.report", "--out="),
         ("experiments.gates", "--runs= --out= --batch_size="),
+        ("experiments.repeated", "--out= --note="),
         ("experiments.speed", "--section="),
         ("experiments.streaming_speed", "--image_dir="),
     ],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from experiments import (
@@ -49,7 +50,8 @@ def write(out, study, **top1):
                 }
                 for seed, value in enumerate(top1[cell.name])
             ]
-            result = {"config": config_as_json(cell.config), "runs": [RUN], "results": results}
+            run = {**RUN, "seeds": list(range(len(results)))}
+            result = {"config": config_as_json(cell.config), "runs": [run], "results": results}
             result |= {"parameters": 1000, "multiply_adds": 1e6}
             write_result(result_path(out, study.name, "budget", cell.name), result)
 
@@ -59,6 +61,11 @@ def sentence(out, study):
     lines = report_summary.summary_lines((study,), out)
     (line,) = (line for line in lines if line.startswith(f"- [{study.title}]"))
     return line
+
+
+def forest(out, *studies):
+    """Returns the rows of the summary's figure."""
+    return report_summary.forest_rows([report_summary.Compared.of(study, out) for study in studies])
 
 
 def test_a_gain_beyond_the_noise_is_called_a_gain(tmp_path):
@@ -73,7 +80,7 @@ def test_a_gain_beyond_the_noise_is_called_a_gain(tmp_path):
 def test_a_difference_whose_interval_contains_0_is_said_to_be_noise(tmp_path):
     write(tmp_path, backbones.STUDY, cifar10_resnet20=PLAIN, cifar10_resnet20_se=[87.0, 86.9, 86.9])
     line = sentence(tmp_path, backbones.STUDY)
-    assert "The difference that SE makes to ResNet-20 is within the noise: +0.43 [-0.9" in line
+    assert "What SE changes in ResNet-20 is within the noise: +0.43 [-0.9" in line
     assert "A public reproduction shows no gain, either: 6.01% error of SE-ResNet-20, 5.97%" in line
     assert "raise" not in line
 
@@ -114,8 +121,7 @@ def test_the_best_and_the_worst_placement_are_compared_with_each_other(tmp_path)
     assert "The difference between them is +2.00 [" in line
     assert "The usual block: before the sum (standard), +0.10 [" in line
     assert line.endswith(
-        "only these differ from the plain network: "
-        "before the convolutions (SE-PRE), after the sum (SE-POST)."
+        "Intervals that exclude 0: before the convolutions (SE-PRE), after the sum (SE-POST)."
     )
 
 
@@ -123,13 +129,13 @@ def test_stages_that_do_not_differ_are_not_ranked_without_a_warning(tmp_path):
     write(tmp_path, stage.STUDY, plain=PLAIN, stage1=[86.9, 86.8, 86.8], stage3=[86.0, 87.2, 86.2])
     line = sentence(tmp_path, stage.STUDY)
     assert "The difference between them is within the noise: +" in line
-    assert "No interval shows a difference from the plain network." in line
+    assert "All intervals of differences from the plain network contain 0." in line
 
 
 def test_operators_are_compared_with_the_usual_one(tmp_path):
     write(tmp_path, no_squeeze.STUDY, plain=PLAIN, se=PLAIN, no_squeeze=[85.0, 86.1, 85.4])
-    says = "A gate for each position instead of the squeeze lowers the top-1 of SE-ResNet-20: -1.00"
-    assert says in sentence(tmp_path, no_squeeze.STUDY)
+    line = sentence(tmp_path, no_squeeze.STUDY)
+    assert "without the squeeze: -1.00 [-1.25, -0.75] compared with SE-ResNet-20; -1.00" in line
     write(tmp_path, excitation_operator.STUDY, plain=PLAIN, relu=[84.0, 85], sigmoid=[87.0, 88.4])
     line = sentence(tmp_path, excitation_operator.STUDY)
     assert "worst: relu, -2.00 (the same for all 2 seeds)" in line
@@ -138,10 +144,7 @@ def test_operators_are_compared_with_the_usual_one(tmp_path):
 def test_the_figure_draws_a_network_once_and_is_small(tmp_path):
     write(tmp_path, backbones.STUDY, cifar10_resnet20=PLAIN, cifar10_resnet20_se=[87.0, 88.1, 87.4])
     write(tmp_path, placement.STUDY, plain=PLAIN, standard=[87.0, 88.1, 87.4], pre=[86.0])
-    everything = [
-        report_summary.Compared.of(study, tmp_path) for study in (backbones.STUDY, placement.STUDY)
-    ]
-    rows = report_summary.forest_rows(everything)
+    rows = forest(tmp_path, backbones.STUDY, placement.STUDY)
     assert [row.label for row in rows] == ["SE-ResNet-20", "before the convolutions (SE-PRE)"]
     assert rows[0].seeds == pytest.approx([1.0, 1.1, 0.9])
     assert rows[1].change == Interval(0.0, None, None)
@@ -160,6 +163,23 @@ def test_the_figure_draws_every_study_however_many_there_are(tmp_path, monkeypat
     axis = drawn[0].axes[0]
     assert [text.get_text() for text in axis.texts] == [row.group for row in rows]
     assert [label.get_text() for label in axis.get_yticklabels()] == [row.label for row in rows]
+
+
+def test_the_summary_says_what_its_intervals_do_not_show(tmp_path):
+    few, many = [86.9, 87.8, 87.0], [88.0, 89.01, 88.4]
+    write(tmp_path, placement.STUDY, plain=PLAIN, pre=many, post=few)
+    path = result_path(tmp_path, "placement", "budget", "post")
+    result = json.loads(path.read_text())
+    result["runs"][0]["git_revision"] = "another"
+    write_result(path, result)
+    (row,) = (each for each in forest(tmp_path, placement.STUDY) if "POST" in each.label)
+    differences = np.array(few) - PLAIN
+    assert row.change.p_value == pytest.approx(scipy.stats.ttest_1samp(differences, 0).pvalue)
+    assert 0.025 < row.change.p_value < 0.05  # below the usual limit, but not half of it
+    page = "\n".join(report_summary.summary_lines((placement.STUDY,), tmp_path))
+    assert "2 networks are compared" in page
+    assert "Bonferroni correction, before the convolutions (SE-PRE) would differ" in page
+    assert "In 3 of 6 pairs, the two networks were trained with different revisions" in page
 
 
 def test_the_page_begins_with_the_summary_and_links_to_its_tables(tmp_path, monkeypatch):
