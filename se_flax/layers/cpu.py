@@ -19,6 +19,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+WIDE = 32
+"""Output channels from which the matrix product of a convolution is wide enough."""
 Sizes = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Images = Float[Array, "n h w c"]
@@ -59,7 +61,8 @@ def conv_general_dilated(
     than necessary. On CPUs this function computes as matrix products a 1x1 convolution, and one
     whose kernel has more positions than its images or its result; and a depthwise convolution as
     a sum of shifted images. For other ungrouped convolutions, it computes the weight gradient from
-    transposed copies of the operands, and the gradient for images of strided ones phase by phase.
+    transposed copies of the operands, and the gradient for images of strided ones phase by phase;
+    with few output channels, it computes two pixels at once.
     On other platforms, and for all other convolutions (grouped, dilated, not two-dimensional), it
     calls XLA's.
 
@@ -177,10 +180,11 @@ _stored.defvjp(
 )
 
 
-def _with_weight_gradient(gradient, transposable=None):
+def _with_weight_gradient(gradient, image_gradient=None):
     """Sets a convolution's gradient for rhs: `gradient(strides, padding, lhs, rhs.shape, ct)`.
 
-    The gradient for lhs is that of `transposable`, by default of the convolution itself.
+    The gradient for lhs is `image_gradient(strides, padding, lhs, rhs, ct)`, by default that of the
+    convolution as it is written.
     """
 
     def decorate(convolution):
@@ -191,14 +195,21 @@ def _with_weight_gradient(gradient, transposable=None):
 
         def backward(strides, padding, operands, ct):
             lhs, rhs = operands
-            form = transposable or convolution
-            _, pullback = jax.vjp(lambda lhs: form(strides, padding, lhs, rhs), lhs)
-            return *pullback(ct), gradient(strides, padding, lhs, rhs.shape, ct)
+            of_images = image_gradient or functools.partial(_pulled_back, convolution)
+            return (
+                of_images(strides, padding, lhs, rhs, ct),
+                gradient(strides, padding, lhs, rhs.shape, ct),
+            )
 
         differentiable.defvjp(forward, backward)
         return differentiable
 
     return decorate
+
+
+def _pulled_back(convolution, strides, padding, lhs, rhs, ct):
+    (gradient,) = jax.vjp(lambda lhs: convolution(strides, padding, lhs, rhs), lhs)[1](ct)
+    return gradient
 
 
 def _ungrouped(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
@@ -256,8 +267,6 @@ def _by_phases(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     XLA computes the gradient for lhs with zeros between the pixels of ct, which takes as many
     times more products as lhs has phases, and at times twenty times longer (64x64, 16 channels).
     """
-    if strides == (1, 1):
-        return _xla(strides, padding, lhs, rhs)
     outputs, sides = [], [(0, 0, 0)]
     axes = zip(lhs.shape[1:3], rhs.shape[:2], strides, padding, strict=True)
     for size, k, step, (low, high) in axes:
@@ -276,9 +285,38 @@ def _by_phases(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
     return total
 
 
-@_with_weight_gradient(_dense_weight_gradient, _by_phases)
-def _dense(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
-    return _xla(strides, padding, lhs, rhs)
+def _dense_image_gradient(strides, padding, lhs, rhs, ct):
+    if strides != (1, 1):
+        return _pulled_back(_by_phases, strides, padding, lhs, rhs, ct)
+    sides = [
+        (k - 1 - low, k - 1 - high) for k, (low, high) in zip(rhs.shape, padding, strict=False)
+    ]
+    return _windowed(strides, tuple(sides), ct, jnp.swapaxes(rhs[::-1, ::-1], 2, 3))
+
+
+def _windowed(strides: Sizes, padding: Padding, lhs: Images, rhs: Kernel):
+    in_pairs = strides == (1, 1) and rhs.shape[1] > 1 and rhs.shape[3] < WIDE
+    return _in_pairs(padding, lhs, rhs) if in_pairs else _xla(strides, padding, lhs, rhs)
+
+
+_dense = _with_weight_gradient(_dense_weight_gradient, _dense_image_gradient)(_windowed)
+
+
+def _in_pairs(padding: Padding, lhs: Images, rhs: Kernel):
+    """Computes two pixels side by side at once, as two groups of output channels.
+
+    They see one more column than one pixel does, so a third of the products is with zeros if the
+    kernel has three. Still it takes less time with few output channels, because matrix products
+    are faster with more columns: 15% less with 16 channels, and 40% with 8 (32x32).
+    """
+    vertical, (left, right) = padding
+    width = _outputs(lhs.shape[2], rhs.shape[1], 1, (left, right))
+    none = (0, 0)
+    pair = [jnp.pad(rhs, (none, columns, none, none)) for columns in ((0, 1), (1, 0))]
+    sides = vertical, (left, right + width % 2)
+    result = _xla((1, 2), sides, lhs, jnp.concatenate(pair, axis=3))
+    n, height, pairs, _ = result.shape
+    return result.reshape(n, height, 2 * pairs, rhs.shape[3])[:, :, :width]
 
 
 def _pointwise_weight_gradient(strides, padding, lhs, shape, ct):

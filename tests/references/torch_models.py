@@ -20,14 +20,16 @@ from tests.references import cifar_models  # noqa: E402
 
 
 def build(reference: str) -> torch.nn.Module:
-    """Returns the network `library:name`, not pretrained."""
+    """Returns the network `library:name`, with the same random weights each time."""
     library, _, name = reference.partition(":")
     makers: dict[str, Callable[[], torch.nn.Module]] = {
         "timm": lambda: timm.create_model(name),
         "torchvision": lambda: torchvision.models.get_model(name, weights=None),
         "pretrainedmodels": lambda: vars(pretrainedmodels)[name](pretrained=None),
     }
-    return makers[library]() if library in makers else cifar_models.build(library, name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return makers[library]() if library in makers else cifar_models.build(library, name)
 
 
 def randomise(model: torch.nn.Module, input_size: int) -> torch.nn.Module:
