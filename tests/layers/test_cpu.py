@@ -91,6 +91,21 @@ def test_convolutions_of_small_images_are_those_of_jax(size, padding, kernel, st
         np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("batch", "strides"), [(1, (1, 1)), (2, (2, 1))])
+def test_gradients_of_few_tall_images_are_those_of_jax(batch, strides):
+    images = jax.random.normal(jax.random.key(0), (batch, 37, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (5, 3, 3, 40))
+    ours, jaxs, direction = both(images, kernel, strides, [(2, 1), (1, 1)], 1)
+    with jax.enable_x64(True):
+        operands = jax.tree.map(np.float64, (images, kernel, direction))
+        results = [
+            jax.jit(value_and_gradients, static_argnums=0)(convolution, *operands)
+            for convolution in (ours, jaxs)
+        ]
+    for our_result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-11)
+
+
 @pytest.mark.parametrize(("size", "strides"), [(1, 1), (2, 1), (4, 2), (8, 1)])
 def test_bfloat16_is_as_exact_as_in_the_convolution_of_jax(size, strides):
     keys = map(jax.random.key, range(2))
