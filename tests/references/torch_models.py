@@ -22,9 +22,11 @@ from tests.references import cifar_models  # noqa: E402
 def build(reference: str) -> torch.nn.Module:
     """Returns the network `library:name`, with the same random weights each time."""
     library, _, name = reference.partition(":")
+    # Its own initialisation takes half a minute.
+    options = {"init_weights": False} if name == "inception_v3" else {}
     makers: dict[str, Callable[[], torch.nn.Module]] = {
         "timm": lambda: timm.create_model(name),
-        "torchvision": lambda: torchvision.models.get_model(name, weights=None),
+        "torchvision": lambda: torchvision.models.get_model(name, weights=None, **options),
         "pretrainedmodels": lambda: vars(pretrainedmodels)[name](pretrained=None),
     }
     with torch.random.fork_rng():
