@@ -32,6 +32,19 @@ def value_and_gradients(convolution, images, kernel, direction):
     return value, *pullback(direction)
 
 
+def assert_equal_in_float64(ours, jaxs, operands, tolerance, by_size=False):
+    """Compares results and gradients; `by_size` multiplies the tolerance by their sizes."""
+    with jax.enable_x64(True):
+        operands = jax.tree.map(np.float64, operands)
+        results = [
+            jax.jit(value_and_gradients, static_argnums=0)(convolution, *operands)
+            for convolution in (ours, jaxs)
+        ]
+    for our_result, expected in zip(*results, strict=True):
+        atol = tolerance * (np.size(expected) if by_size else 1)
+        np.testing.assert_allclose(our_result, expected, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("batch", [3, 35])
 @pytest.mark.parametrize("strides", [(2, 2), *slow((1, 1), (1, 2))])
 @pytest.mark.parametrize(
@@ -52,14 +65,8 @@ def test_result_and_gradients_equal_those_of_jax(batch, strides, kernel, groups,
     images = jax.random.normal(jax.random.key(0), (batch, 9, 6, 6))
     kernel = jax.random.normal(jax.random.key(1), kernel)
     ours, jaxs, direction = both(images, kernel, strides, padding, groups)
-    with jax.enable_x64(True):
-        images, kernel, direction = jax.tree.map(np.float64, (images, kernel, direction))
-        results = [
-            jax.jit(value_and_gradients, static_argnums=0)(convolution, images, kernel, direction)
-            for convolution in (ours, jaxs)
-        ]
-    for our_result, expected in zip(*results, strict=True):
-        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12 * np.size(expected))
+    operands = images, kernel, direction
+    assert_equal_in_float64(ours, jaxs, operands, 1e-12, by_size=True)
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), *slow((1, 2))])
@@ -81,14 +88,7 @@ def test_convolutions_of_small_images_are_those_of_jax(size, padding, kernel, st
     images = jax.random.normal(jax.random.key(0), (3, *size, 5))
     kernel = jax.random.normal(jax.random.key(1), (*kernel, 5, 4))
     ours, jaxs, direction = both(images, kernel, strides, padding, 1)
-    with jax.enable_x64(True):
-        operands = jax.tree.map(np.float64, (images, kernel, direction))
-        results = [
-            jax.jit(value_and_gradients, static_argnums=0)(convolution, *operands)
-            for convolution in (ours, jaxs)
-        ]
-    for our_result, expected in zip(*results, strict=True):
-        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-12)
+    assert_equal_in_float64(ours, jaxs, (images, kernel, direction), 1e-12)
 
 
 @pytest.mark.parametrize(("batch", "strides"), [(1, (1, 1)), (2, (2, 1))])
@@ -96,14 +96,7 @@ def test_gradients_of_few_tall_images_are_those_of_jax(batch, strides):
     images = jax.random.normal(jax.random.key(0), (batch, 37, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (5, 3, 3, 40))
     ours, jaxs, direction = both(images, kernel, strides, [(2, 1), (1, 1)], 1)
-    with jax.enable_x64(True):
-        operands = jax.tree.map(np.float64, (images, kernel, direction))
-        results = [
-            jax.jit(value_and_gradients, static_argnums=0)(convolution, *operands)
-            for convolution in (ours, jaxs)
-        ]
-    for our_result, expected in zip(*results, strict=True):
-        np.testing.assert_allclose(our_result, expected, rtol=0, atol=1e-11)
+    assert_equal_in_float64(ours, jaxs, (images, kernel, direction), 1e-11)
 
 
 @pytest.mark.parametrize(("size", "strides"), [(1, 1), (2, 1), (4, 2), (8, 1)])

@@ -254,7 +254,7 @@ def test_each_object_of_a_checkpoint_can_be_lost_or_changed(saved, server, capsy
     for name in good:
         if name.endswith("commit_success.txt"):
             continue
-        for change in (b"something else", None):
+        for change in (b"", b"something else", None):
             for other, content in good.items():
                 (folder / other).write_bytes(content)
             (folder / name).unlink()
