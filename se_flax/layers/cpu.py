@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_IMAGES = 8
-"""Images below which the weight gradient of a convolution is computed from strips of them."""
+"""The weight gradient of fewer images is computed from about so many strips of them."""
 WIDE = 32
 """Output channels from which the matrix product of a convolution is wide enough."""
 Sizes = tuple[int, int]
@@ -247,8 +247,9 @@ def _seen(size: int, kernel: int, step: int, padding: Sizes) -> tuple[slice, Siz
 
 
 def _dense_weight_gradient(strides, padding, lhs, shape, ct):
-    if len(lhs) < FEW_IMAGES:
-        padding, lhs, ct = _in_strips(strides, padding, lhs, shape, ct)
+    parts = min(FEW_IMAGES // max(1, len(lhs)), ct.shape[1] // 4)
+    if parts > 1:
+        padding, lhs, ct = _in_strips(parts, strides, padding, lhs, shape, ct)
     lhs_t = _apart(lambda lhs: jnp.transpose(lhs, (3, 1, 2, 0)), lhs)
     ct_t = _apart(lambda ct: jnp.transpose(ct, (1, 2, 0, 3)), ct)
     sizes = zip(padding, ct.shape[1:3], strides, shape[:2], lhs.shape[1:3], strict=True)
@@ -259,15 +260,14 @@ def _dense_weight_gradient(strides, padding, lhs, shape, ct):
     return jnp.transpose(gradient, (1, 2, 0, 3))
 
 
-def _in_strips(strides, padding, lhs, shape, ct):
-    """Cuts few images into strips, as many as make them `FEW_IMAGES`.
+def _in_strips(parts, strides, padding, lhs, shape, ct):
+    """Cuts images into strips.
 
     The weight gradient is a convolution whose channels are the images, which is slow with few of
     them: in strips, it takes half to a quarter of the time (1 or 2 images of 64x64, 64 channels).
     The strips of lhs overlap, so that each has all pixels that its strip of ct was computed from.
     """
     (low, _), horizontal = padding
-    parts = min(FEW_IMAGES // len(lhs), max(1, ct.shape[1] // 4))
     rows = -(-ct.shape[1] // parts)
     step, size = rows * strides[0], (rows - 1) * strides[0] + shape[0]
     sides = (low, (parts - 1) * step + size - low - lhs.shape[1], 0)
