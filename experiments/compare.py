@@ -74,7 +74,12 @@ def difference_text(difference: Interval | None) -> str:
     if difference.low == difference.high:
         return f"{difference.mean:+.2f} (the same for all seeds)"
     text = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return f"{text}, within the noise" if difference.within_noise else text
+    return text + noise_text(difference)
+
+
+def noise_text(difference: Interval) -> str:
+    """Returns what follows a difference whose interval contains 0; nothing after others."""
+    return ", within the noise" if difference.has_interval and difference.within_noise else ""
 
 
 def results_of(study: Study, scale: str, out: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.backbones import REPRODUCTION
 from experiments.compare import (
     Interval,
+    noise_text,
     paired_difference,
     results_of,
     revisions_of,
@@ -40,8 +41,9 @@ What the intervals do not show:
 - Best and worst were picked after the fact, so the interval of the difference between them is too
   narrow.
 - They cover the variation between runs, not between test sets.
-- A GPU does not repeat a run to the bit ([runs that were trained again](#{repeated})), so two
-  networks with the same seed share little more than the order of their images.\
+- A GPU does not repeat a run to the bit
+  ([runs that were trained again](#runs-that-were-trained-again)), so two networks with the same
+  seed share little more than the order of their images.\
 """
 HOLLOW = "Hollow markers have no interval: there is one seed, or all seeds differ by the same."
 CUT = "Arrows mark intervals that are longer than the axis."
@@ -159,8 +161,7 @@ def extremes(standard: str) -> Callable[[Compared], list[str]]:
         if standard in changes and standard not in (best, worst):
             usual = f"The usual block: {named[standard]}"
             if over := compared.difference(best, standard):
-                noise = ", within the noise" if over.within_noise and over.has_interval else ""
-                usual += f"; the best compared with it: {amount(over)}{noise}"
+                usual += f"; the best compared with it: {amount(over)}{noise_text(over)}"
             said.append(f"{usual}.")
         return [*said, _beyond_the_noise(compared, changes)]
 
@@ -187,12 +188,11 @@ def one_against_other(name: str, what: str, other: str) -> Callable[[Compared], 
     """
 
     def sentences(compared: Compared) -> list[str]:
-        said = []
-        for network, cell in (("SE-ResNet-20", other), ("the plain network", "plain")):
-            if difference := compared.difference(name, cell):
-                noise = difference.within_noise and difference.has_interval
-                text = f"{amount(difference)} compared with {network}"
-                said.append(text + (", within the noise" if noise else ""))
+        said = [
+            f"{amount(difference)} compared with {network}{noise_text(difference)}"
+            for network, cell in (("SE-ResNet-20", other), ("the plain network", "plain"))
+            if (difference := compared.difference(name, cell))
+        ]
         return [f"{what}: {'; '.join(said)}."] if said else []
 
     return sentences
@@ -272,5 +272,4 @@ def summary_lines(studies: Sequence[Study], out: Path) -> list[str]:
     caption = [CAPTION.format(first=rows[0].label)]
     caption += [] if all(row.change.has_interval for row in rows) else [HOLLOW]
     lines += [*caption, *([CUT] if has_cut else []), ""]
-    repeated = "runs-that-were-trained-again"
-    return [*lines, CAVEATS.format(comparisons=comparisons(rows), repeated=repeated), ""]
+    return [*lines, CAVEATS.format(comparisons=comparisons(rows)), ""]

@@ -13,6 +13,7 @@ from se_flax.detection.boxes import HEAD_WEIGHTS, clip, decode, is_larger
 from se_flax.detection.conv_norm import ConvNorm, xavier
 from se_flax.detection.proposals import Proposals
 from se_flax.detection.suppression import best_boxes
+from se_flax.layers.initializers import he_normal
 
 _LEAST_SIDE = 1e-2  # pixels; detections with a shorter side are removed
 
@@ -60,7 +61,6 @@ class BoxHead(nn.Module):
         """Returns class logits, and codes for `decode` with `HEAD_WEIGHTS` for each class."""
         n, r, *shape = regions.shape
         x = regions.reshape(n * r, *shape)
-        he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         for i in range(1, self.convs + 1):
             unit = ConvNorm(
                 shape[-1], norm=True, kernel_init=he_normal, dtype=self.dtype, name=f"unit{i}"

@@ -10,12 +10,12 @@ import jax
 
 from se_flax.errors import UserError
 from se_flax.layers.cpu import residual_sum
+from se_flax.layers.initializers import he_normal
 from se_flax.layers.make_block import make_block
 from se_flax.layers.squeeze_excite import SqueezeExcite, round_width
 from se_flax.models.base import Images, Map, Maps, Network, apply_module, last
 from se_flax.models.registry import register
 
-conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # A depthwise kernel [kh, kw, 1, c] is c convolutions of one channel each: fan-out is kh * kw.
 depthwise_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
 classifier_init = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
@@ -188,7 +188,7 @@ class EfficientNet(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
-        conv = self.make_conv(use_bias=False, kernel_init=conv_init)
+        conv = self.make_conv(use_bias=False, kernel_init=he_normal)
         norm = self.make_norm(train, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
         widths = [round_channels(width * self.width_coefficient) for width in (32, 1280)]
         padding = padding_of(3, self.symmetric_padding)

@@ -11,13 +11,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from se_flax.layers.initializers import he_normal
 from se_flax.models.base import Images, Map, Maps, Network, last
 from se_flax.models.efficientnet import (
     PYTORCH_FROM_TENSORFLOW,
     MBConv,
     add_shortcut,
     classifier_init,
-    conv_init,
     padding_of,
     stages_of_units,
     swish_se,
@@ -114,7 +114,7 @@ class EfficientNetV2(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
-        conv = self.make_conv(use_bias=False, kernel_init=conv_init)
+        conv = self.make_conv(use_bias=False, kernel_init=he_normal)
         norm = self.make_norm(train, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
         shared = {"conv": conv, "norm": norm, "symmetric_padding": self.symmetric_padding}
         stem = self.stages[0][2]

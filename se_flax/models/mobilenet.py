@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from se_flax.layers.initializers import he_normal
 from se_flax.layers.make_block import make_block
 from se_flax.layers.squeeze_excite import SqueezeExcite
 from se_flax.models.base import Images, Logits, Map, Maps, Network, last
@@ -19,7 +20,6 @@ from se_flax.models.efficientnet import (
     PYTORCH,
     PYTORCH_FROM_TENSORFLOW,
     MBConv,
-    conv_init,
     depthwise_init,
     padding_of,
     stages_of_units,
@@ -132,7 +132,7 @@ class MobileNetV1(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage."""
-        conv = self.make_conv(use_bias=False, kernel_init=conv_init)
+        conv = self.make_conv(use_bias=False, kernel_init=he_normal)
         norm = self.make_norm(train)
         x = relu6(norm(name="stem_bn")(conv(32, (3, 3), 2, padding=1, name="stem_conv")(x)))
         unit = functools.partial(SeparableConv, conv=conv, norm=norm, se=self.se)
@@ -161,7 +161,7 @@ class MobileNetV2(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
-        conv = self.make_conv(use_bias=False, kernel_init=conv_init)
+        conv = self.make_conv(use_bias=False, kernel_init=he_normal)
         norm = self.make_norm(train)
         x = relu6(norm(name="stem_bn")(conv(32, (3, 3), 2, padding=1, name="stem_conv")(x)))
         unit = functools.partial(
@@ -217,7 +217,7 @@ class MobileNetV3(Network, kw_only=True):
 
     def feature_maps(self, x: Images, train: bool) -> Maps:
         """Returns the output of each stage, then that of the `head`, a 1x1 convolution."""
-        conv = self.make_conv(use_bias=False, kernel_init=conv_init)
+        conv = self.make_conv(use_bias=False, kernel_init=he_normal)
         norm = self.make_norm(train, momentum=self.norm_momentum, epsilon=self.norm_epsilon)
         padding = padding_of(3, self.symmetric_padding)
         x = conv(16, (3, 3), 2, padding=padding, name="stem_conv")(x)

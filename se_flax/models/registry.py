@@ -22,10 +22,10 @@ from se_flax.models.preparation import Preparation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-RATES = ("dropout", "stochastic_depth")
-"""Fields of networks that are the probability of dropping something."""
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+RATES = ("dropout", "stochastic_depth")
+"""Fields of networks that are the probability of dropping something."""
 
 
 @dataclasses.dataclass(frozen=True)

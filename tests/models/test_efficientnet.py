@@ -10,10 +10,10 @@ import pytest
 
 from se_flax import SqueezeExcite, create_model
 from se_flax.errors import UserError
+from se_flax.layers.initializers import he_normal
 from se_flax.models import model_info
 from se_flax.models.efficientnet import (
     MBConv,
-    conv_init,
     efficientnet,
     grid_search,
     round_channels,
@@ -194,7 +194,7 @@ def test_the_block_uses_swish():
 
 
 def test_kernels_start_with_variance_2_over_fan_out():
-    conv = functools.partial(nn.Conv, kernel_init=conv_init, use_bias=False)
+    conv = functools.partial(nn.Conv, kernel_init=he_normal, use_bias=False)
     norm = functools.partial(nn.BatchNorm, use_running_average=True)
     unit = MBConv(320, 3, 1, 6, 0.0, conv=conv, norm=norm)
     x = jnp.zeros((1, 4, 4, 192))
